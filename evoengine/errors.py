@@ -1,0 +1,25 @@
+"""What goes wrong outside a candidate.
+
+A candidate that fails is a `Rejection`, never an exception. The exceptions here mean that the user asked for something
+impossible (`UserError`, exit code 2) or that a template is broken for every config (`TemplateError`, exit code 1).
+
+    EvoengineError
+    ├── UserError        bad input: the message names the value and the remedy
+    └── TemplateError    the template, its default config or its reference is broken
+"""
+
+
+class EvoengineError(Exception):
+    """Base of every error evoengine raises on purpose; its message is one line and meant for the user."""
+
+    exit_code = 1
+
+
+class UserError(EvoengineError):
+    """Input that cannot be used. The message names the value and says what to do instead."""
+
+    exit_code = 2
+
+
+class TemplateError(EvoengineError):
+    """The template itself is broken (missing macro, default config rejected), so no search can run on it."""

@@ -1,0 +1,168 @@
+"""What is computed: the problem a kernel is tuned for, and how a user writes it on the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from evoengine.errors import UserError
+
+DTYPE_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
+
+
+class Problem(Protocol):
+    """What every problem can say of itself. A template's problem is a frozen dataclass with these members."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    POSITIONAL: ClassVar[tuple[str, ...]]
+    """Field names that plain numbers in `--shape` fill, in order."""
+
+    @property
+    def label(self) -> str:
+        """Short and readable, such as `B1_H8_S512_D64_fp16`."""
+        ...
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations that the answer needs (a multiply-add is two)."""
+        ...
+
+    @property
+    def bytes_moved(self) -> int:
+        """Bytes of every input read once and every output written once."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionProblem:
+    """O = softmax(scale * Q K^T) V over contiguous tensors of shape (batch, heads, seq, head_dim).
+
+    Query head h reads key/value head h // (heads // kv_heads) (grouped-query attention, GQA). With `causal`, query row
+    i sees key j iff j <= i + diagonal: 0 is PyTorch SDPA's top-left mask, seq_k - seq_q FlashAttention's bottom-right
+    one. A row that sees no key is zero. Left at 0, `kv_heads` is heads, `seq_k` is seq_q and `scale` 1/sqrt(head_dim).
+
+    Raises:
+        UserError: a field is out of range.
+    """
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("batch", "heads", "seq_q", "head_dim")
+
+    batch: int = 1
+    heads: int = 8
+    kv_heads: int = 0
+    seq_q: int = 512
+    seq_k: int = 0
+    head_dim: int = 64
+    dtype: str = "fp16"
+    causal: bool = False
+    diagonal: int = 0
+    scale: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kv_heads", self.kv_heads or self.heads)
+        object.__setattr__(self, "seq_k", self.seq_k or self.seq_q)
+        for name in ("batch", "heads", "kv_heads", "seq_q", "seq_k"):
+            if not 1 <= getattr(self, name) <= 2**24:
+                raise UserError(f"{name}={getattr(self, name)}: must be from 1 to {2**24}")
+        if self.head_dim not in (64, 128):
+            raise UserError(f"head_dim={self.head_dim}: the attention template has 64 and 128")
+        object.__setattr__(self, "scale", self.scale or self.head_dim**-0.5)
+        if self.batch > 65535 or self.heads > 65535:
+            raise UserError(f"batch={self.batch}, heads={self.heads}: a CUDA grid takes at most 65535 of each")
+        if self.heads % self.kv_heads:
+            raise UserError(f"heads={self.heads} must be a multiple of kv_heads={self.kv_heads}")
+        if self.dtype not in ("fp16", "bf16"):
+            raise UserError(f"dtype={self.dtype!r}: attention knows fp16 and bf16")
+        if not 0.0 < self.scale < float("inf"):
+            raise UserError(f"scale={self.scale}: must be positive and finite")
+        if self.diagonal and not self.causal:
+            raise UserError(f"diagonal={self.diagonal} means nothing without causal: add causal to the shape")
+
+    @property
+    def label(self) -> str:
+        parts = [f"B{self.batch}", f"H{self.heads}"]
+        if self.kv_heads != self.heads:
+            parts.append(f"KV{self.kv_heads}")
+        parts.append(f"S{self.seq_q}")
+        if self.seq_k != self.seq_q:
+            parts.append(f"K{self.seq_k}")
+        parts += [f"D{self.head_dim}", self.dtype]
+        if self.causal:
+            parts.append("causal" if not self.diagonal else f"causal{self.diagonal:+d}")
+        if self.scale != self.head_dim**-0.5:
+            parts.append(f"scale{self.scale:g}")
+        return "_".join(parts)
+
+    @property
+    def visible_pairs(self) -> int:
+        """(query row, key) pairs that the mask lets through, per head."""
+        if not self.causal:
+            return self.seq_q * self.seq_k
+        first = max(-self.diagonal, 0)  # first row that sees a key
+        full = max(min(self.seq_k - self.diagonal - 1, self.seq_q), first)  # first row that sees every key
+        growing = (full - first) * (first + full - 1 + 2 * (self.diagonal + 1)) // 2
+        return growing + max(self.seq_q - full, 0) * self.seq_k
+
+    @property
+    def flops(self) -> int:
+        return 4 * self.batch * self.heads * self.visible_pairs * self.head_dim
+
+    @property
+    def bytes_moved(self) -> int:
+        rows = self.batch * (2 * self.heads * self.seq_q + 2 * self.kv_heads * self.seq_k)
+        return rows * self.head_dim * DTYPE_BYTES[self.dtype]
+
+
+def problem_fields(problem: Problem) -> dict[str, int | float | str | bool]:
+    """The problem as JSON-ready fields, in declaration order."""
+    return {field.name: getattr(problem, field.name) for field in dataclasses.fields(problem)}
+
+
+def problem_digest(problem: Problem) -> str:
+    """12 hex digits over type and fields."""
+    text = json.dumps([type(problem).__name__, problem_fields(problem)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+P = TypeVar("P")
+
+
+def parse_shape(problem_type: type[P], text: str) -> P:
+    """A problem from `1,8,512,64,causal,dtype=bf16`: leading numbers fill `POSITIONAL`, the rest are name=value.
+
+    A bare name sets a flag.
+
+    Raises:
+        UserError: an unknown field, a value of the wrong type, too many numbers, or a field out of range.
+    """
+    fields = {field.name: str(field.type) for field in dataclasses.fields(problem_type)}  # type: ignore[arg-type]
+    positional = list(problem_type.POSITIONAL)  # type: ignore[attr-defined]
+    values: dict[str, int | float | str | bool] = {}
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, raw = (part.strip() for part in item.partition("="))
+        if not equals and item.lstrip("-").isdigit():
+            if not positional:
+                raise UserError(f"shape {text!r}: {item} is one number too many; name it, as in seq_k={item}")
+            name, raw = positional.pop(0), item
+        elif not equals and fields.get(item) == "bool":
+            raw = "1"
+        if name not in fields:
+            raise UserError(f"shape {text!r}: unknown field {name!r}; known are {', '.join(fields)}")
+        if name in values:
+            raise UserError(f"shape {text!r}: {name} is given twice")
+        values[name] = _parse_field(text, name, fields[name], raw)
+    return problem_type(**values)
+
+
+def _parse_field(text: str, name: str, kind: str, raw: str) -> int | float | str | bool:
+    try:
+        if kind == "bool":
+            return {"0": False, "1": True, "false": False, "true": True}[raw.lower()]
+        if kind in ("int", "float"):
+            return int(raw) if kind == "int" else float(raw)
+    except (KeyError, ValueError):
+        raise UserError(f"shape {text!r}: {name}={raw!r} is not a {kind}") from None
+    return raw

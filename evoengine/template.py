@@ -1,0 +1,184 @@
+"""A folder of CUDA becomes a compile command and a launch."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Literal, Protocol, cast
+
+from evoengine.errors import UserError
+from evoengine.problem import Problem
+from evoengine.space import Values
+
+if TYPE_CHECKING:  # the nouns need only the standard library at run time
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Arrays = dict[str, NDArray[np.float32]]
+    References = dict[str, NDArray[np.float64]]
+
+SOURCE_SUFFIXES = (".cu", ".cuh", ".h", ".py")
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How a kernel is started: grid and block in CTAs and threads, dynamic shared memory in bytes a CTA."""
+
+    grid: tuple[int, int, int]
+    block: int
+    smem_bytes: int
+
+    @property
+    def ctas(self) -> int:
+        return self.grid[0] * self.grid[1] * self.grid[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A device buffer that the kernel reads or writes, contiguous, last axis fastest."""
+
+    name: str
+    role: Literal["input", "output"]
+    shape: tuple[int, ...]
+    dtype: Literal["fp16", "bf16", "fp32"]
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One kernel parameter, in declaration order: a tensor's address by name, or a scalar."""
+
+    kind: Literal["tensor", "int32", "float32"]
+    value: str | int | float
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one CTA does, for the latency estimate: an average CTA where the mask makes them unequal."""
+
+    tensor_flops: float
+    exponentials: float
+    l2_bytes: float
+    smem_bytes: float
+    steps: float
+    """Trips through the main loop, each at least one barrier and one dependent chain long."""
+
+
+class TemplateModule(Protocol):
+    """What `template.py` in a template folder defines. Arrays are numpy; values are already rounded to the dtype."""
+
+    ENTRY: str
+    """Name of the one `extern "C" __global__` function in kernel.cu."""
+    PROBLEM: type[Problem]
+
+    def defines(self, values: Values, problem: Problem) -> dict[str, int]:
+        """Every macro of one build, without `-D`: axes, problem axes and EVO_SMEM_BYTES."""
+        ...
+
+    def launch(self, values: Values, problem: Problem) -> Launch: ...
+
+    def tensors(self, problem: Problem) -> Sequence[Tensor]: ...
+
+    def arguments(self, values: Values, problem: Problem) -> Sequence[Argument]: ...
+
+    def inputs(self, problem: Problem, seed: int) -> Arrays:
+        """One random input set: float32 arrays whose values the tensors' dtypes hold exactly."""
+        ...
+
+    def reference(self, problem: Problem, inputs: Arrays) -> References:
+        """The truth in float64."""
+        ...
+
+    def baseline(self, problem: Problem, inputs: Arrays) -> Arrays:
+        """The obvious implementation in the tensors' own precision: what a candidate's error is held against."""
+        ...
+
+    def check_problems(self, values: Values, problem: Problem) -> Sequence[Problem]:
+        """Problems other than `problem` that the same cubin must also solve (ragged tails, GQA, seq_q != seq_k)."""
+        ...
+
+    def small_problems(self, values: Values, problem: Problem) -> Sequence[Problem]:
+        """Problems small enough for the interpreter that reach every branch of this config's cubin."""
+        ...
+
+    def work(self, values: Values, problem: Problem) -> Work: ...
+
+
+@dataclass(frozen=True)
+class Template:
+    """A template folder: `kernel.cu` (the only translation unit), its headers, and `template.py`."""
+
+    folder: Path
+    module: TemplateModule
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def kernel(self) -> Path:
+        return self.folder / "kernel.cu"
+
+    @cached_property
+    def sources(self) -> tuple[Path, ...]:
+        """Every file that a build or a launch depends on, sorted by name."""
+        return tuple(sorted(path for path in self.folder.iterdir() if path.suffix in SOURCE_SUFFIXES))
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hex digits over names and contents of all sources."""
+        return _digest(self.sources)
+
+    @cached_property
+    def device_digest(self) -> str:
+        """16 hex digits over the CUDA sources alone: what a cubin depends on."""
+        return _digest(path for path in self.sources if path.suffix != ".py")
+
+
+def _digest(paths: Iterable[Path]) -> str:
+    hasher = hashlib.sha256()
+    for path in paths:
+        content = path.read_bytes()
+        hasher.update(f"{path.name}:{len(content)}:".encode() + content)
+    return hasher.hexdigest()[:16]
+
+
+def load_template(folder: Path) -> Template:
+    """Load a template folder. Its template.py is code that runs: load only folders you trust.
+
+    Raises:
+        UserError: the folder or one of its two files is missing, or template.py does not run or lacks a member.
+    """
+    folder = folder.resolve()
+    for name in ("kernel.cu", "template.py"):
+        if not (folder / name).is_file():
+            raise UserError(f"template {folder} has no {name}: a template folder needs kernel.cu and template.py")
+    return Template(folder, cast(TemplateModule, _run(folder / "template.py")))
+
+
+def _run(path: Path) -> ModuleType:
+    name = f"evoengine_template_{path.parent.name}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None, "a .py path always has a loader"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up while they are being defined
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"template {path} does not run: {type(error).__name__}: {error}") from error
+    members = [member for member in vars(TemplateModule) if not member.startswith("_")]
+    missing = [member for member in (*members, "ENTRY", "PROBLEM") if not hasattr(module, member)]
+    if missing:
+        raise UserError(f"template {path} lacks {', '.join(sorted(missing))}")
+    return module
+
+
+def shipped(kind: Literal["kernel_templates", "search_spaces"]) -> Path:
+    """The folder that travels with evoengine: beside the package in a checkout, inside it in a wheel."""
+    package = Path(__file__).resolve().parent
+    return next(path for path in (package / kind, package.parent / kind) if path.is_dir())

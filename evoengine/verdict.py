@@ -1,0 +1,163 @@
+"""What can come out of a candidate: a rejection, a measurement, or (without a GPU) an estimate."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal
+
+from evoengine.space import Config
+
+Evidence = Mapping[str, Any]
+"""JSON-ready numbers and texts that let a reader check a verdict without running anything."""
+
+
+class Gate(StrEnum):
+    """The gates in the order a candidate meets them; the last two can close at any GPU step."""
+
+    STATIC = "static"
+    COMPILE = "compile"
+    RESOURCES = "resources"
+    CORRECTNESS = "correctness"
+    RUNTIME = "runtime"
+    TIMEOUT = "timeout"
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceUsage:
+    """What ptxas reports for one kernel, plus the dynamic shared memory of its launch."""
+
+    registers: int
+    spill_store_bytes: int
+    spill_load_bytes: int
+    stack_bytes: int
+    static_smem_bytes: int
+    smem_bytes: int
+    barriers: int = 0
+
+    @property
+    def spill_bytes(self) -> int:
+        """Bytes per thread stored and loaded by register spills."""
+        return self.spill_store_bytes + self.spill_load_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A built candidate. `digest` names the inputs of the build, `cubin_sha256` its output."""
+
+    digest: str
+    folder: Path
+    cubin_sha256: str
+    resources: ResourceUsage
+    build_seconds: float
+    compiler: str
+    arch: str
+    cached: bool = False
+
+    @property
+    def cubin(self) -> Path:
+        return self.folder / "kernel.cubin"
+
+    @property
+    def ptx(self) -> Path:
+        return self.folder / "kernel.ptx"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One correctness check of one output on one input set, with what is needed to judge it again.
+
+    Errors are against the fp64 reference; `baseline_*` are those of the obvious half-precision implementation on the
+    same input. `reason` is empty where the check passed.
+    """
+
+    input_set: str
+    shape: str
+    seed: int
+    max_abs: float
+    baseline_max_abs: float
+    rel_fro: float
+    baseline_rel_fro: float
+    worst_row: float
+    poison_left: int
+    guard_hits: int
+    nonfinite: int
+    inputs_changed: bool
+    repeats: int
+    repeat_mismatches: int
+    seconds: float
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A candidate that did not pass: which gate, why in one line with numbers, and the evidence."""
+
+    gate: Gate
+    reason: str
+    evidence: Evidence = field(default_factory=dict)
+    checks: tuple[Check, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Device time of one proven candidate, in microseconds a launch.
+
+    `windows_us[i]` was timed next to `control_us[i]`, the shipped default config in a window of the same kind, so
+    drift of clocks and temperature shows in both. The value that ranks candidates is `median_us`: the median of the
+    pairwise ratios times `control_reference_us`, the control's median over the whole run so far.
+    """
+
+    windows_us: tuple[float, ...]
+    control_us: tuple[float, ...]
+    control_reference_us: float
+    launches_per_window: int
+    mode: Literal["warm", "cold"]
+    stopped: Literal["converged", "limit", "beaten"]
+    clocks: Evidence = field(default_factory=dict)
+    checks: tuple[Check, ...] = ()
+    flags: tuple[str, ...] = ()
+
+    @property
+    def ratio(self) -> float:
+        """Median of candidate over control, window by window; under 1 is faster than the default config."""
+        return statistics.median(w / c for w, c in zip(self.windows_us, self.control_us, strict=True))
+
+    @property
+    def median_us(self) -> float:
+        return self.ratio * self.control_reference_us
+
+    @property
+    def noise(self) -> float:
+        """Interquartile range over median of the pairwise ratios; 0 for a single window."""
+        ratios = [w / c for w, c in zip(self.windows_us, self.control_us, strict=True)]
+        if len(ratios) < 2:
+            return 0.0
+        q1, _, q3 = statistics.quantiles(ratios, n=4, method="inclusive")
+        return (q3 - q1) / statistics.median(ratios)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A candidate that passed every gate that needs no GPU. `estimated_us` is a model's number, not a measurement."""
+
+    estimated_us: float
+    evidence: Evidence = field(default_factory=dict)
+    checks: tuple[Check, ...] = ()
+
+
+Verdict = Rejection | Measurement | Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A config on trial, with where it came from."""
+
+    number: int
+    config: Config
+    operator: str
+    generation: int = 0
+    parents: tuple[int, ...] = ()
