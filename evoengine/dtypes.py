@@ -5,6 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+Arrays = dict[str, NDArray[np.float32]]
+"""Tensors by name; values that the tensors' own dtypes hold exactly."""
+References = dict[str, NDArray[np.float64]]
+
 BITS = {"fp16": np.dtype(np.uint16), "bf16": np.dtype(np.uint16), "fp32": np.dtype(np.uint32)}
 ROUNDING = {"fp16": 2.0**-11, "bf16": 2.0**-8, "fp32": 2.0**-24}
 """Largest relative error of rounding a normal number to the dtype."""

@@ -47,7 +47,14 @@ def hardware_rules(template: Template, axes: tuple[str, ...], ceilings: Ceilings
             return None
         return f"grid {launch.grid}: CUDA allows (2147483647, 65535, 65535)"
 
-    return (rule("threads_per_cta", threads), rule("smem_per_cta", smem), rule("grid", grid))
+    def min_ctas(launch: Launch, limits: DeviceLimits) -> str | None:
+        fit = occupancy(limits, launch.block, 0, launch.smem_bytes)
+        if launch.min_ctas <= max(fit.ctas_per_sm, 1):
+            return None
+        return f"promises {launch.min_ctas} CTAs an SM where {fit.bound_by} lets {limits.name} hold {fit.ctas_per_sm}"
+
+    named = (("threads_per_cta", threads), ("smem_per_cta", smem), ("min_ctas_reachable", min_ctas), ("grid", grid))
+    return tuple(rule(id, check) for id, check in named)
 
 
 def static_gate(

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from evoengine.dtypes import ROUNDING, from_bits
+from evoengine.dtypes import ROUNDING, Arrays, References, from_bits
 from evoengine.problem import Problem
-from evoengine.template import Arrays, References, Template, Tensor
+from evoengine.template import Template, Tensor
 from evoengine.verdict import Check
 
 BASELINE_FACTOR = 2.0

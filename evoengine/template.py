@@ -17,22 +17,22 @@ from evoengine.problem import Problem
 from evoengine.space import Values
 
 if TYPE_CHECKING:  # the nouns need only the standard library at run time
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Arrays = dict[str, NDArray[np.float32]]
-    References = dict[str, NDArray[np.float64]]
+    from evoengine.dtypes import Arrays, References
 
 SOURCE_SUFFIXES = (".cu", ".cuh", ".h", ".py")
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How a kernel is started: grid and block in CTAs and threads, dynamic shared memory in bytes a CTA."""
+    """How a kernel is started: grid and block in CTAs and threads, dynamic shared memory in bytes a CTA.
+
+    `min_ctas` is what the build promises in `__launch_bounds__`: CTAs that shall fit on one SM together.
+    """
 
     grid: tuple[int, int, int]
     block: int
     smem_bytes: int
+    min_ctas: int = 1
 
     @property
     def ctas(self) -> int:

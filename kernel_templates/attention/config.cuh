@@ -1,0 +1,84 @@
+// Every macro of one build, read once. There are no defaults: a default would hide a misspelt knob.
+#pragma once
+
+#ifndef EVO_WARPS_M
+#error "EVO missing EVO_WARPS_M"
+#endif
+#ifndef EVO_ROW_TILES
+#error "EVO missing EVO_ROW_TILES"
+#endif
+#ifndef EVO_BLOCK_N
+#error "EVO missing EVO_BLOCK_N"
+#endif
+#ifndef EVO_WARPS_KV
+#error "EVO missing EVO_WARPS_KV"
+#endif
+#ifndef EVO_STAGES
+#error "EVO missing EVO_STAGES"
+#endif
+#ifndef EVO_PRODUCER_WARPS
+#error "EVO missing EVO_PRODUCER_WARPS"
+#endif
+#ifndef EVO_SMEM_LAYOUT
+#error "EVO missing EVO_SMEM_LAYOUT"
+#endif
+#ifndef EVO_Q_IN_REGS
+#error "EVO missing EVO_Q_IN_REGS"
+#endif
+#ifndef EVO_MIN_CTAS
+#error "EVO missing EVO_MIN_CTAS"
+#endif
+#ifndef EVO_HEAD_DIM
+#error "EVO missing EVO_HEAD_DIM"
+#endif
+#ifndef EVO_CAUSAL
+#error "EVO missing EVO_CAUSAL"
+#endif
+#ifndef EVO_DTYPE
+#error "EVO missing EVO_DTYPE"
+#endif
+#ifndef EVO_SMEM_BYTES
+#error "EVO missing EVO_SMEM_BYTES"
+#endif
+
+namespace cfg {
+
+enum class Layout { kPlain = 0, kPadded = 1, kXor = 2 };
+enum class Dtype { kFp16 = 0, kBf16 = 1 };
+
+// Problem axes.
+inline constexpr int kHeadDim = EVO_HEAD_DIM;
+inline constexpr bool kCausal = EVO_CAUSAL != 0;
+inline constexpr Dtype kDtype = static_cast<Dtype>(EVO_DTYPE);
+
+// Search axes.
+inline constexpr int kWarpsM = EVO_WARPS_M;                // warps along query rows
+inline constexpr int kRowTiles = EVO_ROW_TILES;            // 16-row mma tiles per warp
+inline constexpr int kBlockN = EVO_BLOCK_N;                // keys per K/V tile
+inline constexpr int kWarpsKv = EVO_WARPS_KV;              // key groups: warps that split a tile's keys
+inline constexpr int kStages = EVO_STAGES;                 // slots of the K/V ring
+inline constexpr int kProducerWarps = EVO_PRODUCER_WARPS;  // warps that only load; 0: every warp loads
+inline constexpr Layout kLayout = static_cast<Layout>(EVO_SMEM_LAYOUT);
+inline constexpr bool kQInRegs = EVO_Q_IN_REGS != 0;       // Q fragments kept for the whole main loop
+inline constexpr int kMinCtas = EVO_MIN_CTAS;              // second argument of __launch_bounds__
+inline constexpr int kSmemBytes = EVO_SMEM_BYTES;
+
+// Derived.
+inline constexpr int kBlockM = 16 * kRowTiles * kWarpsM;   // query rows per CTA
+inline constexpr int kKeys = kBlockN / kWarpsKv;           // keys one warp sees of a tile
+inline constexpr int kConsumerThreads = 32 * kWarpsM * kWarpsKv;
+inline constexpr int kThreads = kConsumerThreads + 32 * kProducerWarps;
+inline constexpr int kRowStride = kHeadDim + (kLayout == Layout::kPadded ? 8 : 0);  // halves per row in shared memory
+inline constexpr int kChunks = kHeadDim / 8;               // 16-byte chunks per row
+
+static_assert(kHeadDim == 64 || kHeadDim == 128, "EVO rule head_dim: the fragment loops are written for 64 and 128");
+static_assert(EVO_DTYPE == 0 || EVO_DTYPE == 1, "EVO rule dtype: 0 is fp16, 1 is bf16");
+static_assert(EVO_SMEM_LAYOUT >= 0 && EVO_SMEM_LAYOUT <= 2, "EVO rule smem_layout: 0 plain, 1 padded, 2 xor");
+static_assert(kRowTiles == 1 || kRowTiles == 2, "EVO rule row_tiles: one or two 16-row tiles a warp");
+static_assert(kBlockN % (16 * kWarpsKv) == 0, "EVO rule keys_per_warp: P feeds the second mma in slices of 16 keys");
+static_assert(kThreads <= 1024, "EVO rule threads_per_cta: CUDA allows 1024 threads a CTA");
+static_assert(kStages >= 1, "EVO rule stages: the ring needs a slot");
+static_assert(kProducerWarps == 0 || 3 * kStages + 1 <= 15,
+              "EVO rule named_barriers: three a slot and one for Q, out of ids 1 to 15");
+
+}  // namespace cfg

@@ -1,0 +1,262 @@
+// What one warp computes: ROW_TILES x 16 query rows against its share of the keys, online softmax in registers.
+#pragma once
+#include "storage.cuh"
+
+struct Consumer {
+  static constexpr int kRowTiles = cfg::kRowTiles;
+  static constexpr int kKeyPairs = cfg::kKeys / 16;          // 16 keys: two mma columns of S, one mma depth of PV
+  static constexpr int kDepth = cfg::kHeadDim / 16;
+
+  // Accumulator layout of mma.m16n8: values 0, 1 are row lane / 4, columns 2 * (lane % 4) + {0, 1}; 2, 3 are row + 8.
+  float o[kRowTiles][cfg::kHeadDim / 8][4];                  // (16, 8) per tile of the output, not normalised
+  float row_max[kRowTiles][2];                               // raw scores, -inf before the first visible key
+  float row_sum[kRowTiles][2];                               // this lane's share until finish
+  u32 q[kRowTiles][kDepth][4];                               // used with Q_IN_REGS only
+  float s[kRowTiles][cfg::kKeys / 8][4];                     // scores, then probabilities
+
+  int lane;
+  int warp_row;                                              // first query row of this warp inside the CTA
+  int warp_key;                                              // first key of this warp inside a tile
+  int first_row;                                             // warp_row as a row of the sequence
+  int seq_k;
+  int diagonal;
+  float scale_log2;                                          // softmax scale * log2(e)
+
+  __device__ __forceinline__ void setup() {
+#pragma unroll
+    for (int i = 0; i < kRowTiles; ++i) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        row_max[i][h] = ptx::negative_infinity();
+        row_sum[i][h] = 0.0f;
+      }
+#pragma unroll
+      for (int d = 0; d < cfg::kHeadDim / 8; ++d) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) o[i][d][e] = 0.0f;
+      }
+    }
+  }
+
+  __device__ __forceinline__ void load_q_fragment(u32 (&to)[4], u32 tile_q, int i, int d) const {
+    const int row = warp_row + i * 16 + (lane & 15);
+    ptx::ldmatrix(to, tile_q + tile_offset(row, d * 2 + (lane >> 4)));
+  }
+
+  __device__ __forceinline__ void keep_q(u32 tile_q) {
+#pragma unroll
+    for (int i = 0; i < kRowTiles; ++i) {
+#pragma unroll
+      for (int d = 0; d < kDepth; ++d) load_q_fragment(q[i][d], tile_q, i, d);
+    }
+  }
+
+  // Keys that row `row` of the sequence sees.
+  __device__ __forceinline__ int visible(int row) const {
+    if constexpr (!cfg::kCausal) return seq_k;
+    const int upto = row + diagonal + 1;
+    return upto < seq_k ? upto : seq_k;
+  }
+
+  // False when no row of this warp sees any of its keys in the tile that starts at key `first_key`.
+  __device__ __forceinline__ bool sees(int first_key) const {
+    return first_key + warp_key < visible(first_row + kRowTiles * 16 - 1);
+  }
+
+  // S = Q K^T for this warp's keys.
+  __device__ __forceinline__ void scores(u32 tile_q, u32 tile_k) {
+#pragma unroll
+    for (int i = 0; i < kRowTiles; ++i) {
+#pragma unroll
+      for (int j = 0; j < cfg::kKeys / 8; ++j) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) s[i][j][e] = 0.0f;
+      }
+    }
+#pragma unroll
+    for (int d = 0; d < kDepth; ++d) {
+      if constexpr (!cfg::kQInRegs) {
+#pragma unroll
+        for (int i = 0; i < kRowTiles; ++i) load_q_fragment(q[i][0], tile_q, i, d);
+      }
+#pragma unroll
+      for (int j = 0; j < kKeyPairs; ++j) {
+        u32 b[4];                                            // two 8-key columns x 16 deep
+        const int row = warp_key + j * 16 + (lane & 7) + ((lane >> 4) << 3);
+        ptx::ldmatrix(b, tile_k + tile_offset(row, d * 2 + ((lane >> 3) & 1)));
+#pragma unroll
+        for (int i = 0; i < kRowTiles; ++i) {
+          ptx::mma(s[i][2 * j], q[i][cfg::kQInRegs ? d : 0], b[0], b[1]);
+          ptx::mma(s[i][2 * j + 1], q[i][cfg::kQInRegs ? d : 0], b[2], b[3]);
+        }
+      }
+    }
+  }
+
+  // Scores of keys that a row does not see become -inf. Only tiles that cross the mask's edge pay for it.
+  __device__ __forceinline__ void mask(int first_key) {
+    const int key = first_key + warp_key;
+    if (key + cfg::kKeys <= visible(first_row)) return;
+#pragma unroll
+    for (int i = 0; i < kRowTiles; ++i) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int seen = visible(first_row + i * 16 + h * 8 + (lane >> 2)) - key - (lane & 3) * 2;
+#pragma unroll
+        for (int j = 0; j < cfg::kKeys / 8; ++j) {
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            if (j * 8 + e >= seen) s[i][j][2 * h + e] = ptx::negative_infinity();
+          }
+        }
+      }
+    }
+  }
+
+  // P = exp(scale * (S - max)), and the running maximum, sum and output brought to the new maximum.
+  __device__ __forceinline__ void softmax(bool first_tile) {
+#pragma unroll
+    for (int i = 0; i < kRowTiles; ++i) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        float highest = row_max[i][h];
+#pragma unroll
+        for (int j = 0; j < cfg::kKeys / 8; ++j) {
+          highest = ptx::max(highest, ptx::max(s[i][j][2 * h], s[i][j][2 * h + 1]));
+        }
+        highest = ptx::quad_max(highest);
+        // A row that has seen no key yet has maximum -inf; -inf - -inf would be NaN.
+        const float base = highest == ptx::negative_infinity() ? 0.0f : highest * scale_log2;
+        float sum = 0.0f;
+#pragma unroll
+        for (int j = 0; j < cfg::kKeys / 8; ++j) {
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            float& p = s[i][j][2 * h + e];
+            p = ptx::exp2(__fmaf_rn(p, scale_log2, -base));
+            sum += p;
+          }
+        }
+        if (first_tile) {
+          row_sum[i][h] = sum;
+        } else {
+          const float rescale = ptx::exp2(__fmaf_rn(row_max[i][h], scale_log2, -base));
+          row_sum[i][h] = row_sum[i][h] * rescale + sum;
+#pragma unroll
+          for (int d = 0; d < cfg::kHeadDim / 8; ++d) {
+            o[i][d][2 * h] *= rescale;
+            o[i][d][2 * h + 1] *= rescale;
+          }
+        }
+        row_max[i][h] = highest;
+      }
+    }
+  }
+
+  // O += P V: the accumulator layout of S is the A-operand layout of the second mma.
+  __device__ __forceinline__ void accumulate(u32 tile_v) {
+#pragma unroll
+    for (int j = 0; j < kKeyPairs; ++j) {
+      u32 p[kRowTiles][4];
+#pragma unroll
+      for (int i = 0; i < kRowTiles; ++i) {
+        p[i][0] = ptx::pack(s[i][2 * j][0], s[i][2 * j][1]);
+        p[i][1] = ptx::pack(s[i][2 * j][2], s[i][2 * j][3]);
+        p[i][2] = ptx::pack(s[i][2 * j + 1][0], s[i][2 * j + 1][1]);
+        p[i][3] = ptx::pack(s[i][2 * j + 1][2], s[i][2 * j + 1][3]);
+      }
+#pragma unroll
+      for (int d = 0; d < kDepth; ++d) {
+        u32 b[4];                                            // 16 keys x two 8-wide columns of V
+        const int row = warp_key + j * 16 + (lane & 15);
+        ptx::ldmatrix_transposed(b, tile_v + tile_offset(row, d * 2 + (lane >> 4)));
+#pragma unroll
+        for (int i = 0; i < kRowTiles; ++i) {
+          ptx::mma(o[i][2 * d], p[i], b[0], b[1]);
+          ptx::mma(o[i][2 * d + 1], p[i], b[2], b[3]);
+        }
+      }
+    }
+  }
+
+  // Normalise and store; only with one key group, which holds the whole answer. `out` is (seq_q, HEAD_DIM).
+  __device__ __forceinline__ void store(u16* out, int seq_q) const {
+#pragma unroll
+    for (int i = 0; i < kRowTiles; ++i) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const float sum = ptx::quad_sum(row_sum[i][h]);
+        const float inverse = sum > 0.0f ? 1.0f / sum : 0.0f;  // a row that saw no key is zero
+        const int row = first_row + i * 16 + h * 8 + (lane >> 2);
+        if (row < seq_q) {
+          u16* to = out + static_cast<long long>(row) * cfg::kHeadDim + (lane & 3) * 2;
+#pragma unroll
+          for (int d = 0; d < cfg::kHeadDim / 8; ++d) {
+            *reinterpret_cast<u32*>(to + d * 8) = ptx::pack(o[i][d][2 * h] * inverse, o[i][d][2 * h + 1] * inverse);
+          }
+        }
+      }
+    }
+  }
+
+  // Leave this key group's share in shared memory for `merge`.
+  __device__ __forceinline__ void publish(MergeStorage& to, int group) const {
+#pragma unroll
+    for (int i = 0; i < kRowTiles; ++i) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int row = warp_row + i * 16 + h * 8 + (lane >> 2);
+        const float sum = ptx::quad_sum(row_sum[i][h]);
+        if ((lane & 3) == 0) {
+          to.row_max[group][row] = row_max[i][h];
+          to.row_sum[group][row] = sum;
+        }
+        float* out = to.o[group] + row * kMergeStride + (lane & 3) * 2;
+#pragma unroll
+        for (int d = 0; d < cfg::kHeadDim / 8; ++d) {
+          *reinterpret_cast<float2*>(out + d * 8) = make_float2(o[i][d][2 * h], o[i][d][2 * h + 1]);
+        }
+      }
+    }
+  }
+};
+
+// Combine the key groups' shares: every thread finishes 8 columns of a row at a time. `out` is (seq_q, HEAD_DIM).
+__device__ __forceinline__ void merge(const MergeStorage& from, u16* out, int cta_row, int seq_q, float scale_log2) {
+  constexpr int kItems = cfg::kBlockM * cfg::kChunks;
+#pragma unroll
+  for (int i = 0; i < (kItems + cfg::kThreads - 1) / cfg::kThreads; ++i) {
+    const unsigned item = threadIdx.x + i * cfg::kThreads;
+    const int row = item / cfg::kChunks;
+    const int column = item % cfg::kChunks * 8;
+    if ((kItems % cfg::kThreads != 0 && item >= kItems) || cta_row + row >= seq_q) continue;
+    float highest = from.row_max[0][row];
+#pragma unroll
+    for (int g = 1; g < cfg::kWarpsKv; ++g) highest = ptx::max(highest, from.row_max[g][row]);
+    const float base = highest == ptx::negative_infinity() ? 0.0f : highest * scale_log2;
+    float sum = 0.0f;
+    float total[8] = {};
+#pragma unroll
+    for (int g = 0; g < cfg::kWarpsKv; ++g) {
+      const float weight = ptx::exp2(__fmaf_rn(from.row_max[g][row], scale_log2, -base));
+      sum += weight * from.row_sum[g][row];
+      const float4* share = reinterpret_cast<const float4*>(from.o[g] + row * kMergeStride + column);
+      const float4 low = share[0];
+      const float4 high = share[1];
+      total[0] += weight * low.x;
+      total[1] += weight * low.y;
+      total[2] += weight * low.z;
+      total[3] += weight * low.w;
+      total[4] += weight * high.x;
+      total[5] += weight * high.y;
+      total[6] += weight * high.z;
+      total[7] += weight * high.w;
+    }
+    const float inverse = sum > 0.0f ? 1.0f / sum : 0.0f;
+    const uint4 words = make_uint4(ptx::pack(total[0] * inverse, total[1] * inverse),
+                                   ptx::pack(total[2] * inverse, total[3] * inverse),
+                                   ptx::pack(total[4] * inverse, total[5] * inverse),
+                                   ptx::pack(total[6] * inverse, total[7] * inverse));
+    *reinterpret_cast<uint4*>(out + static_cast<long long>(cta_row + row) * cfg::kHeadDim + column) = words;
+  }
+}

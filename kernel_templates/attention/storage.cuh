@@ -1,0 +1,34 @@
+// What lives in shared memory, and where an element of a tile lies.
+#pragma once
+#include "ptx.cuh"
+
+struct MainStorage {
+  u16 q[cfg::kBlockM * cfg::kRowStride];                 // (BLOCK_M, HEAD_DIM)
+  u16 k[cfg::kStages][cfg::kBlockN * cfg::kRowStride];   // (STAGES, BLOCK_N, HEAD_DIM)
+  u16 v[cfg::kStages][cfg::kBlockN * cfg::kRowStride];   // (STAGES, BLOCK_N, HEAD_DIM)
+};
+
+// Partial results of the key groups; a single group stores its answer directly and keeps no row here. 8 floats of
+// padding shift each row by 8 banks, so that the 8 rows that a warp's accumulator stores at once fall on all 32 banks.
+inline constexpr int kMergeStride = cfg::kHeadDim + 8;
+inline constexpr int kMergeRows = cfg::kWarpsKv > 1 ? cfg::kBlockM : 1;
+struct MergeStorage {
+  float o[cfg::kWarpsKv][kMergeRows * kMergeStride];     // (WARPS_KV, BLOCK_M, HEAD_DIM), not normalised
+  float row_max[cfg::kWarpsKv][kMergeRows];              // raw scores
+  float row_sum[cfg::kWarpsKv][kMergeRows];
+};
+
+union alignas(128) SharedStorage {
+  MainStorage main;
+  MergeStorage merge;                                    // after the last tile
+};
+
+static_assert(sizeof(SharedStorage) == cfg::kSmemBytes,
+              "EVO rule smem_model: template.py and the kernel disagree on shared memory");
+
+// Byte offset of 16-byte chunk `chunk` of row `row` in a tile. ldmatrix reads 8 rows of one chunk at once: unswizzled,
+// rows of 128 bytes put all 8 on the same 4 banks; padding by 16 bytes or XOR with the row spreads them over all 32.
+__device__ __forceinline__ u32 tile_offset(int row, int chunk) {
+  if constexpr (cfg::kLayout == cfg::Layout::kXor) chunk ^= row & 7;
+  return static_cast<u32>((row * cfg::kRowStride + chunk * 8) * 2);
+}

@@ -1,0 +1,212 @@
+"""The host's side of the attention template: macros, launch, shared-memory model, inputs, truth and baseline."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evoengine.dtypes import Arrays, References, rounded
+from evoengine.problem import AttentionProblem
+from evoengine.space import Values
+from evoengine.template import Argument, Launch, Tensor, Work
+
+ENTRY = "evo_attention"
+PROBLEM = AttentionProblem
+
+LAYOUT_PADDED = 1
+AXES = (
+    "WARPS_M",
+    "ROW_TILES",
+    "BLOCK_N",
+    "WARPS_KV",
+    "STAGES",
+    "PRODUCER_WARPS",
+    "SMEM_LAYOUT",
+    "Q_IN_REGS",
+    "MIN_CTAS",
+)
+
+
+def block_m(values: Values) -> int:
+    """Query rows per CTA."""
+    return 16 * values["ROW_TILES"] * values["WARPS_M"]
+
+
+def threads(values: Values) -> int:
+    return 32 * (values["WARPS_M"] * values["WARPS_KV"] + values["PRODUCER_WARPS"])
+
+
+def smem_bytes(values: Values, head_dim: int) -> int:
+    """sizeof(SharedStorage) of storage.cuh, which asserts that this is the same number.
+
+    The larger of Q with the K/V ring, and the fp32 partial results that the key groups leave for the merge.
+    """
+    row = 2 * (head_dim + (8 if values["SMEM_LAYOUT"] == LAYOUT_PADDED else 0))
+    main = row * (block_m(values) + 2 * values["STAGES"] * values["BLOCK_N"])
+    groups = values["WARPS_KV"]
+    merge_rows = block_m(values) if groups > 1 else 1
+    merge = 4 * groups * merge_rows * (head_dim + 8 + 2)
+    return -(-max(main, merge) // 128) * 128
+
+
+def defines(values: Values, problem: AttentionProblem) -> dict[str, int]:
+    macros = {f"EVO_{name}": values[name] for name in AXES}
+    macros["EVO_HEAD_DIM"] = problem.head_dim
+    macros["EVO_CAUSAL"] = int(problem.causal)
+    macros["EVO_DTYPE"] = ("fp16", "bf16").index(problem.dtype)
+    macros["EVO_SMEM_BYTES"] = smem_bytes(values, problem.head_dim)
+    return macros
+
+
+def launch(values: Values, problem: AttentionProblem) -> Launch:
+    grid = (-(-problem.seq_q // block_m(values)), problem.heads, problem.batch)
+    return Launch(grid, threads(values), smem_bytes(values, problem.head_dim), values["MIN_CTAS"])
+
+
+def tensors(problem: AttentionProblem) -> tuple[Tensor, ...]:
+    queries = (problem.batch, problem.heads, problem.seq_q, problem.head_dim)
+    keys = (problem.batch, problem.kv_heads, problem.seq_k, problem.head_dim)
+    dtype = "fp16" if problem.dtype == "fp16" else "bf16"
+    return (
+        Tensor("q", "input", queries, dtype),
+        Tensor("k", "input", keys, dtype),
+        Tensor("v", "input", keys, dtype),
+        Tensor("o", "output", queries, dtype),
+    )
+
+
+def arguments(values: Values, problem: AttentionProblem) -> tuple[Argument, ...]:
+    return (
+        Argument("tensor", "q"),
+        Argument("tensor", "k"),
+        Argument("tensor", "v"),
+        Argument("tensor", "o"),
+        Argument("int32", problem.seq_q),
+        Argument("int32", problem.seq_k),
+        Argument("int32", problem.kv_heads),
+        Argument("int32", problem.heads // problem.kv_heads),
+        Argument("int32", problem.diagonal),
+        Argument("float32", problem.scale * math.log2(math.e)),
+    )
+
+
+def inputs(problem: AttentionProblem, seed: int) -> Arrays:
+    """Standard normal Q, K and V: the distribution under which every planted bug of correctness.md shows."""
+    return {
+        tensor.name: rounded(
+            np.random.default_rng([seed, index]).standard_normal(tensor.shape, np.float32), tensor.dtype
+        )
+        for index, tensor in enumerate(tensors(problem))
+        if tensor.role == "input"
+    }
+
+
+def _heads(problem: AttentionProblem) -> Iterator[tuple[int, int, int]]:
+    group = problem.heads // problem.kv_heads
+    for b in range(problem.batch):
+        for h in range(problem.heads):
+            yield b, h, h // group
+
+
+def _hidden(problem: AttentionProblem, rows: slice) -> NDArray[np.bool_]:
+    """True where a query row must not see a key; shape (rows, seq_k)."""
+    row = np.arange(rows.start, rows.stop)[:, None]
+    key = np.arange(problem.seq_k)[None, :]
+    return key > row + problem.diagonal if problem.causal else np.zeros((len(row), problem.seq_k), np.bool_)
+
+
+def _row_blocks(problem: AttentionProblem) -> Iterator[slice]:
+    """Row slices of at most 2^23 scores (64 MB in fp64), so that long sequences fit in memory."""
+    step = max(1, 2**23 // problem.seq_k)
+    for start in range(0, problem.seq_q, step):
+        yield slice(start, min(start + step, problem.seq_q))
+
+
+def reference(problem: AttentionProblem, inputs: Arrays) -> References:
+    """softmax(scale * Q K^T) V in float64; zero where a row sees no key."""
+    out = np.zeros((problem.batch, problem.heads, problem.seq_q, problem.head_dim), np.float64)
+    for b, h, kv in _heads(problem):
+        k = inputs["k"][b, kv].astype(np.float64)
+        v = inputs["v"][b, kv].astype(np.float64)
+        for rows in _row_blocks(problem):
+            scores = inputs["q"][b, h, rows].astype(np.float64) @ k.T * problem.scale
+            out[b, h, rows] = _softmax(scores, _hidden(problem, rows)) @ v
+    return {"o": out}
+
+
+def baseline(problem: AttentionProblem, inputs: Arrays) -> Arrays:
+    """Plain attention in the tensors' own precision: fp32 sums, every intermediate rounded to the dtype.
+
+    This is `out_pt` of FlashAttention's tests (tests/test_flash_attn.py, attention_ref with upcast=False).
+    """
+    out = np.zeros((problem.batch, problem.heads, problem.seq_q, problem.head_dim), np.float32)
+    for b, h, kv in _heads(problem):
+        k, v = inputs["k"][b, kv], inputs["v"][b, kv]
+        for rows in _row_blocks(problem):
+            products = rounded(inputs["q"][b, h, rows] @ k.T, problem.dtype)
+            scores = rounded(products * np.float32(problem.scale), problem.dtype)
+            weights = rounded(_softmax(scores, _hidden(problem, rows)).astype(np.float32), problem.dtype)
+            out[b, h, rows] = rounded(weights @ v, problem.dtype)
+    return {"o": out}
+
+
+def _softmax(scores: NDArray[np.floating], hidden: NDArray[np.bool_]) -> NDArray[np.floating]:
+    scores = np.where(hidden, -np.inf, scores)
+    highest = scores.max(axis=-1, keepdims=True)
+    weights = np.exp(scores - np.where(np.isfinite(highest), highest, 0.0).astype(scores.dtype))
+    total = weights.sum(axis=-1, keepdims=True)
+    return np.asarray(weights / np.where(total > 0, total, 1.0).astype(scores.dtype))
+
+
+def _masks(problem: AttentionProblem, seq_q: int, seq_k: int) -> tuple[int, ...]:
+    """Diagonals worth checking: bottom-right, and one that leaves the first three rows without a key."""
+    return (seq_k - seq_q, -3) if problem.causal else (0,)
+
+
+def check_problems(values: Values, problem: AttentionProblem) -> tuple[AttentionProblem, ...]:
+    """Ragged lengths that no tile size divides, grouped heads, seq_q != seq_k, rows that see no key."""
+    seq_q, seq_k = 203, 331
+    return tuple(
+        dataclasses.replace(
+            problem, batch=2, heads=4, kv_heads=2, seq_q=seq_q, seq_k=seq_k, diagonal=diagonal
+        )
+        for diagonal in _masks(problem, seq_q, seq_k)
+    )
+
+
+def small_problems(values: Values, problem: AttentionProblem) -> tuple[AttentionProblem, ...]:
+    """Two CTAs of rows, the second ragged; enough tiles to wrap the ring once, the last one ragged."""
+    seq_q = block_m(values) + 5
+    seq_k = values["BLOCK_N"] * (values["STAGES"] + 1) + values["BLOCK_N"] // 2 + 3
+    return tuple(
+        dataclasses.replace(
+            problem, batch=1, heads=2, kv_heads=1, seq_q=seq_q, seq_k=seq_k, diagonal=diagonal
+        )
+        for diagonal in _masks(problem, seq_q, seq_k)
+    )
+
+
+def work(values: Values, problem: AttentionProblem) -> Work:
+    """An average CTA: under a causal mask the work of all CTAs is spread evenly."""
+    rows, head_dim = block_m(values), problem.head_dim
+    row_blocks = -(-problem.seq_q // rows)
+    tiles = 0
+    for block in range(row_blocks):
+        keys = min(max((block + 1) * rows + problem.diagonal, 0), problem.seq_k) if problem.causal else problem.seq_k
+        tiles += -(-keys // values["BLOCK_N"])
+    steps = tiles / row_blocks
+    keys_per_cta = steps * values["BLOCK_N"]
+    warps = values["WARPS_M"] * values["WARPS_KV"]
+    # Each warp reads its share of every K and V tile by ldmatrix, once for all of its rows.
+    shared = warps * (keys_per_cta / values["WARPS_KV"]) * head_dim * 2 * 2
+    return Work(
+        tensor_flops=4.0 * rows * keys_per_cta * head_dim,
+        exponentials=rows * keys_per_cta,
+        l2_bytes=2.0 * head_dim * (2 * keys_per_cta + 2 * rows),
+        smem_bytes=shared,
+        steps=steps,
+    )

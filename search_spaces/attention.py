@@ -1,0 +1,143 @@
+"""The search space of the attention template: what may vary, and why not everything goes with everything.
+
+The rules keep out what cannot be built or cannot differ from another config. What is merely slow stays in: reasoning
+alone picked the loser three times out of four when the first 421 configs were measured.
+"""
+
+from __future__ import annotations
+
+from evoengine.hardware import DeviceLimits
+from evoengine.problem import AttentionProblem, Problem
+from evoengine.space import Axis, Rule, SearchSpace, Values
+
+AXES = (
+    Axis("WARPS_M", (1, 2, 4, 8), "wm", about="warps along the query rows"),
+    Axis("ROW_TILES", (1, 2), "rt", about="16-row mma tiles per warp: 2 feed two mma from one ldmatrix of K or V"),
+    Axis("BLOCK_N", (16, 32, 48, 64, 96, 128, 192, 256, 384, 512), "bn", about="keys per K/V tile"),
+    Axis("WARPS_KV", (1, 2, 4, 8), "wkv", about="warps that share a tile's keys, merged through shared memory"),
+    Axis("STAGES", (1, 2, 3, 4, 6, 8), "st", about="tiles under way: slots of the K/V ring"),
+    Axis("PRODUCER_WARPS", (0, 1, 2, 4), "pw", about="warps that only load; 0: every warp loads and computes"),
+    Axis("SMEM_LAYOUT", (0, 1, 2), "sl", ordered=False, names=("none", "pad", "xor"), about="bank layout of tiles"),
+    Axis("Q_IN_REGS", (0, 1), "qr", about="1: Q fragments stay in registers; 0: read again for every tile"),
+    Axis("MIN_CTAS", (1, 2, 3, 4, 6), "mc", about="CTAs per SM promised to the compiler: caps registers"),
+)
+
+MAX_NAMED_BARRIERS = 15
+"""Ids 1 to 15; 0 is __syncthreads (PTX ISA 9.0, bar.sync)."""
+
+
+def _attention(problem: Problem) -> AttentionProblem:
+    assert isinstance(problem, AttentionProblem), "the attention space goes with the attention template"
+    return problem
+
+
+def _register_floor(values: Values, head_dim: int) -> int:
+    """Registers a thread that no allocation can go below: output, scores, row statistics, addresses.
+
+    45 is what addresses, loop state and fragments took at least in 20 ptxas logs of this algorithm for sm_89.
+    """
+    rows = 16 * values["ROW_TILES"]
+    keys = values["BLOCK_N"] // values["WARPS_KV"]
+    return rows * head_dim // 32 + rows * keys // 32 + 4 * values["ROW_TILES"] + 45
+
+
+def keys_per_warp(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
+    if values["BLOCK_N"] % (16 * values["WARPS_KV"]) == 0:
+        return None
+    return f"BLOCK_N={values['BLOCK_N']} over {values['WARPS_KV']} key groups is not a multiple of 16 keys a warp"
+
+
+def named_barriers(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
+    needed = 3 * values["STAGES"] + 1
+    if values["PRODUCER_WARPS"] == 0 or needed <= MAX_NAMED_BARRIERS:
+        return None
+    return f"{values['STAGES']} slots need {needed} named barriers with producers, there are {MAX_NAMED_BARRIERS}"
+
+
+def stages_filled(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
+    tiles = -(-_attention(problem).seq_k // values["BLOCK_N"])
+    if values["STAGES"] <= tiles:
+        return None
+    return f"{values['STAGES']} slots for {tiles} tiles of {values['BLOCK_N']} keys: the rest would never be filled"
+
+
+def rows_used(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
+    rows, seq_q = 16 * values["ROW_TILES"] * values["WARPS_M"], _attention(problem).seq_q
+    if rows - 16 < seq_q:
+        return None
+    return f"BLOCK_M={rows} leaves whole mma tiles without a row of seq_q={seq_q}"
+
+
+def keys_used(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
+    seq_k = _attention(problem).seq_k
+    if values["BLOCK_N"] - values["BLOCK_N"] // values["WARPS_KV"] < seq_k:
+        return None
+    return f"BLOCK_N={values['BLOCK_N']} leaves a key group without a key of seq_k={seq_k}"
+
+
+def register_file(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
+    floor = _register_floor(values, _attention(problem).head_dim)
+    if floor <= limits.registers_per_thread:
+        return None
+    return f"accumulators need {floor} registers a thread, {limits.registers_per_thread} exist: certain to spill"
+
+
+def launch_bounds(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
+    threads = 32 * (values["WARPS_M"] * values["WARPS_KV"] + values["PRODUCER_WARPS"])
+    allowed = limits.registers_per_sm // (threads * values["MIN_CTAS"]) // 8 * 8
+    floor = _register_floor(values, _attention(problem).head_dim)
+    if floor <= allowed:
+        return None
+    return (
+        f"{values['MIN_CTAS']} CTAs of {threads} threads leave {allowed} registers a thread, "
+        f"accumulators need {floor}: certain to spill"
+    )
+
+
+SPACE = SearchSpace(
+    name="attention",
+    axes=AXES,
+    rules=(
+        Rule("keys_per_warp", ("BLOCK_N", "WARPS_KV"), keys_per_warp),
+        Rule("rows_used", ("WARPS_M", "ROW_TILES"), rows_used),
+        Rule("keys_used", ("BLOCK_N", "WARPS_KV"), keys_used),
+        Rule("register_file", ("ROW_TILES", "BLOCK_N", "WARPS_KV"), register_file),
+        Rule("stages_filled", ("BLOCK_N", "STAGES"), stages_filled),
+        Rule("named_barriers", ("STAGES", "PRODUCER_WARPS"), named_barriers),
+        Rule(
+            "launch_bounds",
+            ("WARPS_M", "ROW_TILES", "BLOCK_N", "WARPS_KV", "PRODUCER_WARPS", "MIN_CTAS"),
+            launch_bounds,
+        ),
+    ),
+    # FlashAttention-2's shape for head_dim 64 on sm_8x without dropout is 128x64 or 64x64 with 4 warps; 64x64 leaves
+    # more CTAs at the mission shape and fits every problem.
+    default=dict(
+        WARPS_M=4,
+        ROW_TILES=1,
+        BLOCK_N=64,
+        WARPS_KV=1,
+        STAGES=2,
+        PRODUCER_WARPS=0,
+        SMEM_LAYOUT=2,
+        Q_IN_REGS=1,
+        MIN_CTAS=1,
+    ),
+    starts=(
+        # All keys in flight, four key groups: the fastest of the first 421 configs on an H200 (135 KB).
+        dict(WARPS_M=2, ROW_TILES=1, BLOCK_N=512, WARPS_KV=4, STAGES=1, PRODUCER_WARPS=0, SMEM_LAYOUT=2, Q_IN_REGS=1,
+             MIN_CTAS=1),
+        # The same idea inside an L4's 99 KB.
+        dict(WARPS_M=2, ROW_TILES=1, BLOCK_N=256, WARPS_KV=4, STAGES=1, PRODUCER_WARPS=0, SMEM_LAYOUT=2, Q_IN_REGS=1,
+             MIN_CTAS=1),
+        # More rows a CTA for larger grids.
+        dict(WARPS_M=4, ROW_TILES=1, BLOCK_N=256, WARPS_KV=2, STAGES=1, PRODUCER_WARPS=0, SMEM_LAYOUT=2, Q_IN_REGS=1,
+             MIN_CTAS=1),
+        # Two row tiles a warp for long sequences, where shared-memory reads bound one.
+        dict(WARPS_M=4, ROW_TILES=2, BLOCK_N=64, WARPS_KV=1, STAGES=2, PRODUCER_WARPS=0, SMEM_LAYOUT=2, Q_IN_REGS=1,
+             MIN_CTAS=1),
+        # A dedicated producer warp.
+        dict(WARPS_M=4, ROW_TILES=1, BLOCK_N=64, WARPS_KV=2, STAGES=3, PRODUCER_WARPS=1, SMEM_LAYOUT=2, Q_IN_REGS=1,
+             MIN_CTAS=1),
+    ),
+)
