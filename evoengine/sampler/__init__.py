@@ -1,0 +1,62 @@
+"""Which configs to try next: what a sampler is told (`Seen`) and what it answers (`Proposal`).
+
+`proposer.Proposer` does the work and imports Optuna and numpy; this module stays light for the command line.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from evoengine.errors import UserError
+from evoengine.space import Point
+
+SAMPLERS = ("evolution", "tpe", "nsga2", "cmaes", "random")
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A feasible config that has not been tried, and where it comes from.
+
+    `parents` are trial numbers. `system_attrs` is what Optuna's sampler must find on the trial to go on after a resume
+    (NSGA-II's generation); it is JSON-ready and belongs into the database with the trial.
+    """
+
+    point: Point
+    operator: str
+    generation: int = 0
+    parents: tuple[int, ...] = ()
+    system_attrs: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A trial as a sampler sees it. A `done` trial without a value was rejected.
+
+    `value` is in microseconds, lower is better: measured or, where nothing can be measured, estimated. The caller does
+    not mix the two in one study.
+    """
+
+    number: int
+    point: Point
+    value: float | None
+    state: Literal["running", "done"]
+    operator: str = ""
+    generation: int = 0
+    parents: tuple[int, ...] = ()
+    system_attrs: Mapping[str, int] = field(default_factory=dict)
+
+
+def check_sampler(name: str) -> str:
+    """`name` if there is such a sampler.
+
+    Raises:
+        UserError: there is none; names the nearest one.
+    """
+    if name in SAMPLERS:
+        return name
+    near = difflib.get_close_matches(name, SAMPLERS, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise UserError(f"unknown sampler {name!r}: {hint}known are {', '.join(SAMPLERS)}")

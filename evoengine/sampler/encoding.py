@@ -1,0 +1,42 @@
+"""How a config is told to Optuna: an ordered axis as the index of its choice, an unordered one as a category.
+
+The same encoding is used in memory and in the database, so any Optuna tool reads both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+
+from evoengine.space import Axis, Point
+
+
+def distributions(axes: Sequence[Axis], *, ordinal: bool = False) -> dict[str, BaseDistribution]:
+    """One Optuna distribution per axis. `ordinal` tells unordered axes as an index too, for samplers that know only numbers."""
+    return {
+        axis.name: IntDistribution(0, len(axis.choices) - 1)
+        if axis.ordered or ordinal
+        else CategoricalDistribution(_words(axis))
+        for axis in axes
+    }
+
+
+def to_params(axes: Sequence[Axis], point: Point, *, ordinal: bool = False) -> dict[str, Any]:
+    """`point` as Optuna parameters."""
+    return {
+        axis.name: index if axis.ordered or ordinal else _words(axis)[index]
+        for axis, index in zip(axes, point, strict=True)
+    }
+
+
+def to_point(axes: Sequence[Axis], params: Mapping[str, Any], *, ordinal: bool = False) -> Point:
+    """Optuna parameters as a point."""
+    return tuple(
+        int(params[axis.name]) if axis.ordered or ordinal else _words(axis).index(params[axis.name]) for axis in axes
+    )
+
+
+def _words(axis: Axis) -> tuple[str | int, ...]:
+    return axis.names or axis.choices

@@ -1,0 +1,52 @@
+"""The first configs of a search: what is known to be good, then points spread over the feasible set."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from itertools import islice
+
+import numpy as np
+
+from evoengine.sampler.valid import ValidSet
+from evoengine.space import FeasibleSet, SearchSpace
+
+SPREAD_SAMPLE = 1000
+"""Configs among which the next spread point is looked for: a max-min design over more costs time and changes little."""
+
+
+def known(space: SearchSpace, feasible: FeasibleSet, valid: ValidSet) -> list[tuple[int, str]]:
+    """Rows of the default and of the hand-picked starts (nearest feasible, no repeats), with their operator names.
+
+    Raises:
+        UserError: nothing is feasible.
+    """
+    rows: dict[int, str] = {}
+    for values, operator in [(space.default, "default"), *((start, "start") for start in space.starts)]:
+        point = space.point(space.nearest(values, feasible).values)
+        row = valid.row(point)
+        assert row is not None, "nearest() returns a member of the feasible set"
+        rows.setdefault(row, operator)
+    return list(rows.items())
+
+
+def spread(valid: ValidSet, seen: Collection[int], rng: np.random.Generator) -> Iterator[int]:
+    """Unseen rows, each the farthest of a random sample from `seen` and all rows before it (max-min design)."""
+    taken = set(seen)
+    sample = np.sort(rng.choice(len(valid), min(SPREAD_SAMPLE, len(valid)), replace=False))
+    sample = sample[~np.isin(sample, np.fromiter(taken, dtype=np.intp, count=len(taken)))]
+    gap = np.full(len(sample), np.inf, dtype=np.float32)
+    for row in sorted(taken):
+        gap = np.minimum(gap, valid.distance(valid.point(row), sample))
+    while len(sample):
+        at = int(np.argmax(gap))
+        row = int(sample[at])
+        yield row
+        gap = np.minimum(gap, valid.distance(valid.point(row), sample))
+        sample, gap = np.delete(sample, at), np.delete(gap, at)
+
+
+def design(space: SearchSpace, feasible: FeasibleSet, valid: ValidSet, size: int, seed: int) -> list[tuple[int, str]]:
+    """The known good configs, filled up to `size` by spread ones: rows and operator names, the same for equal seeds."""
+    rows = known(space, feasible, valid)
+    extra = spread(valid, [row for row, _ in rows], np.random.default_rng([seed]))
+    return rows + [(row, "spread") for row in islice(extra, max(size - len(rows), 0))]
