@@ -183,6 +183,18 @@ def test_the_grid_helper_agrees_with_the_macros(tmp_path: Path) -> None:
     assert "16 8 2" == printed
 
 
+def test_nvrtc_takes_the_header_too() -> None:
+    nvrtc = pytest.importorskip("cuda.bindings.nvrtc")
+    source = render_header(FACTS) + 'extern "C" __global__ void evo_attention(int* x) { *x = EVO_BLOCK_N; }'
+    _, program = nvrtc.nvrtcCreateProgram(source.encode(), b"use.cu", 0, None, None)
+    (status,) = nvrtc.nvrtcCompileProgram(program, 1, [b"--gpu-architecture=sm_89"])
+    _, size = nvrtc.nvrtcGetProgramLogSize(program)
+    log = b" " * size  # the binding writes into it
+    nvrtc.nvrtcGetProgramLog(program, log)
+
+    assert ("NVRTC_SUCCESS", b"") == (status.name, log.strip(b"\0\n "))
+
+
 def test_a_grid_formula_that_contradicts_the_launch_is_refused() -> None:
     wrong = dataclasses.replace(FACTS, grid=(GridDim("seq_q", 64), GridDim("heads", 1), GridDim("batch", 1)))
 

@@ -213,7 +213,7 @@ def _grid_formula(facts: HeaderFacts, prefix: str) -> Iterator[str]:
     for axis, dim in zip("XYZ", facts.grid, strict=True):
         yield f"#define {prefix}_GRID_{axis}({dim.extent}) ((({dim.extent}) + {dim.tile - 1}) / {dim.tile})"
     arguments = ", ".join(f"{prefix}_GRID_{axis}({dim.extent})" for axis, dim in zip("XYZ", facts.grid, strict=True))
-    yield "#ifdef __CUDACC__"
+    yield "#if defined(__CUDACC__) && !defined(__CUDACC_RTC__)"  # NVRTC refuses host functions
     yield f"static inline dim3 {facts.entry}_grid({', '.join(f'unsigned int {name}' for name in extents)}) {{"
     yield f"  return dim3({arguments});"
     yield "}"
