@@ -1,0 +1,217 @@
+"""Candidates to artifacts: what the engine sees of compiling."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from evoengine.build.cache import Result, cache_home, entry_folder, publish, read_result, unusable, work_folder
+from evoengine.build.graph import NinjaRun, chunks
+from evoengine.build.log import LOG_TAIL_CHARS, failure, resource_usage
+from evoengine.build.toolchain import Compiler, find_toolchain
+from evoengine.errors import EvoengineError, UserError
+from evoengine.template import Template
+from evoengine.verdict import Artifact, Gate, Rejection
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRequest:
+    """One candidate to compile: its macros without `-D`, and the dynamic shared memory of its launch in bytes."""
+
+    defines: Mapping[str, int]
+    smem_bytes: int
+
+
+OnDone = Callable[[int, Artifact | Rejection], None]
+
+
+class Builder:
+    """Compiles configs of one template for one architecture, on all cores, each at most once.
+
+    A build is named by everything its cubin depends on: CUDA sources, macros, architecture, compiler and options.
+    Cubins and compile errors are kept under that name; deadlines and crashes are not, because another day they may
+    end differently.
+
+    Args:
+        jobs: compiles at a time; the cores this process may use by default.
+        deadline_seconds: wall time of one compile before it is killed. The slowest attention tile takes 2 s on a
+            quiet core.
+        home: the cache folder, `cache_home()` by default.
+
+    Raises:
+        UserError: the compiler is not installed.
+    """
+
+    def __init__(
+        self,
+        template: Template,
+        arch: str,
+        *,
+        compiler: Compiler = "nvrtc",
+        jobs: int | None = None,
+        deadline_seconds: float = 60.0,
+        home: Path | None = None,
+    ) -> None:
+        self.template = template
+        self.arch = arch
+        self.toolchain = find_toolchain(compiler)
+        self.jobs = jobs or len(os.sched_getaffinity(0))
+        self.deadline_seconds = deadline_seconds
+        self.home = home or cache_home()
+        self._command = self.toolchain.command(arch)
+        self._run: NinjaRun | None = None
+        self._closed = False
+
+    def build(self, requests: Sequence[BuildRequest], on_done: OnDone | None = None) -> list[Artifact | Rejection]:
+        """Build all requests; results in the order of the requests, `on_done(index, result)` as each one finishes.
+
+        Raises:
+            TemplateError: kernel.cu lacks a macro or its entry function: no config of this template can be built.
+            UserError: the compiler cannot work here (architecture, host compiler), the cache folder cannot be written
+                to, or the template's sources changed while it was in use.
+        """
+        results: dict[int, Artifact | Rejection] = {}
+        to_build: dict[str, list[int]] = {}
+
+        def finish(digest: str, indices: Sequence[int], result: Result, cached: bool) -> None:
+            for index in indices:
+                results[index] = self._judge(digest, result, requests[index].smem_bytes, cached)
+                if on_done is not None:
+                    on_done(index, results[index])
+
+        for index, request in enumerate(requests):
+            digest = self._digest(request)
+            result = read_result(entry_folder(self.home, digest))
+            if result is None:
+                to_build.setdefault(digest, []).append(index)
+            else:
+                finish(digest, [index], result, cached=True)
+        if to_build:
+            defines = {digest: requests[indices[0]].defines for digest, indices in to_build.items()}
+            self._compile(defines, lambda digest, result: finish(digest, to_build[digest], result, cached=False))
+        return [results[index] for index in range(len(requests))]
+
+    def close(self) -> None:
+        """Kill whatever runs. A `build` in another thread then raises EvoengineError."""
+        self._closed = True
+        if self._run is not None:
+            self._run.interrupt()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _digest(self, request: BuildRequest) -> str:
+        """32 hex digits. The path of nvcc is not part of it: the toolchain's digest is."""
+        options = self._command[1:] if self.toolchain.executable else self._command
+        defines = sorted(request.defines.items())
+        inputs = [self.template.device_digest, defines, self.arch, self.toolchain.digest, options]
+        return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:32]
+
+    def _compile(self, defines: Mapping[str, Mapping[str, int]], done: Callable[[str, Result], None]) -> None:
+        """Compile what the cache lacks, and publish what will not change; `done` sees every digest once."""
+        work = work_folder(self.home)
+        try:
+            self._snapshot(work / "src")
+            waiting = {
+                digest: [f"-D{name}={value}" for name, value in macros.items()] for digest, macros in defines.items()
+            }
+            self._run_ninja(work, waiting, chunks(list(waiting), self.jobs), done)
+            if waiting:
+                # A worker that dies takes the rest of its chunk along. Alone on its edge, each one answers for itself.
+                self._run_ninja(work, waiting, [[digest] for digest in waiting], done)
+            for digest in waiting:
+                done(digest, Result("lost", 0, 0.0, "", ""))
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+    def _snapshot(self, folder: Path) -> None:
+        """Copy the CUDA sources: what the digest does not cover cannot be included, and an edit cannot slip in."""
+        try:
+            folder.mkdir()
+            for path in self.template.sources:
+                if path.suffix != ".py":
+                    shutil.copyfile(path, folder / path.name)
+        except OSError as error:
+            raise unusable(self.home, error) from error
+        if Template(folder, self.template.module).device_digest != self.template.device_digest:
+            raise UserError(f"the sources in {self.template.folder} changed during the run: start the command again")
+
+    def _run_ninja(
+        self,
+        work: Path,
+        waiting: dict[str, list[str]],
+        chunked: Sequence[Sequence[str]],
+        done: Callable[[str, Result], None],
+    ) -> None:
+        """One pass over `waiting` (digest to `-D` options), which loses every digest that got a result."""
+        for digest in waiting:
+            shutil.rmtree(work / digest, ignore_errors=True)
+        toolchain = self.toolchain.compiler
+        try:
+            run = NinjaRun(work, toolchain, self._command, waiting, chunked, self.deadline_seconds, self.jobs)
+        except OSError as error:
+            raise unusable(self.home, error) from error
+        with closing(run):
+            self._run = run
+            if self._closed:
+                raise EvoengineError("the builder is closed")
+            for kind, text in run:
+                if kind == "os_error":
+                    raise unusable(self.home, OSError(text))
+                if kind == "traceback":
+                    raise RuntimeError(f"the compile worker failed:\n{text}")
+                result = read_result(work / text)
+                if result is not None:
+                    del waiting[text]
+                    self._keep(work / text, text, result)
+                    done(text, result)
+        if self._closed:
+            raise EvoengineError("the builder was closed during a build")
+
+    def _keep(self, folder: Path, digest: str, result: Result) -> None:
+        """Publish a result that would be the same tomorrow."""
+        if result.built or (result.outcome == "exited" and failure(result.log, self.toolchain.version, self.arch)[1]):
+            try:
+                publish(folder, entry_folder(self.home, digest))
+            except OSError as error:
+                raise unusable(self.home, error) from error
+
+    def _judge(self, digest: str, result: Result, smem_bytes: int, cached: bool) -> Artifact | Rejection:
+        if result.built:
+            return Artifact(
+                digest=digest,
+                folder=entry_folder(self.home, digest),
+                cubin_sha256=result.cubin_sha256,
+                resources=resource_usage(result.log, self.template.module.ENTRY, smem_bytes),
+                build_seconds=result.seconds,
+                compiler=self.toolchain.version,
+                arch=self.arch,
+                cached=cached,
+            )
+        if result.outcome == "exited":
+            return failure(result.log, self.toolchain.version, self.arch)[0]
+        evidence = {
+            "compiler": self.toolchain.version,
+            "arch": self.arch,
+            "build_seconds": result.seconds,
+            "log_tail": result.log[-LOG_TAIL_CHARS:],
+        }
+        if result.outcome == "deadline":
+            reason = f"compile exceeded its deadline of {self.deadline_seconds:g} s"
+            return Rejection(Gate.TIMEOUT, reason, evidence | {"deadline_seconds": self.deadline_seconds})
+        if result.outcome == "killed":
+            return Rejection(Gate.COMPILE, f"compiler killed by signal {result.code}", evidence)
+        return Rejection(Gate.COMPILE, "compile worker died twice without a result", evidence)

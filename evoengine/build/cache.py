@@ -1,0 +1,113 @@
+"""The folder of builds: a build's digest names a folder that appears in one rename and is verified on every read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from evoengine.errors import UserError
+
+ABANDONED_SECONDS = 24 * 3600
+"""No batch lives for a day, so a work folder that old belonged to a process that was killed."""
+
+
+def cache_home() -> Path:
+    """$EVOENGINE_HOME, else $XDG_CACHE_HOME/evoengine, else ~/.cache/evoengine."""
+    if home := os.environ.get("EVOENGINE_HOME"):
+        return Path(home).expanduser().absolute()
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "evoengine"
+    return Path.home() / ".cache" / "evoengine"
+
+
+def entry_folder(home: Path, digest: str) -> Path:
+    return home / "builds" / digest[:2] / digest
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What is left of one compile: the fields of result.json (see worker.py), and "lost" where no worker wrote one."""
+
+    outcome: Literal["exited", "killed", "deadline", "lost"]
+    code: int
+    seconds: float
+    log: str
+    cubin_sha256: str
+
+    @property
+    def built(self) -> bool:
+        return self.outcome == "exited" and self.code == 0
+
+
+def read_result(folder: Path) -> Result | None:
+    """The result in `folder`, or None where there is none or any byte of it is not what the worker wrote.
+
+    Hashing a cubin costs 0.1 ms; in return nothing has to be flushed to disk when it is published, because what a
+    power cut leaves behind is noticed here.
+    """
+    try:
+        record = json.loads((folder / "result.json").read_bytes())
+        contents = {name: (folder / name).read_bytes() for name in record["sha256"]}
+        result = Result(
+            outcome=record["outcome"],
+            code=int(record["code"]),
+            seconds=float(record["seconds"]),
+            log=contents.get("build.log", b"").decode(errors="replace"),
+            cubin_sha256=record["sha256"].get("kernel.cubin", ""),
+        )
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    if any(hashlib.sha256(contents[name]).hexdigest() != sha256 for name, sha256 in record["sha256"].items()):
+        return None
+    if result.built and not {"build.log", "kernel.cubin", "kernel.ptx"} <= contents.keys():
+        return None
+    return result
+
+
+def publish(work: Path, final: Path) -> None:
+    """Make a finished build visible in one rename.
+
+    Losing the race to a twin is success. A damaged entry in the way is moved aside first; between the two renames the
+    entry is absent, which a reader takes for a build still to be done.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        work.rename(final)
+    except OSError:
+        if not final.is_dir():
+            raise
+        if read_result(final) is None:
+            final.rename(work.with_name(f"{work.name}.damaged"))
+            publish(work, final)
+
+
+def work_folder(home: Path) -> Path:
+    """A new private folder on the cache's own file system, so that publishing from it is a rename.
+
+    Raises:
+        UserError: the cache folder cannot be made or written to.
+    """
+    parent = home / "work"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for left in parent.iterdir():
+            if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
+        return Path(tempfile.mkdtemp(dir=parent))
+    except OSError as error:
+        raise unusable(home, error) from error
+
+
+def unusable(home: Path, error: OSError) -> UserError:
+    """The one line for a cache folder that is read-only, full or in the way."""
+    return UserError(
+        f"cannot write to the cache folder {home} ({error.strerror or error}): "
+        "make room there, or set EVOENGINE_HOME to a folder that can be written to"
+    )

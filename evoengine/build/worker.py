@@ -1,0 +1,173 @@
+"""Compiles the candidates of one ninja edge, each in a child process of its own with a deadline.
+
+Run as a script, `worker.py CHUNK.json CHANNEL_FD`, with the batch's work folder as current folder. Importing NVRTC
+costs 0.1-0.2 s; a fork after the import costs 15 ms, so one worker serves several candidates and still each of them
+can crash, hang or be killed alone. It imports nothing of evoengine, whose nouns would add to every start.
+
+For each candidate it leaves, in the candidate's folder, build.log, kernel.cubin and kernel.ptx (where the compile
+succeeded) and last of all result.json:
+
+    outcome  "exited" | "killed" (by a signal) | "deadline"
+    code     exit code, or the number of the signal
+    seconds  wall time of the compile
+    sha256   file name -> hex digest, of every other file
+
+Then it sends "done FOLDER" through the channel, a socket that the engine holds the other end of. "os_error TEXT" (disk
+full, say) and "traceback TEXT" are the other messages: not the candidate's fault, and the worker's last words. The
+channel is also the lifeline: it reads as closed when the engine is gone, kill -9 included, and the worker then kills
+its child and leaves.
+"""
+
+import contextlib
+import ctypes
+import hashlib
+import json
+import os
+import resource
+import select
+import shutil
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+# A compile of the largest attention tile maps 0.3 GiB in NVRTC and 0.4 GiB in nvcc's cicc. Ten times that is a runaway
+# unrolling, and it should fail alone instead of driving the machine out of memory.
+ADDRESS_SPACE_BYTES = 4 << 30
+MESSAGE_CHARS = 2000
+
+Compile = Callable[[list[str], Path], int]
+"""Options and the candidate's folder to an exit code."""
+
+
+def main() -> None:
+    channel = socket.socket(fileno=int(sys.argv[2]))
+    channel.set_inheritable(False)
+    # ninja passes an interrupt on as a signal to the worker's process group; the compile is in a group of its own.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    with last_words(channel):
+        serve(json.loads(Path(sys.argv[1]).read_text()), channel)
+
+
+@contextlib.contextmanager
+def last_words(channel: socket.socket) -> Iterator[None]:
+    """Tell the engine what went wrong in a worker or its child, and exit."""
+    try:
+        yield
+    except OSError as error:
+        channel.send(f"os_error {error}".encode())
+        os._exit(os.EX_SOFTWARE)
+    except Exception:
+        channel.send(f"traceback {traceback.format_exc()[-MESSAGE_CHARS:]}".encode())
+        os._exit(os.EX_SOFTWARE)
+
+
+def serve(chunk: dict[str, Any], channel: socket.socket) -> None:
+    compile_one = nvrtc_compile() if chunk["compiler"] == "nvrtc" else nvcc_compile
+    for name, defines in chunk["candidates"].items():
+        folder = Path(name)
+        folder.mkdir(exist_ok=True)  # ninja has made it, being the folder of an output
+        started = time.monotonic()
+        pid = os.fork()
+        if pid == 0:
+            with last_words(channel):
+                os._exit(child(compile_one, [*chunk["command"], *defines], folder))
+        outcome, code = wait(pid, chunk["deadline_seconds"], channel)
+        seconds = time.monotonic() - started
+        if (outcome, code) == ("exited", os.EX_SOFTWARE):
+            sys.exit(code)  # the child has said why
+        collect_ptx(folder)
+        sha256 = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+        result = {"outcome": outcome, "code": code, "seconds": round(seconds, 3), "sha256": sha256}
+        (folder / "result.json").write_text(json.dumps(result))
+        channel.send(f"done {name}".encode())
+
+
+def wait(pid: int, deadline_seconds: float, channel: socket.socket) -> tuple[str, int]:
+    """How the child ended. Leaves the worker when the engine is gone; the child never outlives this call."""
+    with contextlib.suppress(PermissionError, ProcessLookupError):
+        os.setpgid(pid, pid)  # the child does it too: whoever is first, the group exists before it can be killed
+    pidfd = os.pidfd_open(pid)
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    poll.register(channel, select.POLLIN)
+    try:
+        ready = {fd for fd, _ in poll.poll(deadline_seconds * 1000)}
+    finally:  # also on the way out of a signal handler
+        os.killpg(pid, signal.SIGKILL)  # after a normal end this reaches what the compiler driver left behind, if any
+        _, status = os.waitpid(pid, 0)
+        os.close(pidfd)
+    if channel.fileno() in ready:
+        sys.exit("the engine is gone")
+    if not ready:
+        return "deadline", 0
+    code = os.waitstatus_to_exitcode(status)
+    return ("killed", -code) if code < 0 else ("exited", code)
+
+
+def child(compile_one: Compile, arguments: list[str], folder: Path) -> int:
+    """The forked half. Returns the exit code, unless it becomes nvcc or dies."""
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a worker that is shot takes its compile along
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES, ADDRESS_SPACE_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    return compile_one(arguments, folder)
+
+
+def nvrtc_compile() -> Compile:
+    """A function that compiles src/kernel.cu into a folder; the import is paid here, once for the worker."""
+    from cuda.bindings import nvrtc
+
+    source = Path("src/kernel.cu").read_bytes()
+
+    def text(program: Any, size_of: Any, read: Any) -> bytes:
+        _, size = size_of(program)
+        buffer = bytes(size)  # the binding writes into it: it takes nothing but bytes
+        read(program, buffer)
+        return buffer
+
+    def compile_one(arguments: list[str], folder: Path) -> int:
+        options = [argument.encode() for argument in arguments]
+        _, program = nvrtc.nvrtcCreateProgram(source, b"kernel.cu", 0, [], [])
+        (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
+        log = text(program, nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog).rstrip(b"\0")
+        if status not in (nvrtc.nvrtcResult.NVRTC_SUCCESS, nvrtc.nvrtcResult.NVRTC_ERROR_COMPILATION):
+            log += f"\nnvrtc returned {status.name}\n".encode()
+        (folder / "build.log").write_bytes(log)
+        if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+            return 1
+        (folder / "kernel.cubin").write_bytes(text(program, nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN))
+        (folder / "kernel.ptx").write_bytes(text(program, nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX).rstrip(b"\0"))
+        return 0
+
+    return compile_one
+
+
+def nvcc_compile(arguments: list[str], folder: Path) -> NoReturn:
+    """Become nvcc. --keep is how one run leaves the PTX beside the cubin, and all temporaries where we delete them."""
+    keep = folder / "keep"
+    keep.mkdir()
+    log = os.open(folder / "build.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    output = ["--keep", "--keep-dir", str(keep), "-o", str(folder / "kernel.cubin"), "src/kernel.cu"]
+    os.execv(arguments[0], [*arguments, *output])
+
+
+def collect_ptx(folder: Path) -> None:
+    """Of what nvcc kept, keep the PTX."""
+    keep = folder / "keep"
+    if keep.is_dir():
+        if (keep / "kernel.ptx").is_file():
+            (keep / "kernel.ptx").rename(folder / "kernel.ptx")
+        shutil.rmtree(keep)
+
+
+if __name__ == "__main__":
+    main()
