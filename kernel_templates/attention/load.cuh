@@ -2,26 +2,45 @@
 #pragma once
 #include "storage.cuh"
 
+// Copies I, I + 1, ... of one thread at constant distances. Recursion, because only template constants reach the
+// instruction's immediate fields: computed 64-bit addresses cost two instructions a copy.
+template <int kCopies, int kLoaders, int kI>
+__device__ __forceinline__ void copy_at_constant_steps(u32 to, const u16* from, int lane) {
+  if constexpr (kI * kLoaders < kCopies) {
+    if ((kI + 1) * kLoaders <= kCopies || lane + kI * kLoaders < kCopies) {
+      ptx::cp_async_at<kI * (kLoaders / cfg::kChunks) * cfg::kRowStride * 2, kI * kLoaders * 16>(to, from);
+    }
+    copy_at_constant_steps<kCopies, kLoaders, kI + 1>(to, from, lane);
+  }
+}
+
 // Copies rows [first, first + kRows) of a contiguous (rows, HEAD_DIM) matrix; rows from `rows` on become zero, because
 // garbage there would reach the output as 0 * NaN in P V. `lane` counts within the `kLoaders` threads that share this.
 template <int kRows, int kLoaders>
 __device__ __forceinline__ void load_tile(u32 tile, const u16* matrix, int first, int rows, int lane) {
   constexpr int kCopies = kRows * cfg::kChunks;
-  const u16* from = matrix + static_cast<long long>(first) * cfg::kHeadDim;
+  constexpr int kRowStep = kLoaders / cfg::kChunks;          // rows between two copies of one thread
+  static_assert(kLoaders % cfg::kChunks == 0, "EVO rule loaders: a thread keeps its 16-byte column");
+  const int row = lane / cfg::kChunks;
+  const int chunk = lane % cfg::kChunks;
+  const u16* from = matrix + static_cast<long long>(first) * cfg::kHeadDim + lane * 8;
   if (first + kRows <= rows) {
+    if constexpr (cfg::kLayout != cfg::Layout::kXor || kRowStep % 8 == 0) {  // every copy has the same swizzle phase
+      copy_at_constant_steps<kCopies, kLoaders, 0>(tile + tile_offset(row, chunk), from, lane);
+    } else {
 #pragma unroll
-    for (int i = 0; i < (kCopies + kLoaders - 1) / kLoaders; ++i) {
-      const unsigned copy = lane + i * kLoaders;
-      if (kCopies % kLoaders == 0 || copy < kCopies) {
-        ptx::cp_async(tile + tile_offset(copy / cfg::kChunks, copy % cfg::kChunks), from + copy * 8);
+      for (int i = 0; i < (kCopies + kLoaders - 1) / kLoaders; ++i) {
+        if (kCopies % kLoaders == 0 || lane + i * kLoaders < kCopies) {
+          ptx::cp_async_at<0, 0>(tile + tile_offset(row + i * kRowStep, chunk), from + i * kLoaders * 8);
+        }
       }
     }
   } else {
 #pragma unroll 1
-    for (unsigned copy = lane; copy < kCopies; copy += kLoaders) {
-      const int row = copy / cfg::kChunks;
-      const bool inside = first + row < rows;
-      ptx::cp_async_or_zero(tile + tile_offset(row, copy % cfg::kChunks), inside ? from + copy * 8 : matrix,
+    for (int i = 0; lane + i * kLoaders < kCopies; ++i) {
+      const int this_row = row + i * kRowStep;
+      const bool inside = first + this_row < rows;
+      ptx::cp_async_or_zero(tile + tile_offset(this_row, chunk), inside ? from + i * kLoaders * 8 : matrix,
                             inside ? 16 : 0);
     }
   }

@@ -12,8 +12,10 @@ __device__ __forceinline__ u32 shared_address(const void* pointer) {
 }
 
 // .cg: 16-byte copies bypass L1, where nothing of K or V is read twice by one SM's CTA.
-__device__ __forceinline__ void cp_async(u32 to, const void* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;\n" ::"r"(to), "l"(from) : "memory");
+template <int kTo, int kFrom>
+__device__ __forceinline__ void cp_async_at(u32 to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0 + %2], [%1 + %3], 16;\n" ::"r"(to), "l"(from), "n"(kTo), "n"(kFrom)
+               : "memory");
 }
 
 // Zero-fills the 16 bytes when `bytes` is 0; `from` is not read then.
