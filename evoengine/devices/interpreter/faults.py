@@ -1,0 +1,18 @@
+"""What can go wrong inside an interpreted launch.
+
+    Fault              the kernel did what no GPU allows: out of bounds, misaligned, a divergent collective
+    ├── Hang           it never ends: a deadlock at barriers, or too many instructions
+    └── Unsupported    the interpreter does not know an instruction; says nothing about the kernel
+"""
+
+
+class Fault(Exception):
+    """The kernel is wrong; the message names the instruction, the place and the numbers."""
+
+
+class Hang(Fault):
+    """The launch would never finish; on a GPU its deadline would end it."""
+
+
+class Unsupported(Fault):
+    """An instruction, symbol or special register that this interpreter does not model."""

@@ -1,0 +1,284 @@
+"""The scheduler: which warps run next, and the execution of one launch in several modes at once.
+
+A launch is run under several legal schedules together. Warps of a CTA run one at a time, each until it blocks or
+exits, so a warp runs as far ahead of the others as barriers allow; `ascending` starts with warp 0, `descending` with
+the last one. Whatever two accesses of different warps no barrier orders, one of the two modes does first the one and
+the other mode the other: a race gives different output bits, or poison. Lock-step execution of all warps, the
+obvious schedule, finds no race that these two miss and misses most that they find, so there is no such mode.
+
+All CTAs of all modes advance together: a *slot* is one warp of each, in schedule order, and an instruction is one
+numpy call over a slot's lanes. Within a slot the lanes at the lowest block run first, which reconverges branches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from evoengine.devices.interpreter import access, alu, collectives, moves
+from evoengine.devices.interpreter.barriers import CtaBarriers
+from evoengine.devices.interpreter.collectives import WARP, whole_warps
+from evoengine.devices.interpreter.faults import Fault, Hang, Unsupported
+from evoengine.devices.interpreter.layout import Array, Frame, Layout, Mask, Step, basic_blocks
+from evoengine.devices.interpreter.memory import AsyncCopies, GlobalMemory, LaneState, PrivateMemory, align
+from evoengine.devices.interpreter.parser import Instruction, parse
+from evoengine.template import Launch
+
+_BUILDERS = alu.BUILDERS | moves.BUILDERS | access.BUILDERS | collectives.BUILDERS
+DONE = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """One legal behaviour of the machine: when cp.async data land, and in which order warps run."""
+
+    copies: Literal["late", "eager"]
+    order: Literal["ascending", "descending"]
+
+    def __str__(self) -> str:
+        return f"{self.copies} copies, {self.order} warps"
+
+
+MODES = tuple(Mode(copies, order) for copies in ("late", "eager") for order in ("ascending", "descending"))  # type: ignore[arg-type]
+"""Every combination, late ones first."""
+
+
+@dataclass(slots=True)
+class _End:
+    """How a block ends: a branch to `target`, an exit, or a barrier, possibly guarded."""
+
+    kind: Literal["next", "branch", "exit", "barrier"]
+    text: str = ""
+    guard: int = 0
+    negated: bool = False
+    target: int = 0
+    barrier: int = 0
+    count: int = 0
+    waits: bool = True
+
+
+@dataclass(slots=True)
+class _Decoded:
+    steps: list[Step]
+    end: _End
+
+
+class Program:
+    """A decoded entry: reusable for any number of launches.
+
+    Raises:
+        Unsupported: it holds an instruction that the interpreter does not know.
+    """
+
+    def __init__(self, ptx: str, name: str) -> None:
+        self.entry = parse(ptx, name)
+        blocks, self._labels = basic_blocks(self.entry)
+        self.static_smem_bytes, self.local_bytes = 0, 0
+        symbols: dict[str, int] = {}
+        for variable in sorted(self.entry.shared, key=lambda v: v.bytes == 0):  # the dynamic array comes last
+            symbols[variable.name] = align(self.static_smem_bytes, variable.align)
+            self.static_smem_bytes = symbols[variable.name] + variable.bytes
+        for variable in self.entry.local:
+            symbols[variable.name] = align(self.local_bytes, variable.align)
+            self.local_bytes = symbols[variable.name] + variable.bytes
+        self.layout = Layout(self.entry, blocks, symbols)
+        self.blocks = [_Decoded([self._decode(i) for i in block.body], self._end(block.end)) for block in blocks]
+
+    def _decode(self, instruction: Instruction) -> Step:
+        builder = _BUILDERS.get(instruction.opcode[0])
+        if builder is None:
+            raise Unsupported(instruction.text)
+        try:
+            step = builder(instruction, self.layout)
+        except (KeyError, ValueError, IndexError) as error:
+            raise Unsupported(f"{instruction.text} ({type(error).__name__}: {error})") from error
+        if not instruction.guard:
+            return step
+        guard, negated = self.layout.source(instruction.guard, "pred"), instruction.negated
+
+        def guarded(frame: Frame, mask: Mask) -> None:
+            chosen = (~frame[guard] if negated else frame[guard]) & mask
+            if chosen.all():
+                step(frame, True)
+            elif chosen.any():
+                step(frame, chosen)
+
+        return guarded
+
+    def _end(self, instruction: Instruction | None) -> _End:
+        if instruction is None:
+            return _End("next")
+        opcode, operands, text = instruction.opcode, instruction.operands, instruction.text
+        guard = self.layout.source(instruction.guard, "pred") if instruction.guard else 0
+        if opcode[0] in ("ret", "exit"):
+            return _End("exit", text, guard, instruction.negated)
+        if opcode[0] == "bra":
+            if operands[0] not in self._labels:
+                raise Unsupported(text)
+            return _End("branch", text, guard, instruction.negated, self._labels[operands[0]])
+        action = [part for part in opcode[1:] if part not in ("cta", "aligned")]
+        if action not in (["sync"], ["arrive"]) or guard:
+            raise Unsupported(text)
+        numbers = [self.layout.source(operand, "u32") for operand in operands]
+        return _End("barrier", text, barrier=numbers[0], count=(numbers[1:] or [0])[0], waits=action == ["sync"])
+
+
+class Machine:
+    """One launch of a program, in every mode of `modes` (late ones must come first)."""
+
+    def __init__(
+        self,
+        program: Program,
+        launch: Launch,
+        arguments: Sequence[int | float],
+        memory: GlobalMemory,
+        modes: Sequence[Mode] = MODES,
+    ) -> None:
+        self.program, self.launch, self.modes, self.executed = program, launch, modes, 0
+        self._slots = -(-launch.block // WARP)
+        self._groups = len(modes) * launch.ctas
+        lanes = self._groups * WARP
+        self._descending = np.repeat([mode.order == "descending" for mode in modes], launch.ctas)
+        group = np.repeat(np.arange(self._groups), WARP)
+        smem_bytes = program.static_smem_bytes + launch.smem_bytes
+        shared = PrivateMemory("shared", smem_bytes, group, 0xFF)  # NaN in every float format
+        late = sum(mode.copies == "late" for mode in modes) * launch.ctas * WARP
+        if any(mode.copies == "late" for mode in modes[late // (launch.ctas * WARP) :]):
+            raise ValueError("late modes must come first")
+        states = []
+        for _ in range(self._slots):
+            local = PrivateMemory("local", program.local_bytes, np.arange(lanes), 0xFF)
+            copies = AsyncCopies(shared, late, np.zeros(lanes, np.int64))
+            states.append(LaneState(np.arange(lanes), {"global": memory, "shared": shared, "local": local}, copies))
+        values = dict(zip(program.entry.parameters, arguments, strict=True))
+        self._frames = program.layout.frames(states, lanes, lambda slot, name: self._special(slot, name, values))
+        self._at = np.zeros((self._slots, lanes), np.int64)
+        for slot in range(self._slots):
+            self._at[slot, self._special(slot, "%tid.x", {}) >= launch.block] = DONE
+        self._live = np.ones((self._slots, self._groups), bool)
+        self._blocked = np.zeros((self._slots, self._groups), bool)
+        self._barriers = [CtaBarriers(self._slots) for _ in range(self._groups)]
+
+    def _warps(self, slot: int) -> Array:
+        """The warp that each group runs in a slot."""
+        return np.where(self._descending, self._slots - 1 - slot, slot)
+
+    def _special(self, slot: int, name: str, values: Mapping[str, int | float]) -> Array | int | float:
+        if name in values:
+            return values[name]
+        lanes = np.arange(self._groups * WARP)
+        cta = lanes // WARP % self.launch.ctas
+        x, y, z = self.launch.grid
+        warp = np.repeat(self._warps(slot), WARP)
+        known: dict[str, Array | int] = {
+            "%tid.x": warp * WARP + lanes % WARP, "%tid.y": 0, "%tid.z": 0,
+            "%ntid.x": self.launch.block, "%ntid.y": 1, "%ntid.z": 1,
+            "%ctaid.x": cta % x, "%ctaid.y": cta // x % y, "%ctaid.z": cta // (x * y),
+            "%nctaid.x": x, "%nctaid.y": y, "%nctaid.z": z,
+            "%laneid": lanes % WARP, "%warpid": warp, "%nwarpid": self._slots,
+        }  # fmt: skip
+        if name not in known:
+            raise Unsupported(f"special register {name}")
+        return known[name]
+
+    def run(self, step_limit: int) -> None:
+        """Execute until every warp has exited.
+
+        Raises:
+            Fault: what no GPU allows; Hang on a deadlock or after `step_limit` instructions; Unsupported.
+        """
+        with np.errstate(all="ignore"):
+            while True:
+                ready = self._live & ~self._blocked
+                able = ready.any(axis=0)
+                stuck = ~able & self._live.any(axis=0)
+                if stuck.any():
+                    group = int(stuck.argmax())
+                    waiting = self._barriers[group].describe(lambda slot: int(self._warps(slot)[group]))
+                    raise Hang(f"deadlock in {self._place(group)}: {waiting}")
+                if not able.any():
+                    return
+                current = np.where(able, ready.argmax(axis=0), self._slots)
+                slot = int(current.min())
+                self._run_slot(slot, current == slot, step_limit)
+
+    def _place(self, group: int) -> str:
+        return f"CTA {group % self.launch.ctas}, {self.modes[group // self.launch.ctas]}"
+
+    def _run_slot(self, slot: int, groups: Array, step_limit: int) -> None:
+        """Run the lanes of `groups` in a slot until one of their warps exits or meets a barrier."""
+        frame, at = self._frames[slot], self._at[slot]
+        eligible = np.repeat(groups, WARP)
+        while True:
+            places = np.where(eligible, at, DONE)
+            number = int(places.min())
+            mask: Mask = places == number
+            if mask.all():
+                mask = True
+            while number < len(self.program.blocks):
+                block = self.program.blocks[number]
+                self.executed += len(block.steps) + 1
+                if self.executed > step_limit:
+                    raise Hang(f"still running after {step_limit} instructions")
+                for step in block.steps:
+                    step(frame, mask)
+                end = block.end
+                if end.kind == "barrier":
+                    np.copyto(at, number + 1, where=mask)
+                    self._barrier(slot, frame, end, mask)
+                    return
+                if end.kind == "exit":
+                    self._exit(slot, frame, end, mask, number)
+                    return
+                following = self._next(frame, end, mask, number)
+                if following is None:
+                    self._diverge(frame, end, mask, number, at)
+                    break
+                number = following
+                if mask is not True:
+                    np.copyto(at, number, where=mask)
+                    break
+            else:
+                raise Fault("ran past the end of the kernel")
+
+    def _next(self, frame: Frame, end: _End, mask: Mask, number: int) -> int | None:
+        """The block that all executing lanes go to, None where they part."""
+        if end.kind == "next":
+            return number + 1
+        if not end.guard:
+            return end.target
+        taken = frame[end.guard] if mask is True else frame[end.guard][mask]
+        if taken.all():
+            return number + 1 if end.negated else end.target
+        return None if taken.any() else (end.target if end.negated else number + 1)
+
+    def _diverge(self, frame: Frame, end: _End, mask: Mask, number: int, at: Array) -> None:
+        there, here = (number + 1, end.target) if end.negated else (end.target, number + 1)
+        np.copyto(at, np.where(frame[end.guard], there, here), where=mask)
+
+    def _barrier(self, slot: int, frame: Frame, end: _End, mask: Mask) -> None:
+        whole_warps(mask if mask is True else mask | (self._at[slot] == DONE), end.text)
+        warps = np.arange(self._groups) if mask is True else np.flatnonzero(mask.reshape(-1, WARP).any(axis=1))
+        for group in warps.tolist():
+            barrier = int(frame[end.barrier][group * WARP])
+            count = int(frame[end.count][group * WARP]) if end.count else None
+            if end.waits:
+                self._blocked[slot, group] = True
+            try:
+                released = self._barriers[group].arrive(slot, barrier, count, end.waits, end.text)
+            except Fault as fault:
+                raise Fault(f"{fault} ({self._place(group)})") from None
+            self._blocked[released, group] = False
+
+    def _exit(self, slot: int, frame: Frame, end: _End, mask: Mask, number: int) -> None:
+        at = self._at[slot]
+        np.copyto(at, number + 1, where=mask)
+        leaving = mask if not end.guard else (~frame[end.guard] if end.negated else frame[end.guard]) & mask
+        np.copyto(at, DONE, where=leaving)
+        finished = (at == DONE).reshape(-1, WARP).all(axis=1) & self._live[slot]
+        for group in np.flatnonzero(finished).tolist():
+            self._live[slot, group] = False
+            self._blocked[self._barriers[group].exit(), group] = False

@@ -1,0 +1,174 @@
+"""The device that stands in where there is no GPU: candidates interpreted in killable processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+import traceback
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from evoengine.devices.interpreter.faults import Unsupported
+from evoengine.devices.interpreter.trial import Trial
+from evoengine.errors import EvoengineError, TemplateError
+from evoengine.hardware import DeviceLimits
+from evoengine.problem import Problem, problem_fields
+from evoengine.template import Template, load_template
+from evoengine.verdict import Artifact, Candidate, Gate, Rejection, Verdict
+
+_START_SECONDS = 60.0
+"""A worker imports numpy and loads the template in 0.3 s; a machine this slow is broken."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """What a worker reports instead of a verdict: an exception that is not the candidate's."""
+
+    unsupported: bool
+    text: str
+
+
+def _serve(connection: Connection, folder: Path, fields: dict[str, int | float | str | bool], limits: DeviceLimits) -> None:
+    """A worker's life: say ready, then one verdict per job until the connection closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    template = load_template(folder)
+    trial = Trial(template, template.module.PROBLEM(**fields), limits)
+    connection.send(None)
+    while True:
+        try:
+            values, artifact = connection.recv()
+        except EOFError:
+            return
+        try:
+            connection.send(trial.judge(values, artifact.ptx.read_text(), artifact.resources))
+        except Unsupported as error:
+            connection.send(_Failure(True, str(error)))
+        except Exception:
+            connection.send(_Failure(False, traceback.format_exc()))  # raised again by the parent
+
+
+class _Worker:
+    """One process and the job it has."""
+
+    def __init__(self, template: Template, problem: Problem, limits: DeviceLimits) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        arguments = (theirs, template.folder, problem_fields(problem), limits)
+        self.process: BaseProcess = context.Process(target=_serve, args=arguments, daemon=True)
+        self.process.start()
+        theirs.close()
+        self.ready = False
+        self.candidate: Candidate | None = None
+        self.deadline = time.monotonic() + _START_SECONDS
+
+    def give(self, candidate: Candidate, artifact: Artifact, deadline_seconds: float) -> None:
+        self.connection.send((candidate.config.values, artifact))
+        self.candidate, self.deadline = candidate, time.monotonic() + deadline_seconds
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+class InterpreterDevice:
+    """Judges built candidates without a GPU: the candidate's own PTX against the reference, and an estimate.
+
+    Args:
+        problem: what the search tunes for; candidates run on the template's `small_problems` of it.
+        limits: the card that the estimate is for.
+        jobs: worker processes; the cores this process may use by default.
+        deadline_seconds: wall time of one candidate before its worker is killed. The dearest attention config takes
+            under 3 s on a quiet core.
+    """
+
+    measures = False
+
+    def __init__(
+        self,
+        template: Template,
+        problem: Problem,
+        limits: DeviceLimits,
+        *,
+        jobs: int | None = None,
+        deadline_seconds: float = 120.0,
+    ) -> None:
+        self.name = f"{limits.name} (interpreted, nothing measured)"
+        self._template, self._problem, self._limits = template, problem, limits
+        self._jobs = jobs or len(os.sched_getaffinity(0))
+        self._deadline_seconds = deadline_seconds
+        self._workers: list[_Worker] = []
+
+    def judge(self, work: Sequence[tuple[Candidate, Artifact]]) -> Iterator[tuple[Candidate, Verdict]]:
+        """Verdicts as they finish, in any order: a Rejection or an Estimate each.
+
+        Raises:
+            TemplateError: a kernel holds an instruction that the interpreter does not model.
+            EvoengineError: the interpreter itself failed.
+        """
+        queue = deque(work)
+        try:
+            while queue or any(worker.candidate for worker in self._workers):
+                while len(self._workers) < min(self._jobs, len(queue) + sum(bool(w.candidate) for w in self._workers)):
+                    self._workers.append(_Worker(self._template, self._problem, self._limits))
+                for worker in self._workers:
+                    if queue and worker.ready and worker.candidate is None:
+                        worker.give(*queue.popleft(), self._deadline_seconds)
+                yield from self._collect()
+        finally:
+            for worker in [worker for worker in self._workers if worker.candidate]:
+                self._drop(worker)
+
+    def close(self) -> None:
+        """End the workers."""
+        for worker in list(self._workers):
+            self._drop(worker)
+
+    def _drop(self, worker: _Worker) -> None:
+        worker.end()
+        self._workers.remove(worker)
+
+    def _collect(self) -> Iterator[tuple[Candidate, Verdict]]:
+        """Wait until a worker speaks, dies or is late, and hand out what that settles."""
+        busy = {worker.connection: worker for worker in self._workers if worker.candidate or not worker.ready}
+        patience = max(0.0, min(worker.deadline for worker in busy.values()) - time.monotonic())
+        for connection in wait(list(busy), patience):
+            yield from self._hear(busy[connection])  # type: ignore[index]
+        for worker in [w for w in busy.values() if w in self._workers and time.monotonic() > w.deadline]:
+            if worker.candidate is None and worker.ready:
+                continue  # it has just finished
+            candidate = worker.candidate
+            self._drop(worker)
+            if candidate is None:
+                raise EvoengineError(f"an interpreter worker did not start within {_START_SECONDS:g} s")
+            reason = f"not done after {self._deadline_seconds:g} s in the interpreter"
+            yield candidate, Rejection(Gate.TIMEOUT, reason, {"interpreted": True})
+
+    def _hear(self, worker: _Worker) -> Iterator[tuple[Candidate, Verdict]]:
+        candidate = worker.candidate
+        try:
+            message = worker.connection.recv()
+        except (EOFError, ConnectionResetError):
+            worker.process.join()
+            code = worker.process.exitcode
+            self._drop(worker)
+            if candidate is None:
+                raise EvoengineError(f"an interpreter worker ended with exit code {code} before its first job") from None
+            reason = f"the interpreter's process died with exit code {code}"
+            yield candidate, Rejection(Gate.RUNTIME, reason, {"interpreted": True, "exit_code": code})
+            return
+        if candidate is None:
+            worker.ready = True
+            return
+        worker.candidate = None
+        if isinstance(message, _Failure):
+            if message.unsupported:
+                raise TemplateError(f"the interpreter does not model {message.text}: this kernel needs a GPU to be judged")
+            raise EvoengineError(f"the interpreter failed on candidate {candidate.number}:\n{message.text}")
+        yield candidate, message

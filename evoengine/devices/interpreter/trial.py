@@ -1,0 +1,133 @@
+"""One candidate's PTX on every small problem, in every mode, judged by the oracle."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from evoengine import oracle
+from evoengine.devices.estimate import estimate_us
+from evoengine.devices.interpreter.faults import Fault, Hang, Unsupported
+from evoengine.devices.interpreter.layout import Array
+from evoengine.devices.interpreter.machine import MODES, Machine, Program
+from evoengine.devices.interpreter.memory import GlobalMemory
+from evoengine.dtypes import BITS, to_bits
+from evoengine.hardware import DeviceLimits
+from evoengine.problem import Problem
+from evoengine.space import Values
+from evoengine.template import Template, Tensor
+from evoengine.verdict import Check, Estimate, Gate, Rejection, ResourceUsage
+
+SEED = 20_250_101
+"""Of every input set; a candidate cannot be tuned to it, because nothing is timed here."""
+STEP_LIMIT = 10_000_000
+"""Interpreted instructions of one launch. The dearest attention config of the shipped space takes under 0.4 million."""
+
+
+def poison(tensor: Tensor) -> Array:
+    """The initial words of an output: `oracle.POISON` in turn, as words of the tensor's own width."""
+    count = int(np.prod(tensor.shape))
+    dtype = BITS[tensor.dtype]
+    return np.resize(np.array(oracle.POISON, np.uint16), count * dtype.itemsize // 2).view(dtype)
+
+
+@dataclass(slots=True)
+class Trial:
+    """Judges candidates of one template on one problem; keeps the input sets it made."""
+
+    template: Template
+    problem: Problem
+    limits: DeviceLimits
+    _input_sets: dict[Problem, oracle.InputSet] = field(default_factory=dict)
+
+    def judge(self, values: Values, ptx: str, resources: ResourceUsage) -> Rejection | Estimate:
+        """The verdict on one candidate.
+
+        A fault is a RUNTIME rejection, a deadlock or a launch without end TIMEOUT (what a GPU's deadline would make of
+        it), wrong or mode-dependent numbers CORRECTNESS.
+
+        Raises:
+            Unsupported: the PTX holds something the interpreter does not model.
+        """
+        module = self.template.module
+        program = Program(ptx, module.ENTRY)
+        checks: list[Check] = []
+        executed, start = 0, time.perf_counter()
+        for problem in module.small_problems(values, self.problem):
+            try:
+                check, differing, count = self._check(program, values, problem)
+            except Unsupported:
+                raise
+            except Fault as fault:
+                gate = Gate.TIMEOUT if isinstance(fault, Hang) else Gate.RUNTIME
+                return Rejection(gate, str(fault), {"shape": problem.label, "interpreted": True}, tuple(checks))
+            checks.append(check)
+            executed += count
+            if check.reason:
+                evidence = {"shape": problem.label, "interpreted": True, "differing_modes": differing}
+                reason = f"{check.reason} ({problem.label})"
+                return Rejection(Gate.CORRECTNESS, reason, evidence, tuple(checks))
+        estimated = estimate_us(
+            module.launch(values, self.problem), module.work(values, self.problem), resources, self.limits
+        )
+        evidence = {
+            "limits": self.limits.name,
+            "modes": [str(mode) for mode in MODES],
+            "instructions": executed,
+            "interpreter_seconds": time.perf_counter() - start,
+        }
+        return Estimate(estimated, evidence, tuple(checks))
+
+    def _check(self, program: Program, values: Values, problem: Problem) -> tuple[Check, list[str], int]:
+        """One launch in all modes: the oracle's check, the modes whose output differs, instructions interpreted."""
+        start = time.perf_counter()
+        if problem not in self._input_sets:
+            self._input_sets[problem] = oracle.make_input_set(self.template, problem, SEED, "interpreted")
+        input_set = self._input_sets[problem]
+        tensors = self.template.module.tensors(problem)
+        initial = {
+            tensor.name: to_bits(input_set.inputs[tensor.name], tensor.dtype)
+            if tensor.role == "input"
+            else poison(tensor)
+            for tensor in tensors
+        }
+        launch = self.template.module.launch(values, problem)
+        memory = GlobalMemory(initial, len(MODES), launch.ctas)
+        machine = Machine(program, launch, self._arguments(values, problem, memory), memory)
+        machine.run(STEP_LIMIT)
+        outputs = [tensor for tensor in tensors if tensor.role == "output"]
+        seen = [
+            {tensor.name: memory.read(tensor.name, copy).view(BITS[tensor.dtype]) for tensor in outputs}
+            for copy in range(len(MODES))
+        ]
+        left = [sum(int((words == initial[name]).sum()) for name, words in output.items()) for output in seen]
+        differing = [
+            str(mode)
+            for mode, output in zip(MODES, seen, strict=True)
+            if any((output[name] != seen[0][name]).any() for name in output)
+        ]
+        observed = oracle.Observed(
+            outputs=seen[0],
+            poison_left=max(left),
+            inputs_changed=any(
+                memory.read(tensor.name, copy).tobytes() != initial[tensor.name].tobytes()
+                for tensor in tensors
+                if tensor.role == "input"
+                for copy in range(len(MODES))
+            ),
+            repeats=len(MODES),
+            repeat_mismatches=len(differing),
+            seconds=time.perf_counter() - start,
+        )
+        return oracle.check(self.template, input_set, observed), differing, machine.executed
+
+    def _arguments(self, values: Values, problem: Problem, memory: GlobalMemory) -> list[int | float]:
+        """Kernel parameters in order; the addresses are the interpreter's own."""
+        passed: list[int | float] = []
+        for argument in self.template.module.arguments(values, problem):
+            value: Any = argument.value
+            passed.append(memory.address(value) if argument.kind == "tensor" else value)
+        return passed
