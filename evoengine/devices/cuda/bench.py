@@ -1,0 +1,317 @@
+"""The worker's bench: proves kernels right on the card, then times them beside the control."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evoengine.devices.cuda import baselines, timer
+from evoengine.devices.cuda.card import Card, identify
+from evoengine.devices.cuda.driver import CudaError, Kernel, LaunchGraph, synchronize
+from evoengine.devices.cuda.messages import (
+    Dropped,
+    Hello,
+    Judge,
+    Judged,
+    Lap,
+    Open,
+    Opened,
+    Raced,
+    Ready,
+    RunFinals,
+    SetUp,
+    Subject,
+    Working,
+    make_problem,
+)
+from evoengine.devices.cuda.prove import Proof, Prover
+from evoengine.devices.cuda.results import BaselineTiming
+from evoengine.devices.cuda.serve import Tainted, Tell
+from evoengine.errors import TemplateError, UserError
+from evoengine.template import load_template
+from evoengine.verdict import Gate, Measurement, Rejection
+
+QUICK_REPEATS = 50
+"""Bit-equal repeats for every candidate; a missing barrier of an earlier kernel failed 19-21 launches of 100."""
+FINAL_REPEATS = 250
+"""For finalists: FlashAttention's race test (tests/cute/test_flash_attn_race_condition.py)."""
+WARM_UP_SECONDS = 0.5
+"""The control runs this long before anything is timed: clocks reach their level under load."""
+CONTROL_WINDOWS = 2 * timer.MAX_PAIRS
+NOISY = 0.03
+"""Relative standard deviation of the control's windows above which the card is not fit for timing (timing.md)."""
+DRIFT = 0.02
+"""The control may move this much from its set-up before a measurement is flagged."""
+THROTTLED = 0.9
+"""Share of the control's SM clock below which a measurement is flagged (nvbench has 0.75 of the nominal clock)."""
+FINAL_ROUNDS, MIN_FINAL_ROUNDS, FINAL_SECONDS = 100, 50, 60.0
+"""Windows a finalist: 100, down to 50 where a hundred rounds would take more than a minute."""
+FINAL_WARM_UP = 50
+"""Launches of each finalist before its first window."""
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """The default config, proven, with its window ready to be replayed beside every candidate."""
+
+    proof: Proof
+    window: LaunchGraph
+    reference_us: float
+    sm_clock_mhz: float | None
+
+
+class GpuBench:
+    """Answers requests on one card. Any damage to its memory or context is reported; the parent then replaces it."""
+
+    def __init__(self, ordinal: int, tell: Tell) -> None:
+        self._ordinal = ordinal
+        self._tell = tell
+
+    def hello(self) -> Hello:
+        return Hello(*identify(self._ordinal))
+
+    def open(self, request: Open) -> Opened:
+        self._template = load_template(Path(request.template))
+        self._problem = make_problem(self._template.module.PROBLEM, request.problem)
+        self._card = Card(self._ordinal)
+        with self._faults():
+            self._prover = Prover(
+                self._template, self._problem, request.seed, Path(request.scratch), self._card.stream,
+                self._card.scrub, self._tell,
+            )  # fmt: skip
+        return Opened(self._card.environment())
+
+    def set_up(self, request: SetUp) -> Ready:
+        with self._faults():
+            proof = self._prove_control(request.control, QUICK_REPEATS)
+            self._tell(Working("time"))
+            window = self._window(proof.launch)
+            self._warm_up(window)
+            times = timer.time_windows([window] * CONTROL_WINDOWS, self._card.events)
+            reference_us = request.reference_us or statistics.median(times)
+            self._control = Control(proof, window, reference_us, self._card.clocks().get("sm_clock_mhz"))
+            timings: list[BaselineTiming] = []
+            unavailable: dict[str, str] = {}
+            if request.reference_us is None:
+                timings, unavailable = self._time_baselines()
+            return Ready(reference_us, tuple(timings), unavailable, tuple(self._warnings(times)))
+
+    def judge(self, request: Judge) -> Judged:
+        with self._faults():
+            image = _image(request.subject)
+            before = self._card.clocks()
+            try:
+                kernel = Kernel(image, self._template.module.ENTRY)
+            except CudaError as error:
+                return Judged(_refused(error))
+            try:
+                judged = self._judge(kernel, request, before)
+            except CudaError as error:
+                judged = Judged(_refused(error))
+            kernel.unload()
+            return judged
+
+    def _judge(self, kernel: Kernel, request: Judge, before: Mapping[str, Any]) -> Judged:
+        proof = self._prover.prove(kernel, request.subject.values, QUICK_REPEATS)
+        if proof.rejection is not None:
+            if not proof.stray and self._prover.recheck(self._control.proof):
+                raise Tainted(f"the default config's output changed when {request.subject.name} was judged")
+            return Judged(proof.rejection, proof.stray)
+        self._tell(Working("time"))
+        estimate = timer.estimate_us(self._launches(proof.launch), self._card.events)
+        window = self._window(proof.launch, estimate)
+        beaten = estimate > timer.BEATEN * request.best_us
+        pairs = timer.compare(window, self._control.window, self._card.events, beaten=beaten)
+        window.destroy()
+        if wrong := self._prover.recheck(proof):
+            rejection = Rejection(Gate.CORRECTNESS, f"after timing: {wrong}", {}, proof.checks)
+            return Judged(rejection, stray=True)
+        after = self._card.clocks()
+        measurement = Measurement(
+            windows_us=tuple(pairs.windows_us),
+            control_us=tuple(pairs.control_us),
+            control_reference_us=self._control.reference_us,
+            launches_per_window=window.launches,
+            mode="warm",
+            stopped=pairs.stopped,
+            clocks={"before": before, "after": after},
+            checks=proof.checks,
+            flags=self._flags(pairs, after),
+        )
+        return Judged(measurement)
+
+    def run_finals(self, request: RunFinals) -> Raced | Dropped:
+        with self._faults():
+            before = self._card.clocks()
+            proofs = {request.control.name: self._prove_control(request.control, FINAL_REPEATS)}
+            for subject in request.finalists:
+                try:
+                    kernel = Kernel(_image(subject), self._template.module.ENTRY)
+                    proof = self._prover.prove(kernel, subject.values, FINAL_REPEATS, subject.name)
+                except CudaError as error:
+                    return Dropped(subject.name, _refused(error))
+                if proof.rejection is not None:
+                    return Dropped(subject.name, proof.rejection)
+                proofs[subject.name] = proof
+            windows: dict[str, timer.Window] = {}
+            for name, proof in proofs.items():
+                self._tell(Working("check", name))  # still alone on the card: a fault has a name
+                windows[name] = self._window(proof.launch)
+                for _ in range(-(-FINAL_WARM_UP // windows[name].launches)):
+                    windows[name].replay()
+                synchronize()
+            calls, _ = self._baseline_windows()
+            windows |= calls
+            self._tell(Working("time"))
+            self._warm_up(windows[request.control.name])
+            times = timer.rounds(
+                windows,
+                self._card.events,
+                self._rounds(windows),
+                random.Random(request.seed),
+                lambda: self._tell(Working("time")),
+            )
+            for name, proof in reversed(proofs.items()):  # the control last: a finalist may be what spoilt it
+                wrong = self._prover.recheck(proof)
+                if wrong and name == request.control.name:
+                    raise TemplateError(f"the default config is wrong after timing: {wrong}")
+                if wrong:
+                    return Dropped(name, Rejection(Gate.CORRECTNESS, f"after timing: {wrong}", {}, proof.checks))
+
+            def lap(name: str) -> Lap:
+                checks = proofs[name].checks if name in proofs else ()
+                return Lap(name, tuple(times[name]), windows[name].launches, checks)
+
+            finalists = tuple(lap(subject.name) for subject in request.finalists)
+            clocks = {"before": before, "after": self._card.clocks()}
+            return Raced(lap(request.control.name), finalists, tuple(lap(name) for name in calls), clocks)
+
+    def _prove_control(self, control: Subject, repeats: int) -> Proof:
+        try:
+            proof = self._prover.prove(Kernel(_image(control), self._template.module.ENTRY), control.values, repeats)
+        except CudaError as error:
+            raise TemplateError(f"the default config does not start: {error}") from error
+        if proof.rejection is not None:
+            raise TemplateError(f"the default config is wrong: {proof.rejection.reason}")
+        return proof
+
+    def _launches(self, launch: Callable[[], None]) -> Callable[[int], LaunchGraph]:
+        return lambda count: LaunchGraph(launch, count, self._card.stream)
+
+    def _window(self, launch: Callable[[], None], estimated_us: float | None = None) -> LaunchGraph:
+        make = self._launches(launch)
+        estimated_us = estimated_us or timer.estimate_us(make, self._card.events)
+        return make(timer.launches_per_window(estimated_us, self._card.quantum_us))
+
+    def _warm_up(self, window: timer.Window) -> None:
+        end = time.perf_counter() + WARM_UP_SECONDS
+        while time.perf_counter() < end:
+            timer.time_windows([window], self._card.events)
+
+    def _rounds(self, windows: Mapping[str, timer.Window]) -> int:
+        """As many rounds as FINAL_SECONDS allow, by the time of one."""
+        once = timer.time_windows(list(windows.values()), self._card.events)
+        round_us = sum(each * window.launches for each, window in zip(once, windows.values(), strict=True))
+        return min(max(int(FINAL_SECONDS * 1e6 / round_us), MIN_FINAL_ROUNDS), FINAL_ROUNDS)
+
+    def _baseline_windows(self) -> tuple[dict[str, baselines.CallGraph], dict[str, str]]:
+        """Baselines that run, each as a window, and why the others do not."""
+        inputs = [buffer.values() for buffer in self._prover.buffers.inputs]
+        windows: dict[str, baselines.CallGraph] = {}
+        unavailable: dict[str, str] = {}
+        for name, function in baselines.calls(self._problem, inputs).items():
+            self._tell(Working("time", name))
+            try:
+                for _ in range(baselines.WARM_CALLS):
+                    function()
+
+                def make(count: int, function: baselines.Call = function) -> baselines.CallGraph:
+                    return baselines.CallGraph(function, count, self._card.torch_stream)
+
+                estimate = timer.estimate_us(make, self._card.events)
+                windows[name] = make(timer.launches_per_window(estimate, self._card.quantum_us))
+            except RuntimeError as error:  # torch's way to say that a backend does not take this problem
+                synchronize()  # anything worse is a fault of the card, and raises here
+                unavailable[name] = str(error).partition("\n")[0]
+                torch.cuda.empty_cache()
+        return windows, unavailable
+
+    def _time_baselines(self) -> tuple[list[BaselineTiming], dict[str, str]]:
+        self._prover.buffers.restore()
+        windows, unavailable = self._baseline_windows()
+        inputs = [buffer.values() for buffer in self._prover.buffers.inputs]
+        functions = baselines.calls(self._problem, inputs)
+        timings = []
+        for name, window in windows.items():
+            self._tell(Working("time", name))
+            pairs = timer.compare(window, self._control.window, self._card.events, beaten=False)
+            max_abs, rel_fro, nonfinite = baselines.errors(functions[name](), self._prover.timed)
+            timings.append(
+                BaselineTiming(
+                    name, tuple(pairs.windows_us), tuple(pairs.control_us), window.launches, max_abs, rel_fro, nonfinite
+                )
+            )
+            window.destroy()
+        return timings, unavailable
+
+    def _warnings(self, control_us: list[float]) -> Iterator[str]:
+        noise = statistics.stdev(control_us) / statistics.mean(control_us)
+        if noise > NOISY:
+            yield (
+                f"the default config's own times vary by {noise:.1%} on this card (more than {NOISY:.0%}): "
+                "small gaps cannot be told apart; close what else uses the card, or lock its clocks"
+            )
+        if self._card.other_processes:
+            yield f"{self._card.other_processes} other processes use this card: times will be noisy"
+
+    def _flags(self, pairs: timer.Pairs, after: Mapping[str, Any]) -> tuple[str, ...]:
+        flags = []
+        if abs(statistics.median(pairs.control_us) / self._control.reference_us - 1) > DRIFT:
+            flags.append("control_drifted")
+        clock, usual = after.get("sm_clock_mhz"), self._control.sm_clock_mhz
+        if clock is not None and usual is not None and clock < THROTTLED * usual:
+            flags.append("throttled")
+        return tuple(flags)
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        """Torch reports a kernel's fault as a RuntimeError of some later call; the driver knows its name."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"{self._problem.label} does not fit into the memory of {self._card.name}: choose a smaller shape"
+            ) from error
+        except RuntimeError:
+            synchronize()
+            raise
+
+
+def _image(subject: Subject) -> bytes:
+    """The cubin's bytes, proven to be those that were built.
+
+    Raises:
+        UserError: the file changed since.
+    """
+    path = Path(subject.cubin)
+    image = path.read_bytes()
+    digest = hashlib.sha256(image).hexdigest()
+    if digest != subject.cubin_sha256:
+        raise UserError(
+            f"{path} is not the cubin that was built (sha256 {digest[:12]}, expected {subject.cubin_sha256[:12]}): "
+            "delete its folder and search again"
+        )
+    return image
+
+
+def _refused(error: CudaError) -> Rejection:
+    return Rejection(Gate.RUNTIME, str(error), {"error": error.name})

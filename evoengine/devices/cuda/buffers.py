@@ -1,0 +1,205 @@
+"""Device buffers that betray a kernel: guard bands around each, poison in every output, pristine copies of inputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from evoengine.dtypes import Arrays, to_bits
+from evoengine.oracle import POISON, Observed
+from evoengine.problem import DTYPE_BYTES, Problem
+from evoengine.template import Argument, Template, Tensor
+
+GUARD_BYTES = 64 * 1024
+"""A store one tile (128 rows of 128 halves, 32 KB) beyond a buffer still hits its guard; 4 KB would miss it."""
+TORCH_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+class GuardedBuffer:
+    """One tensor between two guard bands, all seen as 16-bit words.
+
+    The guards hold the two poison words in turn. Both are NaN, so that a kernel which reads out of bounds and uses
+    what it read gives NaN; one that writes there changes a word.
+    """
+
+    def __init__(self, tensor: Tensor, device: torch.device) -> None:
+        self.tensor = tensor
+        words = math.prod(tensor.shape) * DTYPE_BYTES[tensor.dtype] // 2
+        guard = GUARD_BYTES // 2
+        self._all = torch.empty(2 * guard + words, dtype=torch.int16, device=device)
+        self.words = self._all[guard : guard + words]
+        self._guards = (self._all[:guard], self._all[guard + words :])
+        self._pattern = torch.tensor([_signed(w) for w in POISON], dtype=torch.int16, device=device).repeat(guard // 2)
+        self.reset_guards()
+
+    @property
+    def address(self) -> int:
+        return self.words.data_ptr()
+
+    def reset_guards(self) -> None:
+        for guard in self._guards:
+            guard.copy_(self._pattern)
+
+    def guard_hits(self) -> torch.Tensor:
+        """Number of changed guard words, on the device."""
+        return sum((torch.ne(guard, self._pattern).sum() for guard in self._guards), start=_zero(self._all))
+
+    def poison(self, turn: int) -> None:
+        self.words.fill_(_signed(POISON[turn % 2]))
+
+    def poison_left(self, turn: int) -> torch.Tensor:
+        """Number of elements that still hold the poison of `turn`, on the device."""
+        still = torch.eq(self.words, _signed(POISON[turn % 2]))
+        return still.view(-1, DTYPE_BYTES[self.tensor.dtype] // 2).all(dim=1).sum()
+
+    def values(self) -> torch.Tensor:
+        """The tensor as torch sees it, sharing memory."""
+        return self.words.view(TORCH_DTYPES[self.tensor.dtype]).view(self.tensor.shape)
+
+
+class ProblemBuffers:
+    """Every tensor of one problem on the device, loaded with one input set."""
+
+    def __init__(self, template: Template, problem: Problem, inputs: Arrays, device: torch.device) -> None:
+        tensors = template.module.tensors(problem)
+        self._device = device
+        self._buffers = {tensor.name: GuardedBuffer(tensor, device) for tensor in tensors}
+        self.inputs = [buffer for buffer in self._buffers.values() if buffer.tensor.role == "input"]
+        self.outputs = [buffer for buffer in self._buffers.values() if buffer.tensor.role == "output"]
+        self._pristine = [_upload(inputs[buffer.tensor.name], buffer.tensor.dtype, device) for buffer in self.inputs]
+        self.restore()
+
+    def restore(self) -> None:
+        """Inputs and guards as they should be, whatever the last kernel did to them."""
+        for buffer, pristine in zip(self.inputs, self._pristine, strict=True):
+            buffer.words.copy_(pristine)
+        for buffer in self._buffers.values():
+            buffer.reset_guards()
+
+    def arguments(self, arguments: Sequence[Argument]) -> list[tuple[str, int | float]]:
+        """Kernel arguments with tensors replaced by their addresses."""
+        return [
+            ("pointer", self._buffers[str(a.value)].address)
+            if a.kind == "tensor"
+            else (a.kind, int(a.value) if a.kind == "int32" else float(a.value))
+            for a in arguments
+        ]
+
+    def poison(self, turn: int) -> None:
+        for buffer in self.outputs:
+            buffer.poison(turn)
+
+    def poison_left(self, turn: int) -> torch.Tensor:
+        return sum((buffer.poison_left(turn) for buffer in self.outputs), start=_zero_on(self._device))
+
+    def guard_hits(self) -> torch.Tensor:
+        return sum((buffer.guard_hits() for buffer in self._buffers.values()), start=_zero_on(self._device))
+
+    def inputs_changed(self) -> torch.Tensor:
+        """Number of changed input words, on the device."""
+        pairs = zip(self.inputs, self._pristine, strict=True)
+        return sum((torch.ne(b.words, p).sum() for b, p in pairs), start=_zero_on(self._device))
+
+    def snapshot(self) -> list[torch.Tensor]:
+        """The outputs' words, copied on the device."""
+        return [buffer.words.clone() for buffer in self.outputs]
+
+    def differs(self, snapshot: Sequence[torch.Tensor]) -> torch.Tensor:
+        """1 where any output word differs from the snapshot's, else 0; on the device."""
+        pairs = zip(self.outputs, snapshot, strict=True)
+        words = sum((torch.ne(b.words, s).sum() for b, s in pairs), start=_zero_on(self._device))
+        return (words > 0).to(torch.int64)
+
+    def bits(self, snapshot: Sequence[torch.Tensor]) -> dict[str, NDArray[np.unsignedinteger]]:
+        """A snapshot on the host, by tensor name, in the tensors' shapes."""
+        return {
+            b.tensor.name: words.cpu().numpy().view(_unsigned(b.tensor)).reshape(b.tensor.shape)
+            for b, words in zip(self.outputs, snapshot, strict=True)
+        }
+
+
+def observe(
+    launch: Callable[[], None],
+    buffers: ProblemBuffers,
+    repeats: int,
+    scrub: Callable[[], None],
+    synchronize: Callable[[], None],
+) -> tuple[Observed, list[torch.Tensor]]:
+    """Run a kernel on prepared buffers, `repeats` times; what was seen, and the first output on the device.
+
+    Every launch gets poisoned outputs, with the two poison words in turn: an output left over from another launch
+    shows. Only the first waits for the device, so that its failure is known as such; the others queue up back to
+    back, the state in which races between CTAs show, and their differences add up on the device.
+    """
+    buffers.restore()
+    buffers.poison(0)
+    scrub()
+    launch()
+    synchronize()
+    first = buffers.snapshot()
+    poison_left = buffers.poison_left(0)
+    mismatches = torch.zeros_like(poison_left)
+    for turn in range(1, repeats):
+        buffers.poison(turn)
+        launch()
+        mismatches += buffers.differs(first)
+    guard_hits, inputs_changed = buffers.guard_hits(), buffers.inputs_changed()
+    synchronize()
+    observed = Observed(
+        outputs=buffers.bits(first),
+        poison_left=int(poison_left),
+        guard_hits=int(guard_hits),
+        inputs_changed=bool(inputs_changed),
+        repeats=repeats,
+        repeat_mismatches=int(mismatches),
+    )
+    return observed, first
+
+
+def drifted(
+    launch: Callable[[], None],
+    buffers: ProblemBuffers,
+    accepted: Sequence[torch.Tensor],
+    synchronize: Callable[[], None],
+) -> str:
+    """Launch once more: what is no longer as it was when `accepted` was proven right, or nothing.
+
+    Bit-equal outputs need no second judgement on the CPU.
+    """
+    buffers.poison(1)
+    launch()
+    differs, guard_hits, changed = buffers.differs(accepted), buffers.guard_hits(), buffers.inputs_changed()
+    synchronize()
+    if int(guard_hits):
+        return f"{int(guard_hits)} guard words outside a buffer were overwritten"
+    if int(changed):
+        return "the kernel changed its inputs"
+    if int(differs):
+        return "the output differs from the one that was proven right"
+    return ""
+
+
+def _upload(values: NDArray[np.float32], dtype: str, device: torch.device) -> torch.Tensor:
+    words = np.ascontiguousarray(to_bits(values, dtype)).reshape(-1).view(np.int16)
+    return torch.from_numpy(words.copy()).to(device)
+
+
+def _unsigned(tensor: Tensor) -> np.dtype[np.unsignedinteger]:
+    return np.dtype(f"u{DTYPE_BYTES[tensor.dtype]}")
+
+
+def _signed(word: int) -> int:
+    """A 16-bit word as the int16 that torch holds."""
+    return word - 0x10000 if word >= 0x8000 else word
+
+
+def _zero(like: torch.Tensor) -> torch.Tensor:
+    return _zero_on(like.device)
+
+
+def _zero_on(device: torch.device) -> torch.Tensor:
+    return torch.zeros((), dtype=torch.int64, device=device)

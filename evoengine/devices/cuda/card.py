@@ -1,0 +1,106 @@
+"""The card as the worker holds it: context, stream, events, and a record of everything that could matter."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import statistics
+import sys
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from cuda.bindings import driver
+
+from evoengine.devices.cuda.driver import Events, call
+from evoengine.devices.cuda.nvml import Nvml
+from evoengine.devices.cuda.probe import read_limits
+from evoengine.devices.cuda.scrub import Scrubber
+from evoengine.devices.cuda.timer import quantum_of
+from evoengine.errors import UserError
+
+QUANTUM_EVENTS = 256
+"""Intervals from which the event clock's step is read."""
+
+
+def identify(ordinal: int) -> tuple[str, str]:
+    """(UUID, name) of a card. Creates no context.
+
+    Raises:
+        UserError: there is no driver.
+        FatalCudaError: the driver does not come up, or has no such card.
+    """
+    try:
+        call(driver.cuInit, 0)
+    except RuntimeError as error:
+        raise UserError(f"no NVIDIA driver on this machine ({error}): use --device none") from error
+    device = call(driver.cuDeviceGet, ordinal)
+    name = call(driver.cuDeviceGetName, 256, device).split(b"\0")[0].decode()
+    return f"GPU-{uuid.UUID(bytes=bytes(call(driver.cuDeviceGetUuid, device).bytes))}", name
+
+
+class Card:
+    """One GPU with torch and the driver API in the same (primary) context and on the same stream."""
+
+    def __init__(self, ordinal: int) -> None:
+        self.uuid, self.name = identify(ordinal)
+        self._nvml = Nvml(self.uuid)
+        self.other_processes = self._nvml.processes()  # counted before this process joins them
+        if not torch.cuda.is_available():
+            raise UserError(f"torch {torch.__version__} cannot use this GPU: install a CUDA build of torch")
+        torch.cuda.set_device(ordinal)
+        torch.zeros(1, device="cuda")  # torch makes the primary context...
+        device = call(driver.cuDeviceGet, ordinal)
+        call(driver.cuCtxSetCurrent, call(driver.cuDevicePrimaryCtxRetain, device))  # ...which is ours as well
+        self.torch_stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        torch.cuda.set_stream(self.torch_stream)
+        self.stream = int(self.torch_stream.cuda_stream)
+        self.events = Events(self.stream)
+        limits = read_limits(ordinal)
+        assert limits is not None, "identify found the card"
+        self.limits = limits
+        self.scrub = Scrubber(limits, self.stream)
+        self.quantum_us, self.empty_us = _event_clock(self.events, self.scrub)
+
+    def clocks(self) -> dict[str, Any]:
+        """Clocks, power, temperature now; empty without NVML."""
+        return self._nvml.now()
+
+    def environment(self) -> dict[str, Any]:
+        """What a reader needs to place the numbers. The host is recorded as a hash: two runs can be told apart."""
+        return {
+            "gpu": self.name,
+            "uuid": self.uuid,
+            "compute_capability": list(self.limits.compute_capability),
+            "sms": self.limits.sms,
+            "l2_bytes": self.limits.l2_bytes,
+            "cuda_driver": call(driver.cuDriverGetVersion),
+            "cuda": torch.version.cuda,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+            "platform": sys.platform,
+            "host": hashlib.sha256(platform.node().encode()).hexdigest()[:12],
+            "event_quantum_us": self.quantum_us,
+            "event_pair_us": self.empty_us,
+            "window": "warm L2, CUDA graph between two events",
+            "other_processes": self.other_processes,
+            **self._nvml.settings(),
+            "clocks": self.clocks(),
+        }
+
+
+def _event_clock(events: Events, spin: Callable[[], None]) -> tuple[float, float]:
+    """(step of the event clock, time between two events with nothing between them), in microseconds.
+
+    Intervals around nothing and around kernels of about 20 us land on many different ticks.
+    """
+    spin()
+    for index in range(QUANTUM_EVENTS + 1):
+        events.record(index)
+        if index % 2:
+            spin()
+    intervals = events.intervals_us(QUANTUM_EVENTS)
+    return quantum_of(intervals), statistics.median(intervals[0::2])

@@ -1,0 +1,215 @@
+"""The engine's side of one GPU: verdicts for candidates, whatever they do to the worker that tries them."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from evoengine.devices.cuda.messages import Dropped, Judge, Judged, Lap, Raced, Ready, RunFinals, SetUp, Subject
+from evoengine.devices.cuda.results import Final, Finals, Setup, make_final
+from evoengine.devices.cuda.session import START_SECONDS, JobFailed, Session
+from evoengine.errors import EvoengineError, TemplateError
+from evoengine.hardware import DeviceLimits
+from evoengine.problem import Problem
+from evoengine.space import Values
+from evoengine.template import Template
+from evoengine.verdict import Artifact, Candidate, Gate, Measurement, Rejection
+
+MIN_JOB_SECONDS, JOB_FACTOR = 10.0, 50.0
+"""A phase of a candidate's job may take 10 s, or 50 times what the default's whole job took (correctness.md)."""
+START_TRIES = 3
+"""A card that was just freed of a hung kernel may refuse the next context once or twice."""
+PEAK_MARGIN = 1.1
+"""Boost clocks exceed the datasheet's by a few per cent; beyond 10 % over the tensor peak a time is not credible."""
+
+WORKER = (sys.executable, "-m", "evoengine.devices.cuda.worker")
+
+
+class CudaDevice:
+    """One GPU that proves and times candidates of one template on one problem.
+
+    `limits` are the card's own (`find_gpu`), not a named target's. `seed` is the run's: inputs derive from it.
+    `worker` is the command line of the worker process, to which its arguments are appended.
+    """
+
+    measures = True
+
+    def __init__(
+        self,
+        template: Template,
+        problem: Problem,
+        limits: DeviceLimits,
+        *,
+        ordinal: int = 0,
+        seed: int,
+        worker: Sequence[str] = WORKER,
+    ) -> None:
+        self.name = limits.name
+        self._problem = problem
+        self._limits = limits
+        self._seed = seed
+        self._session = Session((*worker, str(ordinal)), template, problem)
+        self._control: Subject | None = None
+        self._reference_us: float | None = None
+        self._best_us = float("inf")
+        self._job_seconds = MIN_JOB_SECONDS
+        self._suspect = False
+
+    def start(self, values: Values, artifact: Artifact) -> Setup:
+        """Prove the default config right, time it and the baselines, record the environment.
+
+        Raises:
+            TemplateError: the default config or the reference fails, so that no candidate could be judged.
+            UserError: another evoengine uses the card, or the problem does not fit on it.
+            EvoengineError: the worker does not come up.
+        """
+        self._control = _subject("default", values, artifact)
+        environment, ready = self._connect()
+        self._reference_us = self._best_us = ready.reference_us
+        # The control as a candidate: an A/A test, and the measure of how long a job takes.
+        try:
+            judged, busy_seconds = self._session.ask(Judge(self._control, ready.reference_us), START_SECONDS)
+        except JobFailed as failed:
+            raise TemplateError(f"the default config fails on the card: {failed}") from failed
+        assert isinstance(judged, Judged), judged
+        if isinstance(judged.verdict, Rejection):
+            raise TemplateError(f"the default config is wrong when it runs again: {judged.verdict.reason}")
+        self._job_seconds = max(MIN_JOB_SECONDS, JOB_FACTOR * busy_seconds)
+        return Setup(judged.verdict, ready.baselines, dict(ready.unavailable), environment, ready.warnings)
+
+    def judge(self, work: Sequence[tuple[Candidate, Artifact]]) -> Iterator[tuple[Candidate, Measurement | Rejection]]:
+        """One verdict a candidate, in order, each as soon as it is known.
+
+        Raises:
+            EvoengineError: the card does not come back after a candidate's fault.
+        """
+        for candidate, artifact in work:
+            yield candidate, self._verdict(_subject(str(candidate.number), candidate.config.values, artifact))
+
+    def finals(self, work: Sequence[tuple[Candidate, Artifact]], seed: int) -> Finals:
+        """Time default, finalists and baselines together in a fresh process, on inputs that no search has seen.
+
+        A finalist that fails is rejected and the run repeated without it, so that the numbers come from a run in
+        which every subject was right before and after.
+
+        Raises:
+            TemplateError: the default config fails.
+            EvoengineError: the card fails, and no finalist can be named for it.
+        """
+        assert self._control is not None, "start comes first"
+        subjects = {str(c.number): _subject(str(c.number), c.config.values, a) for c, a in work}
+        rejected: dict[str, Rejection] = {}
+        unexplained = 0
+        while True:
+            finalists = tuple(subject for name, subject in subjects.items() if name not in rejected)
+            try:
+                environment = self._session.open(seed)
+                raced, _ = self._session.ask(RunFinals(self._control, finalists, seed), self._job_seconds)
+            except JobFailed as failed:
+                if failed.about in subjects:
+                    rejected[failed.about] = failed.rejection
+                    continue
+                unexplained += 1
+                if unexplained == START_TRIES:
+                    raise EvoengineError(f"the final run fails on the card: {failed}") from failed
+                continue
+            self._session.stop()
+            if isinstance(raced, Raced):
+                return self._finals(work, raced, rejected, environment, seed)
+            assert isinstance(raced, Dropped), raced
+            rejected[raced.name] = raced.rejection
+
+    def close(self) -> None:
+        """End the worker and free the card."""
+        self._session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _finals(
+        self,
+        work: Sequence[tuple[Candidate, Artifact]],
+        raced: Raced,
+        rejected: Mapping[str, Rejection],
+        environment: Mapping[str, Any],
+        seed: int,
+    ) -> Finals:
+        laps = {lap.name: lap for lap in raced.finalists}
+        control_us = raced.control.windows_us
+
+        def final(name: str, lap: Lap) -> Final:
+            return make_final(name, lap.windows_us, control_us, lap.launches_per_window, seed, lap.checks)
+
+        finalists = tuple(
+            (c, rejected.get(str(c.number)) or final(c.config.label, laps[str(c.number)])) for c, _ in work
+        )
+        baselines = tuple(final(lap.name, lap) for lap in raced.baselines)
+        return Finals(final("default", raced.control), finalists, baselines, environment, seed, raced.clocks)
+
+    def _verdict(self, subject: Subject) -> Measurement | Rejection:
+        verdict, failed = self._attempt(subject)
+        if failed and self._suspect:
+            # Two candidates in a row: the card may still suffer from the first. One more try in a fresh process.
+            verdict, failed = self._attempt(subject)
+        self._suspect = failed
+        if not isinstance(verdict, Measurement):
+            return verdict
+        self._best_us = min(self._best_us, verdict.median_us)
+        tflops = self._problem.flops / verdict.median_us / 1e6
+        if tflops > PEAK_MARGIN * self._limits.tensor_tflops:
+            return dataclasses.replace(verdict, flags=(*verdict.flags, "above_peak"))
+        return verdict
+
+    def _attempt(self, subject: Subject) -> tuple[Measurement | Rejection, bool]:
+        """A verdict, and whether the candidate took the worker down."""
+        for _ in range(2):
+            if not self._session.running:
+                self._reconnect()
+            try:
+                reply, _ = self._session.ask(Judge(subject, self._best_us), self._job_seconds)
+            except JobFailed as failed:
+                return failed.rejection, True
+            if isinstance(reply, Judged):
+                if reply.stray:
+                    self._session.stop()
+                return reply.verdict, False
+            self._session.stop()  # tainted: by this candidate or by one before it, which a fresh worker tells apart
+        return Rejection(
+            Gate.CORRECTNESS, "damages memory outside its buffers: the default config fails after it"
+        ), True
+
+    def _connect(self) -> tuple[Mapping[str, Any], Ready]:
+        """A fresh worker with the control proven and ready to be timed."""
+        assert self._control is not None, "start comes first"
+        try:
+            environment = self._session.open(self._seed)
+        except JobFailed as failed:
+            raise EvoengineError(f"the GPU worker does not start: {failed}") from failed
+        try:
+            ready, _ = self._session.ask(SetUp(self._control, self._reference_us), START_SECONDS)
+        except JobFailed as failed:
+            raise TemplateError(f"the default config fails on the card: {failed}") from failed
+        assert isinstance(ready, Ready), ready
+        return environment, ready
+
+    def _reconnect(self) -> None:
+        """The same after a fault. A card that was just freed of a hung kernel may refuse a context at first."""
+        for attempt in range(START_TRIES):
+            try:
+                self._connect()
+                return
+            except EvoengineError as error:
+                if attempt == START_TRIES - 1:
+                    raise EvoengineError(f"{self.name} does not recover from a candidate's fault: {error}") from error
+
+
+def _subject(name: str, values: Values, artifact: Artifact) -> Subject:
+    return Subject(name, dict(values), str(artifact.cubin), artifact.cubin_sha256)

@@ -1,0 +1,99 @@
+"""Which card is there and what it allows, asked of the driver in a process that ends at once.
+
+A child process, because even `cuInit` claims memory and file handles in the process that calls it, and a driver that
+hangs or crashes must not take the engine with it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+from evoengine.devices.cuda.process import child_environment
+from evoengine.hardware import CARDS, DeviceLimits
+
+PROBE_SECONDS = 60.0
+"""cuInit takes 0.1-2 s, some 10 s without persistence mode on an eight-card host; past a minute the driver hangs."""
+
+TENSOR_FMA_PER_SM = {(8, 0): 1024, (8, 6): 512, (8, 9): 512, (9, 0): 2048, (10, 0): 4096, (12, 0): 512}
+"""Dense fp16 multiply-adds a clock and SM with fp32 accumulation (vendor's architecture white papers)."""
+
+
+def find_gpu(ordinal: int = 0) -> DeviceLimits | None:
+    """The limits of GPU `ordinal` (counted after CUDA_VISIBLE_DEVICES), or None where there is no driver or card.
+
+    Limits come from the device. Clock, DRAM bandwidth and tensor rate come from `hardware.CARDS` for a card known by
+    name; for others they are derived: bandwidth as 2 x memory clock x bus width (double data rate), tensor rate as
+    `TENSOR_FMA_PER_SM` x SMs x clock, with sm_89's figure for an unknown architecture.
+    """
+    command = [sys.executable, "-m", "evoengine.devices.cuda.probe", str(ordinal)]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, timeout=PROBE_SECONDS, env=child_environment(), check=False, text=True
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    if done.returncode != 0:
+        return None
+    fields = json.loads(done.stdout)
+    if fields is None:
+        return None
+    fields["compute_capability"] = tuple(fields["compute_capability"])
+    return DeviceLimits(**fields)
+
+
+def read_limits(ordinal: int) -> DeviceLimits | None:
+    """The same in this process. Creates no context."""
+    try:
+        from cuda.bindings import driver
+
+        status = driver.cuInit(0)[0]
+    except (ImportError, RuntimeError):  # cuda-pathfinder's DynamicLibNotFoundError is a RuntimeError
+        return None
+    if status != driver.CUresult.CUDA_SUCCESS:
+        return None
+    status, device = driver.cuDeviceGet(ordinal)
+    if status != driver.CUresult.CUDA_SUCCESS:
+        return None
+
+    def read(attribute: str) -> int:
+        status, value = driver.cuDeviceGetAttribute(
+            getattr(driver.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{attribute}"), device
+        )
+        if status != driver.CUresult.CUDA_SUCCESS:
+            raise RuntimeError(f"the driver does not tell {attribute}: {status.name}")
+        return int(value)
+
+    name = driver.cuDeviceGetName(256, device)[1].split(b"\0")[0].decode()
+    capability = read("COMPUTE_CAPABILITY_MAJOR"), read("COMPUTE_CAPABILITY_MINOR")
+    sms, clock_mhz = read("MULTIPROCESSOR_COUNT"), read("CLOCK_RATE") // 1000
+    tensor_fma = TENSOR_FMA_PER_SM.get(capability, TENSOR_FMA_PER_SM[8, 9])
+    limits = DeviceLimits(
+        name=name,
+        compute_capability=capability,
+        sms=sms,
+        smem_per_block=read("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN"),
+        smem_per_sm=read("MAX_SHARED_MEMORY_PER_MULTIPROCESSOR"),
+        threads_per_sm=read("MAX_THREADS_PER_MULTIPROCESSOR"),
+        ctas_per_sm=read("MAX_BLOCKS_PER_MULTIPROCESSOR"),
+        l2_bytes=read("L2_CACHE_SIZE"),
+        clock_mhz=clock_mhz,
+        dram_gbps=2 * read("MEMORY_CLOCK_RATE") * 1000 * read("GLOBAL_MEMORY_BUS_WIDTH") / 8 / 1e9,
+        tensor_tflops=2 * tensor_fma * sms * clock_mhz * 1e6 / 1e12,
+        registers_per_sm=read("MAX_REGISTERS_PER_MULTIPROCESSOR"),
+        threads_per_block=read("MAX_THREADS_PER_BLOCK"),
+        smem_reserved_per_block=read("RESERVED_SHARED_MEMORY_PER_BLOCK"),
+    )
+    for known in CARDS.values():
+        if known.name == name:
+            return dataclasses.replace(
+                limits, clock_mhz=known.clock_mhz, dram_gbps=known.dram_gbps, tensor_tflops=known.tensor_tflops
+            )
+    return limits
+
+
+if __name__ == "__main__":
+    found = read_limits(int(sys.argv[1]))
+    print(json.dumps(found and found.as_json()))

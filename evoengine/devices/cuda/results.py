@@ -1,0 +1,133 @@
+"""What a CUDA device reports beside verdicts: its set-up, the baselines, and the finalists timed together."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from evoengine.verdict import Candidate, Check, Evidence, Measurement, Rejection
+
+RESAMPLES = 2000
+"""Bootstrap resamples: the 95 % limits then move by about 3 % of the interval's width from seed to seed."""
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineTiming:
+    """A competitor timed in the candidates' own windows, each beside a window of the control.
+
+    `max_abs` and `rel_fro` are its errors against the float64 reference over the `nonfinite`-free part.
+    """
+
+    name: str
+    windows_us: tuple[float, ...]
+    control_us: tuple[float, ...]
+    launches_per_window: int
+    max_abs: float
+    rel_fro: float
+    nonfinite: int
+
+    @property
+    def median_us(self) -> float:
+        return statistics.median(self.windows_us)
+
+    @property
+    def noise(self) -> float:
+        """Interquartile range over median."""
+        return _noise(self.windows_us)
+
+    @property
+    def ratio(self) -> float:
+        """Median over windows of this baseline's time over the control's; under 1 beats the default config."""
+        return statistics.median(w / c for w, c in zip(self.windows_us, self.control_us, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """The state of the card before the first candidate.
+
+    `control` is the default config timed against itself: its ratio should be 1, its noise is the noise floor.
+    `unavailable` says why a baseline could not run. `warnings` are lines for the user.
+    """
+
+    control: Measurement
+    baselines: tuple[BaselineTiming, ...]
+    unavailable: dict[str, str]
+    environment: Evidence
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def control_us(self) -> float:
+        return self.control.control_reference_us
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """One subject of the final run. Window i of every subject was taken in round i, in random order.
+
+    `ratio` to the control is the median over rounds, `ratio_low` and `ratio_high` its 95 % bootstrap interval.
+    Times are in microseconds a launch. Baselines carry no checks.
+    """
+
+    name: str
+    windows_us: tuple[float, ...]
+    launches_per_window: int
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    checks: tuple[Check, ...] = ()
+
+    @property
+    def median_us(self) -> float:
+        return statistics.median(self.windows_us)
+
+    @property
+    def noise(self) -> float:
+        """Interquartile range over median."""
+        return _noise(self.windows_us)
+
+
+@dataclass(frozen=True, slots=True)
+class Finals:
+    """The final run: the default config, every finalist and every baseline, interleaved in one fresh process."""
+
+    control: Final
+    finalists: tuple[tuple[Candidate, Final | Rejection], ...]
+    baselines: tuple[Final, ...]
+    environment: Evidence
+    seed: int
+    clocks: Evidence = field(default_factory=dict)
+
+
+def make_final(
+    name: str,
+    windows_us: Sequence[float],
+    control_us: Sequence[float],
+    launches_per_window: int,
+    seed: int,
+    checks: tuple[Check, ...] = (),
+) -> Final:
+    """A subject's windows with its ratio to the control's windows of the same rounds."""
+    low, middle, high = ratio_interval(windows_us, control_us, seed)
+    return Final(name, tuple(windows_us), launches_per_window, middle, low, high, checks)
+
+
+def ratio_interval(windows_us: Sequence[float], control_us: Sequence[float], seed: int) -> tuple[float, float, float]:
+    """(low, median, high) of the paired ratios: percentile bootstrap over rounds, 95 %.
+
+    Rounds, not windows, are resampled: both windows of a pair share the clock and temperature of their round.
+    """
+    import numpy as np
+
+    logs = np.log(np.asarray(windows_us, np.float64)) - np.log(np.asarray(control_us, np.float64))
+    rounds = np.random.default_rng(seed).integers(0, logs.size, (RESAMPLES, logs.size))
+    low, high = np.percentile(np.median(logs[rounds], axis=1), [2.5, 97.5])
+    return math.exp(float(low)), math.exp(float(np.median(logs))), math.exp(float(high))
+
+
+def _noise(windows_us: Sequence[float]) -> float:
+    if len(windows_us) < 2:
+        return 0.0
+    q1, middle, q3 = statistics.quantiles(windows_us, n=4, method="inclusive")
+    return (q3 - q1) / middle

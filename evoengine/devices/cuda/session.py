@@ -1,0 +1,125 @@
+"""A conversation with one worker after another on one GPU: what goes wrong becomes a rejection or an exception."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evoengine.devices.cuda.lock import GpuLock
+from evoengine.devices.cuda.messages import Hello, Open, Opened, Phase, Reply, Request, Trouble
+from evoengine.devices.cuda.process import Worker, WorkerDied, WorkerHung
+from evoengine.errors import TemplateError, UserError
+from evoengine.problem import Problem, problem_fields
+from evoengine.template import Template
+from evoengine.verdict import Gate, Rejection
+
+START_SECONDS = 300.0
+"""Importing torch, making a context, timing every baseline: 10 s are usual, a cold disk takes minutes."""
+REFERENCE_SECONDS = 1800.0
+"""A float64 reference on the CPU: a minute at 16 k keys on two cores, and its cost grows with the square."""
+
+
+class JobFailed(Exception):
+    """A job took its worker down. `rejection` is what that means for a candidate, `about` the finalist concerned."""
+
+    def __init__(self, rejection: Rejection, about: str) -> None:
+        last_words = str(rejection.evidence.get("stderr", "")).rpartition("\n")[2]
+        super().__init__(f"{rejection.reason}{last_words and f' ({last_words})'}")
+        self.rejection = rejection
+        self.about = about
+
+
+class Session:
+    """Holds the card from the first `open` to `close`, through any number of workers."""
+
+    def __init__(self, command: Sequence[str], template: Template, problem: Problem) -> None:
+        self._command = command
+        self._template = template
+        self._problem = problem
+        self._scratch = tempfile.TemporaryDirectory(prefix="evoengine-")
+        self._lock: GpuLock | None = None
+        self._worker: Worker | None = None
+
+    @property
+    def running(self) -> bool:
+        return self._worker is not None
+
+    def open(self, seed: int) -> Mapping[str, Any]:
+        """Replace the worker by a fresh one with the template loaded; the environment it found.
+
+        Raises:
+            JobFailed: the worker does not come up.
+            UserError: another evoengine holds the card, or there is none.
+        """
+        self.stop()
+        self._worker = Worker(self._command)
+        hello, _ = self.ask(None, START_SECONDS)
+        assert isinstance(hello, Hello), hello
+        try:
+            self._lock = self._lock or GpuLock(hello.uuid)
+        except UserError:
+            self.stop()
+            raise
+        request = Open(str(self._template.folder), problem_fields(self._problem), seed, self._scratch.name)
+        opened, _ = self.ask(request, START_SECONDS)
+        assert isinstance(opened, Opened), opened
+        return opened.environment
+
+    def ask(self, request: Request | None, seconds: float) -> tuple[Reply, float]:
+        """The worker's answer, and how long it took apart from references. `seconds` bounds each phase.
+
+        Raises:
+            JobFailed: the worker died, hung, or lost its context; it is gone.
+            TemplateError, UserError: found by the worker; it is gone.
+            RuntimeError: evoengine's own bug in the worker, with its traceback.
+        """
+        worker = self._worker
+        assert worker is not None, "open comes first"
+        self._worker = None  # until the answer is there: whatever interrupts the wait leaves no half-used worker
+        limits: dict[Phase, float] = {
+            "start": START_SECONDS,
+            "reference": REFERENCE_SECONDS,
+            "check": seconds,
+            "time": seconds,
+        }
+        first: Phase = "start" if request is None or isinstance(request, Open) else "check"
+        try:
+            reply = worker.ask(request, limits, first)
+        except WorkerHung as hung:
+            late = {"phase": hung.working.phase, "limit_seconds": hung.limit_seconds}
+            raise JobFailed(Rejection(Gate.TIMEOUT, str(hung), late), hung.working.about) from hung
+        except WorkerDied as died:
+            evidence = {"phase": died.working.phase, "returncode": died.returncode, "stderr": died.stderr}
+            raise JobFailed(Rejection(Gate.RUNTIME, str(died), evidence), died.working.about) from died
+        if isinstance(reply, Trouble) and reply.kind != "tainted":
+            worker.kill()
+            _raise(reply, worker)
+        self._worker = worker
+        return reply, worker.busy_seconds
+
+    def stop(self) -> None:
+        """End the worker; the card stays ours."""
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+
+    def close(self) -> None:
+        """End the worker, free the card, forget the references."""
+        self.stop()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+        self._scratch.cleanup()
+
+
+def _raise(trouble: Trouble, worker: Worker) -> None:
+    if trouble.kind == "template":
+        raise TemplateError(trouble.text)
+    if trouble.kind == "user":
+        raise UserError(trouble.text)
+    if trouble.kind == "bug":
+        raise RuntimeError(f"the GPU worker is broken: {trouble.detail}")
+    error = trouble.text.partition(" ")[0]
+    evidence = {"error": error, "phase": worker.working.phase}
+    raise JobFailed(Rejection(Gate.RUNTIME, trouble.text, evidence), worker.working.about)
