@@ -1,0 +1,34 @@
+"""The command line: parse, hand over to one command, turn errors into one line and an exit code.
+
+Exit codes: 0 done; 1 evoengine or the template is broken, or nothing passed; 2 bad input; 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from evoengine.cli.parser import make_parser
+from evoengine.errors import EvoengineError
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; `argv` defaults to the process's own arguments. Returns the exit code."""
+    arguments = make_parser().parse_args(argv)
+    arguments.command_line = " ".join(["evoengine", *(sys.argv[1:] if argv is None else argv)])
+    try:
+        command = importlib.import_module(f"evoengine.cli.{arguments.module}")
+        return int(command.run(arguments))
+    except EvoengineError as error:
+        print(f"evoengine: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("evoengine: stopped", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `evoengine studies | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

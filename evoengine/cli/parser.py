@@ -1,0 +1,166 @@
+"""Every option of every verb. Imports nothing heavy: `evoengine --help` must be quick."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from evoengine import __version__
+from evoengine.sampler import SAMPLERS
+
+STORAGE = "studies/evoengine.db"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="evoengine",
+        description="Evolutionary autotuner for templated CUDA kernels: compile, prove right, time, keep the best.",
+    )
+    parser.add_argument("--version", action="version", version=f"evoengine {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    _search(verbs)
+    _resume(verbs)
+    _space(verbs)
+    _studies(verbs)
+    _show(verbs)
+    _export(verbs)
+    _doctor(verbs)
+    return parser
+
+
+Verbs = argparse._SubParsersAction  # argparse has no public name for what add_subparsers returns
+
+
+def _verb(verbs: Verbs[argparse.ArgumentParser], name: str, module: str, help: str) -> argparse.ArgumentParser:
+    parser = verbs.add_parser(
+        name, help=help, description=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.set_defaults(module=module, verb=name)
+    parser.add_argument("--json", action="store_true", help="print one JSON document on standard output")
+    return parser
+
+
+def _storage(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--storage",
+        metavar="URL",
+        default=STORAGE,
+        help="study database: a file (SQLite) or any SQLAlchemy URL, such as postgresql+psycopg://user@host/db",
+    )
+
+
+def _question(parser: argparse.ArgumentParser) -> None:
+    """What to search: template, space, shape, target."""
+    parser.add_argument("--template", metavar="DIR", help="template: a shipped name or a folder (default: attention)")
+    parser.add_argument("--space", metavar="FILE", help="search space: a Python file (default: the template's own)")
+    parser.add_argument(
+        "--shape",
+        metavar="SHAPE",
+        default="1,8,512,64",
+        help="problem: batch,heads,seq,head_dim and then name=value or flags, such as 1,8,512,64,causal,dtype=bf16",
+    )
+    parser.add_argument(
+        "--device",
+        metavar="DEVICE",
+        default="auto",
+        help="auto, cuda, cuda:N, or none (compile and prove without a GPU; nothing is measured)",
+    )
+    parser.add_argument("--target", metavar="CARD", default="l4", help="card to compile for when there is no GPU")
+    parser.add_argument("--limits", metavar="CARD", help="refuse what would not fit this card, such as l4")
+    parser.add_argument("--max-registers", metavar="N", type=_natural, help="refuse more registers a thread")
+    parser.add_argument("--max-smem", metavar="BYTES", type=_natural, help="refuse more shared memory a CTA")
+    parser.add_argument(
+        "--max-spill-bytes", metavar="BYTES", type=_whole, help="refuse more register spills a thread (default: keep)"
+    )
+
+
+def _run_options(parser: argparse.ArgumentParser) -> None:
+    """How to run, whatever the question."""
+    parser.add_argument("--seconds", metavar="S", type=_positive, help="stop this run after so many seconds")
+    parser.add_argument("--jobs", metavar="N", type=_natural, help="compiles at a time (default: all cores)")
+    parser.add_argument(
+        "--batch", metavar="N", type=_natural, help="candidates proposed at once (default: twice the jobs, 8 to 32)"
+    )
+    parser.add_argument("--top", metavar="N", type=_natural, default=8, help="rows of the final table")
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("-q", "--quiet", action="store_true", help="no progress, only the result")
+    group.add_argument("-v", "--verbose", action="store_true", help="a line for every verdict")
+
+
+def _search(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    parser = _verb(verbs, "search", "search", "search a space for the fastest correct config")
+    parser.add_argument("--budget", metavar="N", type=_natural, default=200, help="candidates sent to the compiler")
+    _question(parser)
+    parser.add_argument("--sampler", metavar="NAME", default="evolution", help=f"one of {', '.join(SAMPLERS)}")
+    parser.add_argument("--seed", metavar="N", type=_whole, default=0, help="seed of sampler, inputs and final run")
+    parser.add_argument("--compiler", choices=("nvrtc", "nvcc"), default="nvrtc", help="compiler")
+    parser.add_argument("--study", metavar="NAME", help="name of the new study (default: made from the question)")
+    parser.add_argument("--dry-run", action="store_true", help="print the space and stop, as `evoengine space` does")
+    _run_options(parser)
+    _storage(parser)
+
+
+def _resume(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    parser = _verb(verbs, "resume", "search", "go on with a study, from what its database holds")
+    parser.add_argument("study", metavar="STUDY", nargs="?", help="name (default: the last one)")
+    parser.add_argument("--budget", metavar="N", type=_natural, help="new total of candidates (default: as it was)")
+    parser.add_argument("--device", metavar="DEVICE", default="auto", help="auto, cuda, cuda:N, or none")
+    _run_options(parser)
+    _storage(parser)
+
+
+def _space(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    parser = _verb(verbs, "space", "space", "print axes, size, feasible share, and what refuses the rest")
+    _question(parser)
+
+
+def _studies(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    _storage(_verb(verbs, "studies", "studies", "list the studies of a database"))
+
+
+def _show(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    parser = _verb(verbs, "show", "studies", "show a study: best configs, verdicts by gate, baselines")
+    parser.add_argument("study", metavar="STUDY", nargs="?", help="name (default: the last one)")
+    parser.add_argument("--top", metavar="N", type=_natural, default=8, help="rows of the table")
+    _storage(parser)
+
+
+def _export(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    parser = _verb(verbs, "export", "export", "write the best config of a study as a C header")
+    parser.add_argument("study", metavar="STUDY", nargs="?", help="name (default: the last one)")
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="header to write")
+    parser.add_argument("--trial", metavar="N", type=_whole, help="this trial instead of the best")
+    parser.add_argument("--force", action="store_true", help="overwrite FILE, or export a config that went stale")
+    _storage(parser)
+
+
+def _doctor(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    _storage(_verb(verbs, "doctor", "doctor", "check GPU, driver, compilers, packages, database, cache"))
+
+
+def _whole(text: str) -> int:
+    return _number(text, 0)
+
+
+def _natural(text: str) -> int:
+    return _number(text, 1)
+
+
+def _number(text: str, least: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from {least} on")
+    return value
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a positive number of seconds")
+    return value
