@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,7 +11,11 @@ Arrays = dict[str, NDArray[np.float32]]
 """Tensors by name; values that the tensors' own dtypes hold exactly."""
 References = dict[str, NDArray[np.float64]]
 
-BITS = {"fp16": np.dtype(np.uint16), "bf16": np.dtype(np.uint16), "fp32": np.dtype(np.uint32)}
+BITS: dict[str, np.dtype[Any]] = {
+    "fp16": np.dtype(np.uint16),
+    "bf16": np.dtype(np.uint16),
+    "fp32": np.dtype(np.uint32),
+}
 ROUNDING = {"fp16": 2.0**-11, "bf16": 2.0**-8, "fp32": 2.0**-24}
 """Largest relative error of rounding a normal number to the dtype."""
 
