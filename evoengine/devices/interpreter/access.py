@@ -14,10 +14,11 @@ from evoengine.devices.interpreter.moves import LOCAL_WINDOW, SHARED_WINDOW, cop
 from evoengine.devices.interpreter.parser import Instruction, split_operands
 
 _ADDRESS = re.compile(r"\[([^\]+]+)(?:\+(-?\w+))?\]$")
-_HINTS = frozenset(
-    "nc volatile weak relaxed acquire release cta gpu sys ca cg cs lu cv wb wt L1::no_allocate L1::evict_last "
-    "L1::evict_normal L1::evict_first L1::evict_unchanged L2::64B L2::128B L2::256B".split()
-)
+_ORDERING = ("volatile", "weak", "relaxed", "acquire", "release", "cta", "gpu", "sys")
+_CACHING = ("nc", "ca", "cg", "cs", "lu", "cv", "wb", "wt", "L2::64B", "L2::128B", "L2::256B", "L1::no_allocate")
+_EVICTION = ("L1::evict_last", "L1::evict_normal", "L1::evict_first", "L1::evict_unchanged")
+_HINTS = frozenset((*_ORDERING, *_CACHING, *_EVICTION))
+"""Modifiers that change nothing here."""
 _VECTOR = {"v2": 2, "v4": 4}
 
 

@@ -1,4 +1,4 @@
-"""Integer and floating-point arithmetic, comparisons and selection.
+"""Integer and floating-point arithmetic.
 
 Semantics are those of the PTX ISA 9.0. Approximate instructions (ex2, rcp, rsqrt, lg2, tanh .approx) are computed to
 within one unit in the last place, better than hardware's few: a kernel that passes only thanks to that is caught by
@@ -9,7 +9,6 @@ result in 2^29.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -94,7 +93,7 @@ def _by_kind(integer: Callable[..., Array], floating: Callable[..., Array]) -> B
 
 
 def _remainder(a: Array, b: Array) -> Array:
-    return np.fmod(a, b)
+    return np.asarray(np.fmod(a, b))
 
 
 def _quotient(a: Array, b: Array) -> Array:
@@ -122,7 +121,7 @@ def _high(type_: str) -> Callable[[Array, Array], Array]:
     bits = int(type_[1:])
     if bits == 32:
         wide = TYPES[f"{type_[0]}64"]
-        return lambda a, b: np.multiply(a, b, dtype=wide) >> wide.type(32)
+        return lambda a, b: np.asarray(np.multiply(a, b, dtype=wide) >> wide.type(32))
 
     def high(a: Array, b: Array) -> Array:
         low, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
@@ -132,7 +131,7 @@ def _high(type_: str) -> Callable[[Array, Array], Array]:
         top += ((x & low) * (y >> shift) + (mid & low)) >> shift
         if type_[0] == "s":
             top -= np.where(a < 0, y, 0).astype(np.uint64) + np.where(b < 0, x, 0).astype(np.uint64)
-        return top.view(a.dtype)
+        return np.asarray(top.view(a.dtype))
 
     return high
 
@@ -151,7 +150,7 @@ def _mad(instruction: Instruction, layout: Layout) -> Step:
 
 
 def _fma(a: Array, b: Array, c: Array) -> Array:
-    return np.add(np.multiply(a, b, dtype=np.float64), c)
+    return np.asarray(np.add(np.multiply(a, b, dtype=np.float64), c))
 
 
 def _shift(instruction: Instruction, layout: Layout) -> Step:
@@ -201,7 +200,9 @@ def _field(extract: bool) -> Builder:
             if type_[0] == "s":
                 top = np.minimum(at + n - one, np.uint64(bits - 1))
                 negative = ((a.astype(np.uint64) >> top) & one).astype(bool) & (n > 0)
-                found |= np.where(negative, ~ones(np.minimum(n, np.where(at < bits, bits - at, 0).astype(np.uint64))), 0)
+                found |= np.where(
+                    negative, ~ones(np.minimum(n, np.where(at < bits, bits - at, 0).astype(np.uint64))), 0
+                )
             return found
 
         def bfi(a: Array, b: Array, position: Array, length: Array) -> Array:
@@ -230,7 +231,8 @@ def _lop3(instruction: Instruction, layout: Layout) -> Step:
 
 def _count_leading_zeros(values: Array) -> Array:
     """Through float64's exponent for 32 bits: exact, since every uint32 is a float64."""
-    return np.where(values == 0, 32, 32 - np.frexp(values.astype(np.float64))[1])
+    exponents: Array = np.frexp(values.astype(np.float64))[1]
+    return np.where(values == 0, 32, 32 - exponents)
 
 
 def _bits_of(function: Callable[[Array], Array]) -> Builder:
@@ -240,7 +242,9 @@ def _bits_of(function: Callable[[Array], Array]) -> Builder:
         type_ = instruction.opcode[-1]
         if function is _count_leading_zeros and type_ != "b32":
             raise Unsupported(instruction.text)
-        return computed(function, layout.target(instruction.operands[0], "u32"), layout.source(instruction.operands[1], type_))
+        return computed(
+            function, layout.target(instruction.operands[0], "u32"), layout.source(instruction.operands[1], type_)
+        )
 
     return build
 
@@ -260,58 +264,6 @@ def _reciprocal(values: Array) -> Array:
     return np.float32(1) / values
 
 
-_ORDERED: dict[str, Callable[[Array, Array], Any]] = {
-    "eq": np.equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
-    "lo": np.less, "ls": np.less_equal, "hi": np.greater, "hs": np.greater_equal, "neu": np.not_equal,
-    "equ": lambda a, b: ~((a < b) | (a > b)), "ltu": lambda a, b: ~(a >= b), "leu": lambda a, b: ~(a > b),
-    "gtu": lambda a, b: ~(a <= b), "geu": lambda a, b: ~(a < b),
-    "num": lambda a, b: ~(np.isnan(a) | np.isnan(b)), "nan": lambda a, b: np.isnan(a) | np.isnan(b),
-}  # fmt: skip
-_COMBINE: dict[str, Callable[[Array, Array], Array]] = {"and": np.logical_and, "or": np.logical_or, "xor": np.logical_xor}
-
-
-def _compare(relation: str, type_: str) -> Callable[[Array, Array], Any]:
-    if relation == "ne":  # false with a NaN, unlike neu
-        return np.not_equal if type_[0] != "f" else lambda a, b: (a < b) | (a > b)
-    if relation not in _ORDERED:
-        raise Unsupported(f"comparison .{relation}")
-    return _ORDERED[relation]
-
-
-def _setp(instruction: Instruction, layout: Layout) -> Step:
-    """setp: the comparison into p, its complement into q, each combined with a third predicate where asked."""
-    type_ = instruction.opcode[-1]
-    modifiers = [modifier for modifier in instruction.opcode[1:-1] if modifier != "ftz"]
-    compare = _compare(modifiers[0], type_)
-    names = [*instruction.operands[0].split("|"), "_"]
-    p, q = (layout.sink(name, "pred") for name in names[:2])
-    a, b = (layout.source(operand, type_) for operand in instruction.operands[1:3])
-    if len(modifiers) == 1 and q is None and p is not None and isinstance(compare, np.ufunc):
-        return elementwise(compare, p, a, b)
-    combine = _COMBINE[modifiers[1]] if len(modifiers) > 1 else None
-    third = instruction.operands[3] if combine else "!_"
-    c = layout.source(third.lstrip("!"), "pred") if combine else 0
-
-    def run(frame: Frame, mask: Mask) -> None:
-        results = [compare(frame[a], frame[b])]
-        results.append(~results[0])
-        if combine is not None:
-            other = ~frame[c] if third[0] == "!" else frame[c].copy()
-            results = [combine(result, other) for result in results]
-        for target, result in zip((p, q), results, strict=True):
-            if target is not None:
-                np.copyto(frame[target], result, where=mask)
-
-    return run
-
-
-def _selp(instruction: Instruction, layout: Layout) -> Step:
-    type_ = _type(instruction)
-    target, *sources = (layout.source(operand, type_) for operand in instruction.operands[:3])
-    layout.target(instruction.operands[0], type_)
-    return computed(lambda a, b, p: np.where(p, a, b), target, *sources, layout.source(instruction.operands[3], "pred"))
-
-
 BUILDERS: dict[str, Builder] = {
     "add": _simple(np.add), "sub": _simple(np.subtract), "mul": _mul, "mad": _mad, "fma": _mad,
     "div": _by_kind(_quotient, np.divide), "rem": _simple(_remainder),
@@ -323,5 +275,4 @@ BUILDERS: dict[str, Builder] = {
     "popc": _bits_of(lambda a: np.bitwise_count(a)), "clz": _bits_of(_count_leading_zeros),
     "ex2": _float(np.exp2), "lg2": _float(np.log2), "rcp": _float(_reciprocal), "sqrt": _float(np.sqrt),
     "rsqrt": _float(lambda a: np.float32(1) / np.sqrt(a)), "tanh": _float(np.tanh),
-    "setp": _setp, "selp": _selp,
 }  # fmt: skip

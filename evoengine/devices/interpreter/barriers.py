@@ -6,7 +6,7 @@ warp of the CTA that has not exited.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from evoengine.devices.interpreter.faults import Fault
@@ -66,14 +66,14 @@ class CtaBarriers:
         del self._phases[barrier]
         return phase.waiting
 
-    def describe(self, warp_of: Callable[[int], int]) -> str:
-        """Who waits where, for the message of a deadlock."""
+    def describe(self, warps: Sequence[int]) -> str:
+        """Who waits where, for the message of a deadlock; `warps[slot]` is a slot's warp."""
         parts = []
         for barrier, phase in sorted(self._phases.items()):
             if phase.waiting:
                 expected = self.live * THREADS_PER_WARP if phase.expected is None else phase.expected
-                warps = _ranges(warp_of(slot) for slot in phase.waiting)
-                parts.append(f"warps {warps} wait at barrier {barrier} ({phase.arrived} of {expected} threads arrived)")
+                names = _ranges(warps[slot] for slot in phase.waiting)
+                parts.append(f"warps {names} wait at barrier {barrier} ({phase.arrived} of {expected} threads arrived)")
         return "; ".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""Warp collectives: ldmatrix, mma.sync, shfl, vote, activemask. All live lanes of a warp must take part.
+"""Warp collectives whose lanes must all execute the same instruction: ldmatrix and mma.sync; activemask and fences.
 
 Fragment layouts are those of the PTX ISA 9.0, section "Warp-level matrix instructions". They are simple in one
 picture: a .b32 register over the 32 lanes of a warp *is* an 8x8 matrix of 16-bit elements in row-major order, since
@@ -7,7 +7,6 @@ lane 4r + c holds elements 2c and 2c + 1 of row r.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -15,11 +14,11 @@ import numpy as np
 from evoengine.devices.interpreter.access import Address, locate
 from evoengine.devices.interpreter.alu import Builder
 from evoengine.devices.interpreter.faults import Fault, Unsupported
-from evoengine.devices.interpreter.layout import STATE, Array, Frame, Layout, Mask, Step
+from evoengine.devices.interpreter.layout import STATE, WARP, Array, Frame, Layout, Mask, Step
+from evoengine.devices.interpreter.meetings import ballot
 from evoengine.devices.interpreter.memory import LaneState
 from evoengine.devices.interpreter.parser import Instruction, split_operands
 
-WARP = 32
 _MATRIX = (-1, 8, 8)
 
 
@@ -86,7 +85,11 @@ def _mma(instruction: Instruction, layout: Layout) -> Step:
     text, opcode = instruction.text, instruction.opcode
     a_type, b_type, d_type, c_type = opcode[-3], opcode[-2], opcode[-4], opcode[-1]
     shape = opcode[3]
-    if opcode[:3] != ("mma", "sync", "aligned") or opcode[4:6] != ("row", "col") or shape not in ("m16n8k16", "m16n8k8"):
+    if (
+        opcode[:3] != ("mma", "sync", "aligned")
+        or opcode[4:6] != ("row", "col")
+        or shape not in ("m16n8k16", "m16n8k8")
+    ):
         raise Unsupported(text)
     if a_type != b_type or a_type not in ("f16", "bf16") or c_type != d_type or c_type not in ("f32", "f16"):
         raise Unsupported(text)
@@ -132,99 +135,12 @@ def _operands(warps: int, depth: int) -> tuple[Array, Array]:
     return np.empty((warps, 16, depth), np.float32), np.empty((warps, 8, depth), np.float32)
 
 
-def _sources(mode: str, b: Array, c: Array) -> tuple[Array, Array]:
-    """shfl's source lane of every lane, and whether it lies inside the segment (PTX ISA, shfl.sync, semantics)."""
-    lane = np.arange(len(b)) % WARP
-    step, clamp, segment = (b & 31).astype(np.int64), (c & 31).astype(np.int64), (c >> 8 & 31).astype(np.int64)
-    highest = (lane & segment) | (clamp & ~segment)
-    if mode == "up":
-        return lane - step, lane - step >= highest
-    source = {"down": lane + step, "bfly": lane ^ step, "idx": (lane & segment) | (step & ~segment)}[mode]
-    return source, source <= highest
-
-
-def _shfl(instruction: Instruction, layout: Layout) -> Step:
-    opcode, text = instruction.opcode, instruction.text
-    if len(opcode) != 4 or opcode[1] != "sync" or opcode[2] not in ("up", "down", "bfly", "idx"):
-        raise Unsupported(text)
-    names = [*instruction.operands[0].split("|"), "_"]
-    target, valid = layout.sink(names[0], "b32"), layout.sink(names[1], "pred")
-    value, b, c, members = (layout.source(operand, "u32") for operand in instruction.operands[1:])
-    fixed: list[tuple[Array, Array]] = []
-    immediate = not set(instruction.operands[2:4]) & set(layout.entry.registers)
-
-    def run(frame: Frame, mask: Mask) -> None:
-        _check_members(frame[members], mask, text)
-        if immediate and fixed and len(fixed[0][0]) == len(frame[value]):
-            source, inside = fixed[0]
-        else:
-            source, inside = _sources(opcode[2], frame[b], frame[c])
-            lane = np.arange(len(source))
-            source = np.where(inside, lane - lane % WARP + source, lane)
-            fixed[:] = [(source, inside)]
-        if mask is not True and not mask[source][mask].all():
-            raise Fault(f"{text}: reads from a lane that does not execute it")
-        if target is not None:
-            np.copyto(frame[target], frame[value][source], where=mask)
-        if valid is not None:
-            np.copyto(frame[valid], inside, where=mask)
-
-    return run
-
-
-def _check_members(members: Array, mask: Mask, text: str) -> None:
-    """Every executing lane must be in its own member mask, and every lane named there must execute too.
-
-    Raises:
-        Fault: otherwise (on a GPU the result is undefined, or the warp hangs).
-    """
-    named = members[0]
-    if mask is True and named == 0xFFFFFFFF and (members == named).all():
-        return
-    executing = np.ones(len(members), bool) if mask is True else mask
-    bits = (members[:, None] >> np.arange(WARP, dtype=np.uint32) & np.uint32(1)).astype(bool)
-    present = np.repeat(executing.reshape(-1, WARP), WARP, axis=0)
-    missing = executing & (bits & ~present).any(axis=1)
-    outside = executing & ~bits[np.arange(len(members)), np.arange(len(members)) % WARP]
-    if missing.any() or outside.any():
-        raise Fault(f"{text}: divergent, lanes of its member mask do not execute it")
-
-
-def _ballot(predicate: Array) -> Array:
-    """One bit per lane, as every lane of the warp sees it."""
-    words = np.packbits(predicate.reshape(-1, WARP), axis=1, bitorder="little").view(np.uint32)
-    return np.repeat(words[:, 0], WARP)
-
-
-def _vote(instruction: Instruction, layout: Layout) -> Step:
-    opcode, text = instruction.opcode, instruction.text
-    if len(opcode) != 4 or opcode[1] != "sync" or opcode[2] not in ("all", "any", "uni", "ballot"):
-        raise Unsupported(text)
-    mode, negated = opcode[2], instruction.operands[1].startswith("!")
-    target = layout.target(instruction.operands[0], "b32" if mode == "ballot" else "pred")
-    predicate, members = layout.source(instruction.operands[1].lstrip("!"), "pred"), layout.source(instruction.operands[2], "u32")
-    decide: dict[str, Callable[[Array, Array], Array]] = {
-        "ballot": lambda votes, voters: votes,
-        "any": lambda votes, voters: votes != 0,
-        "all": lambda votes, voters: votes == voters,
-        "uni": lambda votes, voters: (votes == 0) | (votes == voters),
-    }
-
-    def run(frame: Frame, mask: Mask) -> None:
-        _check_members(frame[members], mask, text)
-        true = ~frame[predicate] if negated else frame[predicate]
-        votes = _ballot(true & mask) & frame[members]
-        np.copyto(frame[target], decide[mode](votes, frame[members]), where=mask)
-
-    return run
-
-
 def _activemask(instruction: Instruction, layout: Layout) -> Step:
     target = layout.target(instruction.operands[0], "b32")
 
     def run(frame: Frame, mask: Mask) -> None:
         executing = np.ones(len(frame[target]), bool) if mask is True else mask
-        np.copyto(frame[target], _ballot(executing), where=mask)
+        np.copyto(frame[target], ballot(executing), where=mask)
 
     return run
 
@@ -236,19 +152,10 @@ def _fence(instruction: Instruction, layout: Layout) -> Step:
     return lambda frame, mask: None
 
 
-def _warp_barrier(instruction: Instruction, layout: Layout) -> Step:
-    """bar.warp.sync: a warp runs in lock-step, so only the member mask is checked."""
-    members, text = layout.source(instruction.operands[0], "u32"), instruction.text
-    return lambda frame, mask: _check_members(frame[members], mask, text)
-
-
 BUILDERS: dict[str, Builder] = {
     "ldmatrix": _ldmatrix,
     "mma": _mma,
-    "shfl": _shfl,
-    "vote": _vote,
     "activemask": _activemask,
     "membar": _fence,
     "fence": _fence,
-    "bar": _warp_barrier,
 }

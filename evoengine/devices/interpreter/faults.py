@@ -1,8 +1,8 @@
 """What can go wrong inside an interpreted launch.
 
-    Fault              the kernel did what no GPU allows: out of bounds, misaligned, a divergent collective
-    ├── Hang           it never ends: a deadlock at barriers, or too many instructions
-    └── Unsupported    the interpreter does not know an instruction; says nothing about the kernel
+Fault              the kernel did what no GPU allows: out of bounds, misaligned, a divergent collective
+├── Hang           it never ends: a deadlock at barriers, or too many instructions
+└── Unsupported    the interpreter does not know an instruction; says nothing about the kernel
 """
 
 

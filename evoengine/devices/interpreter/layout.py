@@ -28,6 +28,7 @@ Step = Callable[[Frame, Mask], None]
 """A decoded instruction."""
 
 STATE = 0
+WARP = 32
 TYPES: dict[str, np.dtype[Any]] = {
     "pred": np.dtype(np.bool_),
     **{f"{kind}{bits}": np.dtype(f"{code}{bits // 8}") for kind, code in (("u", "u"), ("s", "i"), ("b", "u"))
@@ -37,12 +38,13 @@ TYPES: dict[str, np.dtype[Any]] = {
     "f64": np.dtype(np.float64),
 }  # fmt: skip
 NO_DESTINATION = frozenset({"st", "cp", "bar", "barrier", "bra", "ret", "exit", "membar", "fence", "trap"})
-ENDS_BLOCK = frozenset({"bra", "ret", "exit", "bar", "barrier"})
+MEETINGS = frozenset({"shfl", "vote"})
+ENDS_BLOCK = frozenset({"bra", "ret", "exit", "bar", "barrier"}) | MEETINGS
 
 
 @dataclass(slots=True)
 class Block:
-    """Straight-line instructions; `end` is the branch, exit or barrier after them, None where it falls through."""
+    """Straight-line instructions; `end` is the branch, exit, barrier or meeting after them, None for none."""
 
     body: list[Instruction]
     end: Instruction | None
@@ -63,7 +65,7 @@ def basic_blocks(entry: Entry) -> tuple[list[Block], dict[str, int]]:
 
 
 def _ends(instruction: Instruction) -> bool:
-    return instruction.opcode[0] in ENDS_BLOCK and instruction.opcode[:2] != ("bar", "warp")
+    return instruction.opcode[0] in ENDS_BLOCK
 
 
 def operand_registers(operand: str, entry: Entry) -> list[str]:
@@ -110,6 +112,10 @@ class Layout:
                 touched.update(read)
             for register in touched:
                 seen[register].add(number)
+            if block.end is not None and block.end.opcode[0] in MEETINGS:  # lanes wait there while other blocks run
+                for operand in block.end.operands:
+                    for register in operand_registers(operand, self.entry):
+                        seen[register].add(-1)
         for number, block in enumerate(self.blocks):
             self._place(block, {r for r, where in seen.items() if where == {number} and (number, r) in first_write})
         for register, width in self.entry.registers.items():
@@ -176,11 +182,16 @@ class Layout:
         """As `target`, None for the `_` that throws a result away."""
         return None if register == "_" else self.target(register, type_)
 
-    def frames(self, states: Sequence[Any], lanes: int, special: Callable[[int, str], Array | int]) -> list[Frame]:
+    def frames(
+        self, states: Sequence[Any], lanes: int, special: Callable[[int, str], Array | int | float]
+    ) -> list[Frame]:
         """One frame per slot. `special(slot, name)` gives parameters and special registers, per lane or as a number."""
+
         def storage(private: bool) -> dict[int, Array]:
             rows = {width: count for (width, own), count in self._counts.items() if own is private}
-            return {width: np.zeros((count, lanes), f"u{width}" if width else np.bool_) for width, count in rows.items()}
+            return {
+                width: np.zeros((count, lanes), f"u{width}" if width else np.bool_) for width, count in rows.items()
+            }
 
         shared, constants = storage(False), dict[tuple[str, str, tuple[int, ...]], Array]()
         frames = []
@@ -233,7 +244,9 @@ def _filled(value: Array | int | float, type_: str, lanes: int) -> Array:
         return _filled(value, "u32", lanes).view(TYPES[type_[:-2]])
     dtype = TYPES[type_]
     if isinstance(value, float) and dtype.kind != "f":
-        value = int(np.float32(value).view(np.uint32)) if dtype.itemsize == 4 else int(np.float64(value).view(np.uint64))
+        value = (
+            int(np.float32(value).view(np.uint32)) if dtype.itemsize == 4 else int(np.float64(value).view(np.uint64))
+        )
     if dtype.kind == "f" and not isinstance(value, float):
         bits = np.asarray(value).astype(f"u{dtype.itemsize}").view(dtype)
         return np.ascontiguousarray(np.broadcast_to(bits, (lanes,)))

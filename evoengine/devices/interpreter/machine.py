@@ -18,16 +18,15 @@ from typing import Literal
 
 import numpy as np
 
-from evoengine.devices.interpreter import access, alu, collectives, moves
 from evoengine.devices.interpreter.barriers import CtaBarriers
-from evoengine.devices.interpreter.collectives import WARP, whole_warps
+from evoengine.devices.interpreter.collectives import whole_warps
 from evoengine.devices.interpreter.faults import Fault, Hang, Unsupported
-from evoengine.devices.interpreter.layout import Array, Frame, Layout, Mask, Step, basic_blocks
-from evoengine.devices.interpreter.memory import AsyncCopies, GlobalMemory, LaneState, PrivateMemory, align
-from evoengine.devices.interpreter.parser import Instruction, parse
+from evoengine.devices.interpreter.layout import WARP, Array, Frame, Mask
+from evoengine.devices.interpreter.meetings import WarpMeetings
+from evoengine.devices.interpreter.memory import AsyncCopies, GlobalMemory, LaneState, PrivateMemory
+from evoengine.devices.interpreter.program import End, Program
 from evoengine.template import Launch
 
-_BUILDERS = alu.BUILDERS | moves.BUILDERS | access.BUILDERS | collectives.BUILDERS
 DONE = 1 << 30
 
 
@@ -42,88 +41,13 @@ class Mode:
         return f"{self.copies} copies, {self.order} warps"
 
 
-MODES = tuple(Mode(copies, order) for copies in ("late", "eager") for order in ("ascending", "descending"))  # type: ignore[arg-type]
+MODES = (
+    Mode("late", "ascending"),
+    Mode("late", "descending"),
+    Mode("eager", "ascending"),
+    Mode("eager", "descending"),
+)
 """Every combination, late ones first."""
-
-
-@dataclass(slots=True)
-class _End:
-    """How a block ends: a branch to `target`, an exit, or a barrier, possibly guarded."""
-
-    kind: Literal["next", "branch", "exit", "barrier"]
-    text: str = ""
-    guard: int = 0
-    negated: bool = False
-    target: int = 0
-    barrier: int = 0
-    count: int = 0
-    waits: bool = True
-
-
-@dataclass(slots=True)
-class _Decoded:
-    steps: list[Step]
-    end: _End
-
-
-class Program:
-    """A decoded entry: reusable for any number of launches.
-
-    Raises:
-        Unsupported: it holds an instruction that the interpreter does not know.
-    """
-
-    def __init__(self, ptx: str, name: str) -> None:
-        self.entry = parse(ptx, name)
-        blocks, self._labels = basic_blocks(self.entry)
-        self.static_smem_bytes, self.local_bytes = 0, 0
-        symbols: dict[str, int] = {}
-        for variable in sorted(self.entry.shared, key=lambda v: v.bytes == 0):  # the dynamic array comes last
-            symbols[variable.name] = align(self.static_smem_bytes, variable.align)
-            self.static_smem_bytes = symbols[variable.name] + variable.bytes
-        for variable in self.entry.local:
-            symbols[variable.name] = align(self.local_bytes, variable.align)
-            self.local_bytes = symbols[variable.name] + variable.bytes
-        self.layout = Layout(self.entry, blocks, symbols)
-        self.blocks = [_Decoded([self._decode(i) for i in block.body], self._end(block.end)) for block in blocks]
-
-    def _decode(self, instruction: Instruction) -> Step:
-        builder = _BUILDERS.get(instruction.opcode[0])
-        if builder is None:
-            raise Unsupported(instruction.text)
-        try:
-            step = builder(instruction, self.layout)
-        except (KeyError, ValueError, IndexError) as error:
-            raise Unsupported(f"{instruction.text} ({type(error).__name__}: {error})") from error
-        if not instruction.guard:
-            return step
-        guard, negated = self.layout.source(instruction.guard, "pred"), instruction.negated
-
-        def guarded(frame: Frame, mask: Mask) -> None:
-            chosen = (~frame[guard] if negated else frame[guard]) & mask
-            if chosen.all():
-                step(frame, True)
-            elif chosen.any():
-                step(frame, chosen)
-
-        return guarded
-
-    def _end(self, instruction: Instruction | None) -> _End:
-        if instruction is None:
-            return _End("next")
-        opcode, operands, text = instruction.opcode, instruction.operands, instruction.text
-        guard = self.layout.source(instruction.guard, "pred") if instruction.guard else 0
-        if opcode[0] in ("ret", "exit"):
-            return _End("exit", text, guard, instruction.negated)
-        if opcode[0] == "bra":
-            if operands[0] not in self._labels:
-                raise Unsupported(text)
-            return _End("branch", text, guard, instruction.negated, self._labels[operands[0]])
-        action = [part for part in opcode[1:] if part not in ("cta", "aligned")]
-        if action not in (["sync"], ["arrive"]) or guard:
-            raise Unsupported(text)
-        numbers = [self.layout.source(operand, "u32") for operand in operands]
-        return _End("barrier", text, barrier=numbers[0], count=(numbers[1:] or [0])[0], waits=action == ["sync"])
 
 
 class Machine:
@@ -160,6 +84,7 @@ class Machine:
             self._at[slot, self._special(slot, "%tid.x", {}) >= launch.block] = DONE
         self._live = np.ones((self._slots, self._groups), bool)
         self._blocked = np.zeros((self._slots, self._groups), bool)
+        self._meetings = [WarpMeetings(lanes) for _ in range(self._slots)]
         self._barriers = [CtaBarriers(self._slots) for _ in range(self._groups)]
 
     def _warps(self, slot: int) -> Array:
@@ -197,8 +122,8 @@ class Machine:
                 stuck = ~able & self._live.any(axis=0)
                 if stuck.any():
                     group = int(stuck.argmax())
-                    waiting = self._barriers[group].describe(lambda slot: int(self._warps(slot)[group]))
-                    raise Hang(f"deadlock in {self._place(group)}: {waiting}")
+                    warps = [int(self._warps(slot)[group]) for slot in range(self._slots)]
+                    raise Hang(f"deadlock in {self._place(group)}: {self._barriers[group].describe(warps)}")
                 if not able.any():
                     return
                 current = np.where(able, ready.argmax(axis=0), self._slots)
@@ -210,14 +135,15 @@ class Machine:
 
     def _run_slot(self, slot: int, groups: Array, step_limit: int) -> None:
         """Run the lanes of `groups` in a slot until one of their warps exits or meets a barrier."""
-        frame, at = self._frames[slot], self._at[slot]
+        frame, at, meetings = self._frames[slot], self._at[slot], self._meetings[slot]
         eligible = np.repeat(groups, WARP)
         while True:
-            places = np.where(eligible, at, DONE)
+            places = np.where(eligible & ~meetings.waiting, at, DONE)
             number = int(places.min())
-            mask: Mask = places == number
-            if mask.all():
-                mask = True
+            if number == DONE:
+                raise Fault("divergent: all that is left of a warp waits for lanes that never come")
+            here = places == number
+            mask: Mask = True if here.all() else here
             while number < len(self.program.blocks):
                 block = self.program.blocks[number]
                 self.executed += len(block.steps) + 1
@@ -233,6 +159,11 @@ class Machine:
                 if end.kind == "exit":
                     self._exit(slot, frame, end, mask, number)
                     return
+                if end.meeting is not None and not end.meeting.immediate(frame, mask):
+                    np.copyto(at, number, where=mask)
+                    meetings.wait(end.meeting, frame, mask)
+                    self._meet(slot)
+                    break
                 following = self._next(frame, end, mask, number)
                 if following is None:
                     self._diverge(frame, end, mask, number, at)
@@ -244,9 +175,21 @@ class Machine:
             else:
                 raise Fault("ran past the end of the kernel")
 
-    def _next(self, frame: Frame, end: _End, mask: Mask, number: int) -> int | None:
+    def _meet(self, slot: int) -> None:
+        """Let lanes go on that waited for others of their warp and no longer have to."""
+        frame, at, meetings = self._frames[slot], self._at[slot], self._meetings[slot]
+        met = meetings.met(at == DONE)
+        if met is None:
+            return
+        for number in np.unique(at[met]).tolist():
+            meeting, serve = self.program.blocks[number].end.meeting, met & (at == number)
+            assert meeting is not None, "lanes wait only at meetings"
+            meetings.finish(meeting, frame, met, serve)
+            np.copyto(at, number + 1, where=serve)
+
+    def _next(self, frame: Frame, end: End, mask: Mask, number: int) -> int | None:
         """The block that all executing lanes go to, None where they part."""
-        if end.kind == "next":
+        if end.kind in ("next", "meeting"):
             return number + 1
         if not end.guard:
             return end.target
@@ -255,11 +198,11 @@ class Machine:
             return number + 1 if end.negated else end.target
         return None if taken.any() else (end.target if end.negated else number + 1)
 
-    def _diverge(self, frame: Frame, end: _End, mask: Mask, number: int, at: Array) -> None:
-        there, here = (number + 1, end.target) if end.negated else (end.target, number + 1)
-        np.copyto(at, np.where(frame[end.guard], there, here), where=mask)
+    def _diverge(self, frame: Frame, end: End, mask: Mask, number: int, at: Array) -> None:
+        taken, passed = (number + 1, end.target) if end.negated else (end.target, number + 1)
+        np.copyto(at, np.where(frame[end.guard], taken, passed), where=mask)
 
-    def _barrier(self, slot: int, frame: Frame, end: _End, mask: Mask) -> None:
+    def _barrier(self, slot: int, frame: Frame, end: End, mask: Mask) -> None:
         whole_warps(mask if mask is True else mask | (self._at[slot] == DONE), end.text)
         warps = np.arange(self._groups) if mask is True else np.flatnonzero(mask.reshape(-1, WARP).any(axis=1))
         for group in warps.tolist():
@@ -273,7 +216,7 @@ class Machine:
                 raise Fault(f"{fault} ({self._place(group)})") from None
             self._blocked[released, group] = False
 
-    def _exit(self, slot: int, frame: Frame, end: _End, mask: Mask, number: int) -> None:
+    def _exit(self, slot: int, frame: Frame, end: End, mask: Mask, number: int) -> None:
         at = self._at[slot]
         np.copyto(at, number + 1, where=mask)
         leaving = mask if not end.guard else (~frame[end.guard] if end.negated else frame[end.guard]) & mask
@@ -282,3 +225,4 @@ class Machine:
         for group in np.flatnonzero(finished).tolist():
             self._live[slot, group] = False
             self._blocked[self._barriers[group].exit(), group] = False
+        self._meet(slot)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -93,12 +94,11 @@ def _cvt(instruction: Instruction, layout: Layout) -> Step:
             raise Unsupported(instruction.text)
         return computed(lambda a, b: _halves(b, a, half), layout.target(target, "b32"), high, low)
     source = instruction.operands[1]
-    read: Callable[[Array], Array] = lambda values: values
+    floating = from_[0] in "fb"
     if from_ == "bf16":
-        read, from_ = lambda values: from_bits(values, "bf16"), "u16"
-        floating = True
+        read, from_ = _from_bf16, "u16"
     else:
-        floating = from_[0] == "f"
+        read = _unchanged
     value = layout.source(source, from_)
     if to == "bf16":
         return computed(lambda a: to_bits(read(a).astype(np.float32), "bf16"), layout.target(target, "b16"), value)
@@ -131,7 +131,15 @@ def _cvt(instruction: Instruction, layout: Layout) -> Step:
     return computed(clamp, out, value)
 
 
-def _integer(from_: np.dtype[np.generic], to: np.dtype[np.generic], saturate: bool) -> Callable[[Array], Array]:
+def _unchanged(values: Array) -> Array:
+    return values
+
+
+def _from_bf16(values: Array) -> Array:
+    return from_bits(values, "bf16")
+
+
+def _integer(from_: np.dtype[Any], to: np.dtype[Any], saturate: bool) -> Callable[[Array], Array]:
     if not saturate:
         return lambda values: values.astype(to)
     low = max(np.iinfo(from_).min, np.iinfo(to).min)

@@ -17,7 +17,9 @@ _REGISTER = re.compile(r"(%?[\w$]+)(?:<(\d+)>)?$")
 _VARIABLE = re.compile(
     r"\.(shared|local)\s+(?:\.align\s+(\d+)\s+)?\.(?:[busf])(\d+)\s+([\w$]+)((?:\[\d*\])*)\s*(?:=.*)?$", re.S
 )
-_PARAMETER = re.compile(r"\.param\s+(?:\.align\s+\d+\s+)?\.[busf](\d+)\s+(?:\.ptr\s*[^,]*?\s)?([\w$]+)(\[\d+\])?$", re.S)
+_PARAMETER = re.compile(
+    r"\.param\s+(?:\.align\s+\d+\s+)?\.[busf](\d+)\s+(?:\.ptr\s*[^,]*?\s)?([\w$]+)(\[\d+\])?$", re.S
+)
 _LABEL = re.compile(r"([\w$]+)\s*:(?!:)")
 _NAME = re.compile(r"%?[A-Za-z_$][\w$]*")
 

@@ -34,7 +34,9 @@ class _Failure:
     text: str
 
 
-def _serve(connection: Connection, folder: Path, fields: dict[str, int | float | str | bool], limits: DeviceLimits) -> None:
+def _serve(
+    connection: Connection, folder: Path, fields: dict[str, int | float | str | bool], limits: DeviceLimits
+) -> None:
     """A worker's life: say ready, then one verdict per job until the connection closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     template = load_template(folder)
@@ -159,7 +161,9 @@ class InterpreterDevice:
             code = worker.process.exitcode
             self._drop(worker)
             if candidate is None:
-                raise EvoengineError(f"an interpreter worker ended with exit code {code} before its first job") from None
+                raise EvoengineError(
+                    f"an interpreter worker ended with exit code {code} before its first job"
+                ) from None
             reason = f"the interpreter's process died with exit code {code}"
             yield candidate, Rejection(Gate.RUNTIME, reason, {"interpreted": True, "exit_code": code})
             return
@@ -169,6 +173,8 @@ class InterpreterDevice:
         worker.candidate = None
         if isinstance(message, _Failure):
             if message.unsupported:
-                raise TemplateError(f"the interpreter does not model {message.text}: this kernel needs a GPU to be judged")
+                raise TemplateError(
+                    f"the interpreter does not model {message.text}: this kernel needs a GPU to be judged"
+                )
             raise EvoengineError(f"the interpreter failed on candidate {candidate.number}:\n{message.text}")
         yield candidate, message

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -12,8 +11,9 @@ from evoengine import oracle
 from evoengine.devices.estimate import estimate_us
 from evoengine.devices.interpreter.faults import Fault, Hang, Unsupported
 from evoengine.devices.interpreter.layout import Array
-from evoengine.devices.interpreter.machine import MODES, Machine, Program
+from evoengine.devices.interpreter.machine import MODES, Machine
 from evoengine.devices.interpreter.memory import GlobalMemory
+from evoengine.devices.interpreter.program import Program
 from evoengine.dtypes import BITS, to_bits
 from evoengine.hardware import DeviceLimits
 from evoengine.problem import Problem
@@ -30,8 +30,8 @@ STEP_LIMIT = 10_000_000
 def poison(tensor: Tensor) -> Array:
     """The initial words of an output: `oracle.POISON` in turn, as words of the tensor's own width."""
     count = int(np.prod(tensor.shape))
-    dtype = BITS[tensor.dtype]
-    return np.resize(np.array(oracle.POISON, np.uint16), count * dtype.itemsize // 2).view(dtype)
+    halves = np.resize(np.array(oracle.POISON, np.uint16), count * BITS[tensor.dtype].itemsize // 2)
+    return halves.view(BITS[tensor.dtype])
 
 
 @dataclass(slots=True)
@@ -128,6 +128,6 @@ class Trial:
         """Kernel parameters in order; the addresses are the interpreter's own."""
         passed: list[int | float] = []
         for argument in self.template.module.arguments(values, problem):
-            value: Any = argument.value
-            passed.append(memory.address(value) if argument.kind == "tensor" else value)
+            value = argument.value
+            passed.append(memory.address(value) if isinstance(value, str) else value)
         return passed
