@@ -1,6 +1,7 @@
 """How a config is told to Optuna: an ordered axis as the index of its choice, an unordered one as a category.
 
-The same encoding is used in memory and in the database, so any Optuna tool reads both.
+The same encoding is used in memory and in the database, so any Optuna tool reads both. An axis with one choice is no
+knob and is not told at all.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from evoengine.space import Axis, Point
 
 
 def distributions(axes: Sequence[Axis], *, ordinal: bool = False) -> dict[str, BaseDistribution]:
-    """One Optuna distribution per axis. `ordinal` tells unordered axes as an index too, for samplers that know only numbers."""
+    """One Optuna distribution per axis; with `ordinal` unordered axes are an index too (CMA-ES knows only numbers)."""
     return {
         axis.name: IntDistribution(0, len(axis.choices) - 1)
         if axis.ordered or ordinal
         else CategoricalDistribution(_words(axis))
         for axis in axes
+        if len(axis.choices) > 1
     }
 
 
@@ -28,14 +30,20 @@ def to_params(axes: Sequence[Axis], point: Point, *, ordinal: bool = False) -> d
     return {
         axis.name: index if axis.ordered or ordinal else _words(axis)[index]
         for axis, index in zip(axes, point, strict=True)
+        if len(axis.choices) > 1
     }
 
 
 def to_point(axes: Sequence[Axis], params: Mapping[str, Any], *, ordinal: bool = False) -> Point:
     """Optuna parameters as a point."""
-    return tuple(
-        int(params[axis.name]) if axis.ordered or ordinal else _words(axis).index(params[axis.name]) for axis in axes
-    )
+
+    def index(axis: Axis) -> int:
+        if len(axis.choices) == 1:
+            return 0
+        told = params[axis.name]
+        return int(told) if axis.ordered or ordinal else _words(axis).index(told)
+
+    return tuple(index(axis) for axis in axes)
 
 
 def _words(axis: Axis) -> tuple[str | int, ...]:

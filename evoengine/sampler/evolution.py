@@ -32,8 +32,7 @@ class EvolutionSampler(BaseSampler):
     """Elites, crossover, one-knob mutation and niches over the feasible set; never infeasible, never a repeat.
 
     Nothing is carried from trial to trial: the random generator of a trial is seeded with (seed, trials before it) and
-    the population is read from the study, so a study that is reopened goes on as if it had never been closed. An
-    instance serves one study.
+    the population is read from the study, so a study that is reopened goes on as if it had never been closed.
 
     Raises:
         UserError: nothing is feasible, or the space is too large (`ValidSet`).
@@ -41,11 +40,10 @@ class EvolutionSampler(BaseSampler):
 
     def __init__(self, space: SearchSpace, feasible: FeasibleSet, *, seed: int) -> None:
         self._space = space
-        self._feasible = feasible
         self._seed = seed
         self._distributions = distributions(space.axes)
-        self._rows: dict[int, int | None] = {}
-        self.valid = ValidSet(space, feasible.points)
+        self._rows: dict[tuple[str, int], int | None] = {}
+        self.valid = ValidSet(space, feasible)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return self._distributions
@@ -63,8 +61,8 @@ class EvolutionSampler(BaseSampler):
         Raises:
             ValueError: every feasible config is already a trial of the study.
         """
-        others = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number and other.params]
-        taken = {row for row in map(self._row, others) if row is not None}
+        others = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number]
+        taken = {row for other in others if (row := self._row(study, other)) is not None}
         if len(taken) >= len(self.valid):
             raise ValueError(f"all {len(self.valid)} feasible configs have been proposed")
         members = [self._member(other) for other in others if other.state == TrialState.COMPLETE]
@@ -81,7 +79,7 @@ class EvolutionSampler(BaseSampler):
 
     @cached_property
     def _starts(self) -> list[tuple[int, str]]:
-        return starts.design(self._space, self._feasible, self.valid, START_SIZE, self._seed)
+        return starts.design(self._space, self.valid, START_SIZE, self._seed)
 
     def _grown(self, members: list[Member], taken: set[int]) -> bool:
         """Whether the starts are used up and enough of them finished to breed from."""
@@ -91,9 +89,8 @@ class EvolutionSampler(BaseSampler):
         for row, operator in self._starts:
             if row not in taken:
                 return row, Target(self.valid.point(row), operator, ())
-        row = next(starts.spread(self.valid, taken, rng), None)
-        if row is None:  # all that was sampled is taken
-            row = self.valid.draw(taken, rng)
+        far = next(starts.spread(self.valid, taken, rng), None)
+        row = self.valid.draw(taken, rng) if far is None else far  # None: all that was sampled is taken
         return row, Target(self.valid.point(row), "spread", ())
 
     def _breed(self, members: list[Member], taken: set[int], rng: np.random.Generator) -> tuple[int, Target]:
@@ -122,11 +119,12 @@ class EvolutionSampler(BaseSampler):
             return mutate(others[int(rng.integers(len(others)))], axes, "niche", rng)
         return mutate(pick(elites, rng), axes, "mutation", rng)
 
-    def _row(self, trial: FrozenTrial) -> int | None:
+    def _row(self, study: Study, trial: FrozenTrial) -> int | None:
         """The trial's row, None outside the feasible set; a trial keeps its parameters, so it is looked up once."""
-        if trial.number not in self._rows:
-            self._rows[trial.number] = self.valid.row(to_point(self._space.axes, trial.params))
-        return self._rows[trial.number]
+        key = (study.study_name, trial.number)
+        if key not in self._rows:
+            self._rows[key] = self.valid.row(to_point(self._space.axes, trial.params))
+        return self._rows[key]
 
     def _member(self, trial: FrozenTrial) -> Member:
         assert trial.value is not None, "a COMPLETE trial has a value"

@@ -21,7 +21,7 @@ from evoengine.sampler.stock import POPULATION, RESUMED_ATTRS, stock_sampler
 from evoengine.sampler.valid import ValidSet
 from evoengine.space import FeasibleSet, Point, SearchSpace
 
-TRIES = 2
+TRIES = 3
 """Proposals of a stock sampler that may be in vain before the last one is moved to the nearest free config."""
 
 
@@ -45,16 +45,16 @@ class Proposer:
         self._ordinal = sampler == "cmaes"  # CMA-ES leaves categorical axes to random sampling
         self._distributions = distributions(space.axes, ordinal=self._ordinal)
         self._evolution = EvolutionSampler(space, feasible, seed=seed) if sampler == "evolution" else None
-        self._valid = self._evolution.valid if self._evolution else ValidSet(space, feasible.points)
+        self._valid = self._evolution.valid if self._evolution else ValidSet(space, feasible)
         self._starts: list[tuple[int, str]] = []
         if sampler in ("tpe", "nsga2"):
-            self._starts = starts.design(space, feasible, self._valid, POPULATION, seed)
+            self._starts = starts.design(space, self._valid, POPULATION, seed)
         elif sampler == "cmaes":  # spread starts would tell it nothing: it learns from its own populations
-            self._starts = starts.known(space, feasible, self._valid)
+            self._starts = starts.known(space, self._valid)
         self._seen: dict[int, Seen] = {}
         self._clear()
         if sampler == "cmaes":
-            self._stock(self._best())  # now, and not after the first population, is the time to miss a package
+            stock_sampler(sampler, seed, [])  # now, and not after the starts, is the time to miss a package
 
     def observe(self, seen: Iterable[Seen]) -> None:
         """Take in new or changed trials; what is known already changes nothing."""
@@ -62,10 +62,16 @@ class Proposer:
         finished = [one for one in fresh if one.number in self._seen and self._seen[one.number].state == "done"]
         self._seen.update({one.number: one for one in fresh})
         if finished:  # Optuna does not let a finished trial change
+            known = {one.point for one in self._seen.values()}
+            pending = [point for point in self._trial_at if point not in known]
             self._clear()
-            fresh = [self._seen[number] for number in sorted(self._seen)]
-        for one in fresh:
-            self._mirror_trial(one)
+            for number in sorted(self._seen):
+                self._mirror_trial(self._seen[number])
+            for point in pending:
+                self._add(point, {})
+        else:
+            for one in fresh:
+                self._mirror_trial(one)
 
     def propose(self, n: int) -> list[Proposal]:
         """`n` proposals, fewer when the feasible set holds no more untried configs."""
@@ -102,15 +108,16 @@ class Proposer:
             return Proposal(self._add(self._valid.point(self._valid.draw(self._taken, rng)), {}), "random")
         for row, operator in self._starts:
             if row not in self._taken:
-                generation = {key: 0 for key in RESUMED_ATTRS}
+                generation = dict.fromkeys(RESUMED_ATTRS, 0) if self.name == "nsga2" else {}
                 return Proposal(self._add(self._valid.point(row), generation), operator, system_attrs=generation)
         return self._ask_stock()
 
     def _ask_stock(self) -> Proposal:
         operator = self.name
         for _ in range(TRIES):
-            self._study.sampler = self._stock(self._best())
-            trial = self._study.ask(self._distributions)
+            self._study.sampler = stock_sampler(self.name, self._seed, self._trials())
+            with np.errstate(over="ignore"):  # the step size of CMA-ES overflows to its upper limit on snapped configs
+                trial = self._study.ask(self._distributions)
             point = to_point(self._axes, trial.params, ordinal=self._ordinal)
             if self._valid.row(point) is None:
                 self.free["infeasible"] += 1
@@ -132,20 +139,8 @@ class Proposer:
         kept = {key: attrs[key] for key in RESUMED_ATTRS if key in attrs}
         return Proposal(point, operator, next(iter(kept.values()), 0), system_attrs=kept)
 
-    def _stock(self, start: Point) -> optuna.samplers.BaseSampler:
-        return stock_sampler(
-            self.name, self._seed, len(self._trials()), to_params(self._axes, start, ordinal=self._ordinal)
-        )
-
     def _trials(self) -> list[optuna.trial.FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
-
-    def _best(self) -> Point:
-        """The fastest config so far, the default before there is one."""
-        done = [one for one in self._seen.values() if one.value is not None]
-        if not done:
-            return self._valid.point(self._starts[0][0])
-        return min(done, key=lambda one: (one.value, one.number)).point
 
     def _add(self, point: Point, attrs: Mapping[str, Any]) -> Point:
         """A RUNNING trial of the mirror that no sampler was asked for."""

@@ -8,23 +8,18 @@ from itertools import islice
 import numpy as np
 
 from evoengine.sampler.valid import ValidSet
-from evoengine.space import FeasibleSet, SearchSpace
+from evoengine.space import SearchSpace
 
 SPREAD_SAMPLE = 1000
 """Configs among which the next spread point is looked for: a max-min design over more costs time and changes little."""
 
 
-def known(space: SearchSpace, feasible: FeasibleSet, valid: ValidSet) -> list[tuple[int, str]]:
-    """Rows of the default and of the hand-picked starts (nearest feasible, no repeats), with their operator names.
-
-    Raises:
-        UserError: nothing is feasible.
-    """
+def known(space: SearchSpace, valid: ValidSet) -> list[tuple[int, str]]:
+    """Rows of the default and of the hand-picked starts (nearest feasible, no repeats), with their operator names."""
     rows: dict[int, str] = {}
     for values, operator in [(space.default, "default"), *((start, "start") for start in space.starts)]:
-        point = space.point(space.nearest(values, feasible).values)
-        row = valid.row(point)
-        assert row is not None, "nearest() returns a member of the feasible set"
+        row = valid.nearest(space.point(values), ())
+        assert row is not None, "a ValidSet is not empty"
         rows.setdefault(row, operator)
     return list(rows.items())
 
@@ -34,7 +29,7 @@ def spread(valid: ValidSet, seen: Collection[int], rng: np.random.Generator) -> 
     taken = set(seen)
     sample = np.sort(rng.choice(len(valid), min(SPREAD_SAMPLE, len(valid)), replace=False))
     sample = sample[~np.isin(sample, np.fromiter(taken, dtype=np.intp, count=len(taken)))]
-    gap = np.full(len(sample), np.inf, dtype=np.float32)
+    gap = np.full(len(sample), np.inf, dtype=np.float64)
     for row in sorted(taken):
         gap = np.minimum(gap, valid.distance(valid.point(row), sample))
     while len(sample):
@@ -45,8 +40,8 @@ def spread(valid: ValidSet, seen: Collection[int], rng: np.random.Generator) -> 
         sample, gap = np.delete(sample, at), np.delete(gap, at)
 
 
-def design(space: SearchSpace, feasible: FeasibleSet, valid: ValidSet, size: int, seed: int) -> list[tuple[int, str]]:
+def design(space: SearchSpace, valid: ValidSet, size: int, seed: int) -> list[tuple[int, str]]:
     """The known good configs, filled up to `size` by spread ones: rows and operator names, the same for equal seeds."""
-    rows = known(space, feasible, valid)
+    rows = known(space, valid)
     extra = spread(valid, [row for row, _ in rows], np.random.default_rng([seed]))
     return rows + [(row, "spread") for row in islice(extra, max(size - len(rows), 0))]

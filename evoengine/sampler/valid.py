@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evoengine.errors import UserError
-from evoengine.space import Point, SearchSpace
+from evoengine.space import FeasibleSet, Point, SearchSpace
 
 Rows = NDArray[np.intp]
 
@@ -17,10 +17,13 @@ class ValidSet:
     """Every feasible point of a space; a point is named by its row.
 
     Raises:
-        UserError: the product space has 2**63 points or more, so that a point has no 64-bit code.
+        UserError: nothing is feasible, or the product space has 2**63 points or more (a point is a 64-bit code here).
     """
 
-    def __init__(self, space: SearchSpace, points: Sequence[Point]) -> None:
+    def __init__(self, space: SearchSpace, feasible: FeasibleSet) -> None:
+        points = feasible.points
+        if not points:
+            space.nearest(space.default, feasible)  # raises, and says which rule refused most
         if space.product >= 2**63:
             raise UserError(f"search space {space.name} has {space.product} points, over 2**63: drop some choices")
         self.axes = space.axes
@@ -48,9 +51,9 @@ class ValidSet:
         at = int(np.searchsorted(self._codes, code))
         return int(self._order[at]) if at < len(self._codes) and self._codes[at] == code else None
 
-    def distance(self, point: Point, among: Rows | None = None) -> NDArray[np.float32]:
+    def distance(self, point: Point, among: Rows | None = None) -> NDArray[np.float64]:
         """`SearchSpace.distance` from `point` to every row, or to the rows `among`."""
-        total = np.zeros(len(self) if among is None else len(among), dtype=np.float32)
+        total = np.zeros(len(self) if among is None else len(among), dtype=np.float64)
         for axis, index in enumerate(point):
             column = self.matrix[:, axis]
             total += self._steps[axis][index][column if among is None else column[among]]
@@ -61,13 +64,12 @@ class ValidSet:
 
         None when there is no such row. Ties go to the lowest row.
         """
-        far = np.float32(np.inf)
         total = self.distance(point)
-        total[list(taken)] = far
+        total[list(taken)] = np.inf
         if keep is not None:
-            total[self.matrix[:, keep] != point[keep]] = far
+            total[self.matrix[:, keep] != point[keep]] = np.inf
         row = int(np.argmin(total))
-        return row if total[row] < far else None
+        return row if total[row] < np.inf else None
 
     def draw(self, taken: set[int], rng: np.random.Generator) -> int:
         """A row that is not taken, uniformly; the caller knows that there is one."""
@@ -79,9 +81,7 @@ class ValidSet:
         return int(free[rng.integers(len(free))])
 
 
-def _steps(size: int, ordered: bool) -> NDArray[np.float32]:
+def _steps(size: int, ordered: bool) -> NDArray[np.float64]:
     """Distance between every two choices of one axis, as in `SearchSpace.distance`."""
-    index = np.arange(size)
-    if not ordered:
-        return (index[:, None] != index[None, :]).astype(np.float32)
-    return (np.abs(index[:, None] - index[None, :]) / max(size - 1, 1)).astype(np.float32)
+    apart = np.abs(np.subtract.outer(np.arange(size), np.arange(size))).astype(np.float64)
+    return apart / max(size - 1, 1) if ordered else np.sign(apart)
