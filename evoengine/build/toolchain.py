@@ -28,7 +28,9 @@ class Toolchain:
     def command(self, arch: str) -> tuple[str, ...]:
         """The fixed part of every compile: nvcc's own path first, options after it. Both print what ptxas measured."""
         if self.executable is None:
-            return (f"--gpu-architecture={arch}", "--std=c++20", "--ptxas-options=-v", "--include-path=src")
+            # Where a driver is installed, NVRTC keeps a cache of its own and answers from it with an empty log.
+            base = (f"--gpu-architecture={arch}", "--std=c++20", "--no-cache")
+            return (*base, "--ptxas-options=-v", "--include-path=src")
         return (str(self.executable), "-cubin", f"-arch={arch}", "-std=c++20", "-O3", "-Xptxas", "-v")
 
 

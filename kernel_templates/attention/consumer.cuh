@@ -117,12 +117,15 @@ struct Consumer {
     }
   }
 
-  // P = exp(scale * (S - max)), and the running maximum, sum and output brought to the new maximum. The two rows of a
-  // lane and the two columns of a register pair are four independent chains: one chain of 32 adds costs 130 clocks.
-  __device__ __forceinline__ void softmax(bool first_tile) {
+  // P = exp(scale * (S - max)), and the running maximum, sum and output brought to the new maximum; in the first tile
+  // there is none to bring. The two rows of a lane and the two columns of a register pair are four independent chains.
+  template <bool kFirst>
+  __device__ __forceinline__ void softmax() {
 #pragma unroll
     for (int i = 0; i < kRowTiles; ++i) {
-      float highest[2] = {row_max[i][0], row_max[i][1]};
+      float highest[2];
+#pragma unroll
+      for (int h = 0; h < 2; ++h) highest[h] = kFirst ? s[i][0][2 * h] : row_max[i][h];
 #pragma unroll
       for (int j = 0; j < cfg::kKeys / 8; ++j) {
 #pragma unroll
@@ -150,18 +153,21 @@ struct Consumer {
           }
         }
       }
-      float rescale[2];
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        rescale[h] = ptx::exp2(__fmaf_rn(row_max[i][h], scale_log2, -base[h]));
-        row_sum[i][h] = row_sum[i][h] * rescale[h] + sum[h][0] + sum[h][1];
+        const float here = sum[h][0] + sum[h][1];
+        if constexpr (kFirst) {
+          row_sum[i][h] = here;
+        } else {
+          const float rescale = ptx::exp2(__fmaf_rn(row_max[i][h], scale_log2, -base[h]));
+          row_sum[i][h] = row_sum[i][h] * rescale + here;
+#pragma unroll
+          for (int d = 0; d < cfg::kHeadDim / 8; ++d) {
+            o[i][d][2 * h] *= rescale;
+            o[i][d][2 * h + 1] *= rescale;
+          }
+        }
         row_max[i][h] = highest[h];
-      }
-      if (first_tile) continue;                              // the output is still zero
-#pragma unroll
-      for (int d = 0; d < cfg::kHeadDim / 8; ++d) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) o[i][d][e] *= rescale[e / 2];
       }
     }
   }

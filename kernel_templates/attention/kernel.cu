@@ -24,13 +24,14 @@ __device__ __forceinline__ void prologue(const Loader& loader) {
   }
 }
 
-// One tile between its K and its V arriving.
+// One tile between its K and its V arriving. The first tile is code of its own: nothing to rescale, Q to fetch.
+template <bool kFirst>
 __device__ __forceinline__ void attend(Consumer& consumer, const Tiles& at, int tile, int slot) {
-  if (cfg::kQInRegs && tile == 0) consumer.keep_q(at.q);
+  if constexpr (cfg::kQInRegs && kFirst) consumer.keep_q(at.q);
   if (consumer.sees(tile * cfg::kBlockN)) {
     consumer.scores(at.q, at.k + slot * Loader::kSlotBytes);
     consumer.mask(tile * cfg::kBlockN);
-    consumer.softmax(tile == 0);
+    consumer.softmax<kFirst>();
   }
 }
 
@@ -42,22 +43,24 @@ __device__ __forceinline__ void gather(Consumer& consumer, const Tiles& at, int 
 // are done with the previous tile's V, whose slot is refilled; the second that V has landed and that all are done with
 // K. Groups are committed as Q+K0, V0, K1, V1, ...; after the prologue 2 * STAGES are under way, so K of tile t has
 // landed when at most 2 * STAGES - 2 younger ones are pending (one more in the first tile, before the first refill).
+template <bool kFirst>
+__device__ __forceinline__ void step_together(Consumer& consumer, const Loader& loader, const Tiles& at, int tile) {
+  const int slot = tile % cfg::kStages;
+  ptx::cp_async_wait<2 * cfg::kStages - (kFirst ? 1 : 2)>();
+  __syncthreads();
+  if constexpr (!kFirst) loader.load_v(tile - 1 + cfg::kStages);
+  attend<kFirst>(consumer, at, tile, slot);
+  ptx::cp_async_wait<2 * cfg::kStages - 2>();
+  __syncthreads();
+  loader.load_k(tile + cfg::kStages);
+  gather(consumer, at, tile, slot);
+}
+
 __device__ __forceinline__ void run_together(Consumer& consumer, const Loader& loader, const Tiles& at) {
-  for (int tile = 0; tile < loader.tiles; ++tile) {
-    const int slot = tile % cfg::kStages;
-    if (tile == 0) {
-      ptx::cp_async_wait<2 * cfg::kStages - 1>();
-    } else {
-      ptx::cp_async_wait<2 * cfg::kStages - 2>();
-    }
-    __syncthreads();
-    if (tile > 0) loader.load_v(tile - 1 + cfg::kStages);
-    attend(consumer, at, tile, slot);
-    ptx::cp_async_wait<2 * cfg::kStages - 2>();
-    __syncthreads();
-    loader.load_k(tile + cfg::kStages);
-    gather(consumer, at, tile, slot);
-  }
+  if (loader.tiles == 0) return;
+  step_together<true>(consumer, loader, at, 0);
+#pragma unroll 1
+  for (int tile = 1; tile < loader.tiles; ++tile) step_together<false>(consumer, loader, at, tile);
 }
 
 // Producer warps: keep STAGES tiles under way. Waits on kEmpty of a slot, arrives on kFullK and kFullV.
@@ -93,15 +96,21 @@ __device__ __forceinline__ void produce(const Loader& loader) {
 }
 
 // Consumer warps: wait on kFullK and kFullV of a slot, arrive on kEmpty when a refill is due.
+template <bool kFirst>
+__device__ __forceinline__ void consume_step(Consumer& consumer, int tiles, const Tiles& at, int tile) {
+  const int slot = tile % cfg::kStages;
+  ptx::barrier_sync(kFullK + slot, cfg::kThreads);
+  attend<kFirst>(consumer, at, tile, slot);
+  ptx::barrier_sync(kFullV + slot, cfg::kThreads);
+  gather(consumer, at, tile, slot);
+  if (tile + cfg::kStages < tiles) ptx::barrier_arrive(kEmpty + slot, cfg::kThreads);
+}
+
 __device__ __forceinline__ void consume(Consumer& consumer, int tiles, const Tiles& at) {
-  for (int tile = 0; tile < tiles; ++tile) {
-    const int slot = tile % cfg::kStages;
-    ptx::barrier_sync(kFullK + slot, cfg::kThreads);
-    attend(consumer, at, tile, slot);
-    ptx::barrier_sync(kFullV + slot, cfg::kThreads);
-    gather(consumer, at, tile, slot);
-    if (tile + cfg::kStages < tiles) ptx::barrier_arrive(kEmpty + slot, cfg::kThreads);
-  }
+  if (tiles == 0) return;
+  consume_step<true>(consumer, tiles, at, 0);
+#pragma unroll 1
+  for (int tile = 1; tile < tiles; ++tile) consume_step<false>(consumer, tiles, at, tile);
 }
 
 }  // namespace

@@ -171,9 +171,7 @@ def check_problems(values: Values, problem: AttentionProblem) -> tuple[Attention
     """Ragged lengths that no tile size divides, grouped heads, seq_q != seq_k, rows that see no key."""
     seq_q, seq_k = 203, 331
     return tuple(
-        dataclasses.replace(
-            problem, batch=2, heads=4, kv_heads=2, seq_q=seq_q, seq_k=seq_k, diagonal=diagonal
-        )
+        dataclasses.replace(problem, batch=2, heads=4, kv_heads=2, seq_q=seq_q, seq_k=seq_k, diagonal=diagonal)
         for diagonal in _masks(problem, seq_q, seq_k)
     )
 
@@ -183,9 +181,7 @@ def small_problems(values: Values, problem: AttentionProblem) -> tuple[Attention
     seq_q = block_m(values) + 5
     seq_k = values["BLOCK_N"] * (values["STAGES"] + 1) + values["BLOCK_N"] // 2 + 3
     return tuple(
-        dataclasses.replace(
-            problem, batch=1, heads=2, kv_heads=1, seq_q=seq_q, seq_k=seq_k, diagonal=diagonal
-        )
+        dataclasses.replace(problem, batch=1, heads=2, kv_heads=1, seq_q=seq_q, seq_k=seq_k, diagonal=diagonal)
         for diagonal in _masks(problem, seq_q, seq_k)
     )
 
