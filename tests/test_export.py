@@ -189,7 +189,7 @@ def test_nvrtc_takes_the_header_too() -> None:
     _, program = nvrtc.nvrtcCreateProgram(source.encode(), b"use.cu", 0, None, None)
     (status,) = nvrtc.nvrtcCompileProgram(program, 1, [b"--gpu-architecture=sm_89"])
     _, size = nvrtc.nvrtcGetProgramLogSize(program)
-    log = b" " * size  # the binding writes into it
+    log = bytes(size)  # the binding writes into it; never b" " * size, which for size 1 is the one b" " of the process
     nvrtc.nvrtcGetProgramLog(program, log)
 
     assert ("NVRTC_SUCCESS", b"") == (status.name, log.strip(b"\0\n "))
