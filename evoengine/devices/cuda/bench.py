@@ -6,7 +6,7 @@ import hashlib
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from evoengine.devices.cuda import baselines, timer
-from evoengine.devices.cuda.card import Card, identify
-from evoengine.devices.cuda.driver import CudaError, Kernel, LaunchGraph, synchronize
+from evoengine.devices.cuda.card import Card, Start, identify
+from evoengine.devices.cuda.driver import CudaError, Kernel, LaunchGraph
 from evoengine.devices.cuda.messages import (
     Dropped,
     Hello,
@@ -85,8 +85,7 @@ class GpuBench:
         self._card = Card(self._ordinal)
         with self._faults():
             self._prover = Prover(
-                self._template, self._problem, request.seed, Path(request.scratch), self._card.stream,
-                self._card.scrub, self._tell,
+                self._template, self._problem, request.seed, Path(request.scratch), self._card, self._tell,
             )  # fmt: skip
         return Opened(self._card.environment())
 
@@ -110,7 +109,7 @@ class GpuBench:
             image = _image(request.subject)
             before = self._card.clocks()
             try:
-                kernel = Kernel(image, self._template.module.ENTRY)
+                kernel = self._card.load(image, self._template.module.ENTRY)
             except CudaError as error:
                 return Judged(_refused(error))
             try:
@@ -127,7 +126,7 @@ class GpuBench:
                 raise Tainted(f"the default config's output changed when {request.subject.name} was judged")
             return Judged(proof.rejection, proof.stray)
         self._tell(Working("time"))
-        estimate = timer.estimate_us(self._launches(proof.launch), self._card.events)
+        estimate = self._estimate(proof.launch)
         window = self._window(proof.launch, estimate)
         beaten = estimate > timer.BEATEN * request.best_us
         pairs = timer.compare(window, self._control.window, self._card.events, beaten=beaten)
@@ -155,7 +154,7 @@ class GpuBench:
             proofs = {request.control.name: self._prove_control(request.control, FINAL_REPEATS)}
             for subject in request.finalists:
                 try:
-                    kernel = Kernel(_image(subject), self._template.module.ENTRY)
+                    kernel = self._card.load(_image(subject), self._template.module.ENTRY)
                     proof = self._prover.prove(kernel, subject.values, FINAL_REPEATS, subject.name)
                 except CudaError as error:
                     return Dropped(subject.name, _refused(error))
@@ -168,7 +167,7 @@ class GpuBench:
                 windows[name] = self._window(proof.launch)
                 for _ in range(-(-FINAL_WARM_UP // windows[name].launches)):
                     windows[name].replay()
-                synchronize()
+                self._card.synchronize()
             calls, _ = self._baseline_windows()
             windows |= calls
             self._tell(Working("time"))
@@ -197,20 +196,21 @@ class GpuBench:
 
     def _prove_control(self, control: Subject, repeats: int) -> Proof:
         try:
-            proof = self._prover.prove(Kernel(_image(control), self._template.module.ENTRY), control.values, repeats)
+            proof = self._prover.prove(
+                self._card.load(_image(control), self._template.module.ENTRY), control.values, repeats
+            )
         except CudaError as error:
             raise TemplateError(f"the default config does not start: {error}") from error
         if proof.rejection is not None:
             raise TemplateError(f"the default config is wrong: {proof.rejection.reason}")
         return proof
 
-    def _launches(self, launch: Callable[[], None]) -> Callable[[int], LaunchGraph]:
-        return lambda count: LaunchGraph(launch, count, self._card.stream)
+    def _window(self, launch: Start, estimated_us: float | None = None) -> LaunchGraph:
+        estimated_us = estimated_us or self._estimate(launch)
+        return self._card.graph(launch, timer.launches_per_window(estimated_us, self._card.quantum_us))
 
-    def _window(self, launch: Callable[[], None], estimated_us: float | None = None) -> LaunchGraph:
-        make = self._launches(launch)
-        estimated_us = estimated_us or timer.estimate_us(make, self._card.events)
-        return make(timer.launches_per_window(estimated_us, self._card.quantum_us))
+    def _estimate(self, launch: Start) -> float:
+        return timer.estimate_us(lambda count: self._card.graph(launch, count), self._card.events)
 
     def _warm_up(self, window: timer.Window) -> None:
         end = time.perf_counter() + WARM_UP_SECONDS
@@ -240,7 +240,7 @@ class GpuBench:
                 estimate = timer.estimate_us(make, self._card.events)
                 windows[name] = make(timer.launches_per_window(estimate, self._card.quantum_us))
             except RuntimeError as error:  # torch's way to say that a backend does not take this problem
-                synchronize()  # anything worse is a fault of the card, and raises here
+                self._card.synchronize()  # anything worse is a fault of the card, and raises here
                 unavailable[name] = str(error).partition("\n")[0]
                 torch.cuda.empty_cache()
         return windows, unavailable
@@ -292,7 +292,7 @@ class GpuBench:
                 f"{self._problem.label} does not fit into the memory of {self._card.name}: choose a smaller shape"
             ) from error
         except RuntimeError:
-            synchronize()
+            self._card.synchronize()
             raise
 
 

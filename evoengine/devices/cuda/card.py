@@ -7,19 +7,23 @@ import platform
 import statistics
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from cuda.bindings import driver
 
-from evoengine.devices.cuda.driver import Events, call
+from evoengine.devices.cuda.driver import Events, Kernel, LaunchGraph, call, pack
 from evoengine.devices.cuda.nvml import Nvml
 from evoengine.devices.cuda.probe import read_limits
 from evoengine.devices.cuda.scrub import Scrubber
 from evoengine.devices.cuda.timer import quantum_of
 from evoengine.errors import UserError
+from evoengine.template import Launch
+
+Start = Callable[[], None]
+"""Puts one launch of a kernel on the card's stream."""
 
 QUANTUM_EVENTS = 256
 """Intervals from which the event clock's step is read."""
@@ -51,18 +55,45 @@ class Card:
         if not torch.cuda.is_available():
             raise UserError(f"torch {torch.__version__} cannot use this GPU: install a CUDA build of torch")
         torch.cuda.set_device(ordinal)
-        torch.zeros(1, device="cuda")  # torch makes the primary context...
+        self.device = torch.device("cuda", ordinal)
+        torch.zeros(1, device=self.device)  # torch makes the primary context...
         device = call(driver.cuDeviceGet, ordinal)
         call(driver.cuCtxSetCurrent, call(driver.cuDevicePrimaryCtxRetain, device))  # ...which is ours as well
         self.torch_stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         torch.cuda.set_stream(self.torch_stream)
-        self.stream = int(self.torch_stream.cuda_stream)
-        self.events = Events(self.stream)
+        self._stream = int(self.torch_stream.cuda_stream)
+        self.events = Events(self._stream)
         limits = read_limits(ordinal)
         assert limits is not None, "identify found the card"
         self.limits = limits
-        self.scrub = Scrubber(limits, self.stream)
+        self.scrub = Scrubber(limits, self._stream)
         self.quantum_us, self.empty_us = _event_clock(self.events, self.scrub)
+
+    def load(self, image: bytes, entry: str) -> Kernel:
+        """A cubin as a kernel.
+
+        Raises:
+            CudaError: the driver refuses it.
+        """
+        return Kernel(image, entry)
+
+    def bind(self, kernel: Kernel, launch: Launch, arguments: Sequence[tuple[str, int | float]]) -> Start:
+        """What starts `kernel` on this card's stream."""
+        kernel.allow(launch.smem_bytes)
+        parameters = pack(arguments)
+        return lambda: kernel.launch(launch, parameters, self._stream)
+
+    def graph(self, start: Start, launches: int) -> LaunchGraph:
+        """`launches` starts as one window."""
+        return LaunchGraph(start, launches, self._stream)
+
+    def synchronize(self) -> None:
+        """Wait for everything.
+
+        Raises:
+            FatalCudaError: something went wrong in any launch so far.
+        """
+        call(driver.cuCtxSynchronize)
 
     def clocks(self) -> dict[str, Any]:
         """Clocks, power, temperature now; empty without NVML."""

@@ -51,11 +51,6 @@ def call(function: Callable[..., tuple[Any, ...]], *arguments: Any) -> Any:
     return values[0] if values else None
 
 
-def synchronize() -> None:
-    """Wait for everything, and raise what went wrong in any launch so far."""
-    call(driver.cuCtxSynchronize)
-
-
 class Kernel:
     """One loaded cubin's entry point.
 

@@ -6,6 +6,7 @@ and need its import guard, and JSON over a framed connection keeps pickles out.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import tempfile
@@ -15,6 +16,7 @@ from multiprocessing.connection import Pipe
 from pathlib import Path
 
 from evoengine.devices.cuda.messages import Phase, Reply, Request, Working, decode_reply, encode
+from evoengine.errors import EvoengineError
 
 KILL_SECONDS = 30.0
 """How long a killed worker may take to vanish: the driver first tears down a context with a kernel in flight."""
@@ -89,7 +91,8 @@ class Worker:
                     return reply
                 self.working = reply
         except (EOFError, OSError):
-            self.process.wait(KILL_SECONDS)  # the connection closed first: let the process end for its own reason
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(END_SECONDS)  # the connection closes first: let it end for its own reason
             stderr = self._last_words()
             self.kill()
             raise WorkerDied(self.process.returncode, stderr, self.working) from None
@@ -98,9 +101,19 @@ class Worker:
             raise
 
     def kill(self) -> None:
-        """End the process whatever it is doing."""
+        """End the process whatever it is doing.
+
+        Raises:
+            EvoengineError: it does not end: the driver itself hangs.
+        """
         self.process.kill()
-        self.process.wait(KILL_SECONDS)
+        try:
+            self.process.wait(KILL_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise EvoengineError(
+                f"GPU worker {self.process.pid} does not end {KILL_SECONDS:.0f} s after being killed: the driver hangs, "
+                "reset the GPU or restart the machine"
+            ) from None
         self._connection.close()
         self._stderr.close()
 
@@ -110,8 +123,7 @@ class Worker:
         try:
             self.process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait(KILL_SECONDS)
+            self.kill()
         self._stderr.close()
 
     def _last_words(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,8 @@ import torch
 
 from evoengine import oracle
 from evoengine.devices.cuda.buffers import ProblemBuffers, drifted, observe
-from evoengine.devices.cuda.driver import Kernel, pack, synchronize
+from evoengine.devices.cuda.card import Card, Start
+from evoengine.devices.cuda.driver import Kernel
 from evoengine.devices.cuda.messages import Working
 from evoengine.devices.cuda.references import derive_seed, input_set
 from evoengine.devices.cuda.serve import Tell
@@ -37,7 +38,7 @@ class Proof:
 
     checks: tuple[Check, ...]
     rejection: Rejection | None
-    launch: Callable[[], None]
+    launch: Start
     accepted: list[torch.Tensor]
     stray: bool
 
@@ -45,15 +46,11 @@ class Proof:
 class Prover:
     """Judges kernels of one template on one problem; input sets and device buffers are made once and kept."""
 
-    def __init__(
-        self, template: Template, problem: Problem, seed: int, scratch: Path, stream: int, scrub: Callable[[], None],
-        tell: Tell,
-    ) -> None:  # fmt: skip
+    def __init__(self, template: Template, problem: Problem, seed: int, scratch: Path, card: Card, tell: Tell) -> None:
         self._template = template
         self._seed = seed
         self._scratch = scratch
-        self._stream = stream
-        self._scrub = scrub
+        self._card = card
         self._tell = tell
         self._sets: dict[str, tuple[InputSet, ProblemBuffers]] = {}
         self.timed, self.buffers = self._set(problem, "timed")
@@ -75,7 +72,7 @@ class Prover:
         for made, buffers, count in sets:
             started = time.perf_counter()
             run = launch if made is self.timed else self.bind(kernel, values, made.problem, buffers)
-            observed, first = observe(run, buffers, count, self._scrub, synchronize)
+            observed, first = observe(run, buffers, count, self._card.scrub, self._card.synchronize)
             accepted = first if made is self.timed else accepted
             check = oracle.check(
                 self._template, made, dataclasses.replace(observed, seconds=time.perf_counter() - started)
@@ -90,16 +87,14 @@ class Prover:
 
     def recheck(self, proof: Proof) -> str:
         """What is wrong with a proven kernel's output now; empty where it is bit for bit as it was."""
-        return drifted(proof.launch, self.buffers, proof.accepted, synchronize)
+        return drifted(proof.launch, self.buffers, proof.accepted, self._card.synchronize)
 
-    def bind(self, kernel: Kernel, values: Values, problem: Problem, buffers: ProblemBuffers) -> Callable[[], None]:
+    def bind(self, kernel: Kernel, values: Values, problem: Problem, buffers: ProblemBuffers) -> Start:
         """The kernel with this problem's grid and arguments, ready to start on the worker's stream."""
         with self._template_code("launch"):
             launch = self._template.module.launch(values, problem)
             arguments = self._template.module.arguments(values, problem)
-        kernel.allow(launch.smem_bytes)
-        parameters = pack(buffers.arguments(arguments))
-        return lambda: kernel.launch(launch, parameters, self._stream)
+        return self._card.bind(kernel, launch, buffers.arguments(arguments))
 
     def _set(self, problem: Problem, name: str) -> tuple[InputSet, ProblemBuffers]:
         key = f"{name}-{problem_digest(problem)}"
@@ -107,8 +102,7 @@ class Prover:
             self._tell(Working("reference"))
             with self._template_code("reference"):
                 made = input_set(self._template, problem, derive_seed(self._seed, name), name, self._scratch)
-            device = torch.device("cuda", torch.cuda.current_device())
-            self._sets[key] = made, ProblemBuffers(self._template, problem, made.inputs, device)
+            self._sets[key] = made, ProblemBuffers(self._template, problem, made.inputs, self._card.device)
         return self._sets[key]
 
     @contextmanager

@@ -1,0 +1,126 @@
+"""A worker process without a GPU: the real serving loop over a bench that fails on demand.
+
+`python fake_cuda_worker.py FOLDER UUID ORDINAL FD`. What a candidate does is its BUG value, see FAULTS; FOLDER counts
+starts and remembers across processes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from evoengine.devices.cuda.messages import (
+    Dropped,
+    Hello,
+    Judge,
+    Judged,
+    Lap,
+    Open,
+    Opened,
+    Raced,
+    Ready,
+    RunFinals,
+    SetUp,
+    Subject,
+    Working,
+)
+from evoengine.devices.cuda.serve import FatalCudaError, Tainted, Tell, serve
+from evoengine.errors import TemplateError
+from evoengine.verdict import Gate, Measurement, Rejection
+
+FAULTS = (
+    "right",
+    "wrong",
+    "dies",
+    "hangs",
+    "sticky",
+    "stray",
+    "taints",
+    "sticky once",
+    "slow reference",
+    "template",
+    "bug",
+)
+
+
+class FakeBench:
+    def __init__(self, folder: Path, uuid: str, tell: Tell) -> None:
+        self._folder = folder
+        self._uuid = uuid
+        self._tell = tell
+        self._tainted = False
+
+    def hello(self) -> Hello:
+        self._note("starts", str(os.getpid()))
+        return Hello(self._uuid, "Fake GPU")
+
+    def open(self, request: Open) -> Opened:
+        self._note("seeds", str(request.seed))
+        return Opened({"gpu": "Fake GPU"})
+
+    def set_up(self, request: SetUp) -> Ready:
+        print("noise on stdout must not reach the protocol")
+        self._note("references", str(request.reference_us))
+        self._act(request.control, "")
+        return Ready(request.reference_us or 10.0, (), {"sdpa_flash": "no kernel"}, ("a warning",))
+
+    def judge(self, request: Judge) -> Judged:
+        self._note("best", str(request.best_us))
+        fault = self._act(request.subject, "")
+        if fault == "wrong" or self._tainted:
+            if self._tainted:
+                raise Tainted("the default config's output changed")
+            return Judged(Rejection(Gate.CORRECTNESS, "max error", {"seed": 1}))
+        if fault == "stray":
+            return Judged(Rejection(Gate.CORRECTNESS, "guard words were overwritten"), stray=True)
+        ratio = 0.1 * request.subject.values["WORK"]
+        windows = tuple(10.0 * ratio + 0.01 * i for i in range(7))
+        return Judged(Measurement(windows, (10.0,) * 7, 10.0, 100, "warm", "converged"))
+
+    def run_finals(self, request: RunFinals) -> Raced | Dropped:
+        for subject in request.finalists:
+            self._tell(Working("check", subject.name))
+            if self._act(subject, subject.name) != "right":
+                return Dropped(subject.name, Rejection(Gate.CORRECTNESS, "wrong in the final"))
+        laps = tuple(Lap(s.name, tuple(5.0 + 0.01 * i for i in range(50)), 100) for s in request.finalists)
+        control = Lap("default", tuple(10.0 + 0.01 * (i % 3) for i in range(50)), 100)
+        return Raced(control, laps, (Lap("sdpa", (20.0,) * 50, 50),), {})
+
+    def _act(self, subject: Subject, about: str) -> str:
+        fault = FAULTS[subject.values["BUG"]]
+        self._tell(Working("check", about))
+        if fault == "dies":
+            print("Fatal: the driver is gone", file=sys.stderr, flush=True)
+            os._exit(3)
+        if fault == "hangs":
+            time.sleep(600)
+        if fault == "sticky" or (fault == "sticky once" and self._count("sticky") == 0):
+            self._note("sticky", subject.name)
+            raise FatalCudaError("CUDA_ERROR_ILLEGAL_ADDRESS from cuCtxSynchronize")
+        if fault == "taints":
+            self._tainted = True
+        if fault == "slow reference":
+            self._tell(Working("reference"))
+            time.sleep(1.5)
+            self._tell(Working("check", about))
+        if fault == "template":
+            raise TemplateError("template.py: reference fails: ZeroDivisionError")
+        if fault == "bug":
+            raise KeyError("a mistake of ours")
+        return fault
+
+    def _note(self, name: str, line: str) -> None:
+        with (self._folder / name).open("a") as file:
+            file.write(f"{line}\n")
+
+    def _count(self, name: str) -> int:
+        path = self._folder / name
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+if __name__ == "__main__":
+    folder, uuid, _, descriptor = sys.argv[1:]
+    serve(Connection(int(descriptor)), lambda tell: FakeBench(Path(folder), uuid, tell))

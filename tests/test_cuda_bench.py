@@ -1,0 +1,395 @@
+"""The worker's own logic without a GPU: guards, poison, repeats, windows and the final run, over a fake card."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+import random
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fake_card import QUANTUM_US, FakeCard, SimulatedEvents, SimulatedWindow
+
+from evoengine.devices.cuda import baselines, bench, timer
+from evoengine.devices.cuda.buffers import GUARD_BYTES, GuardedBuffer
+from evoengine.devices.cuda.messages import Dropped, Judge, Judged, Open, Raced, RunFinals, SetUp, Subject, Working
+from evoengine.devices.cuda.probe import find_gpu
+from evoengine.devices.cuda.references import derive_seed, input_set
+from evoengine.devices.cuda.results import ratio_interval
+from evoengine.devices.cuda.serve import FatalCudaError, Tainted
+from evoengine.errors import TemplateError, UserError
+from evoengine.oracle import POISON
+from evoengine.problem import AttentionProblem
+from evoengine.template import Tensor, load_template, shipped
+from evoengine.verdict import Gate, Measurement, Rejection
+
+AXPB = Path(__file__).resolve().parent / "templates" / "axpb"
+BUGS: tuple[str, ...] = load_template(AXPB).module.BUGS  # type: ignore[attr-defined]
+
+
+class Bench:
+    """A bench that is set up, and the ways to ask it."""
+
+    def __init__(self, folder: Path, seed: int = 1) -> None:
+        self.folder = folder
+        self.told: list[Working] = []
+        self.bench = bench.GpuBench(0, self.told.append)
+        self.opened = self.bench.open(Open(str(AXPB), {"rows": 64}, seed, str(folder)))
+        self.card: FakeCard = self.bench._card  # type: ignore[assignment]
+
+    def subject(self, bug: str = "none", launch_us: float = 10.0, name: str = "1") -> Subject:
+        image = json.dumps({"bug": bug, "launch_us": launch_us}).encode()
+        path = self.folder / f"{hashlib.sha256(image).hexdigest()}.cubin"
+        path.write_bytes(image)
+        return Subject(name, {"BUG": BUGS.index(bug), "WORK": 1}, str(path), hashlib.sha256(image).hexdigest())
+
+    def set_up(self, bug: str = "none") -> Bench:
+        self.ready = self.bench.set_up(SetUp(self.subject(bug, name="default"), None))
+        return self
+
+    def judge(self, bug: str = "none", launch_us: float = 10.0, best_us: float = 10.0) -> Judged:
+        return self.bench.judge(Judge(self.subject(bug, launch_us), best_us))
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.setattr(bench, "Card", FakeCard)
+    monkeypatch.setattr(bench, "WARM_UP_SECONDS", 0.01)
+    return Bench(tmp_path)
+
+
+def test_a_right_candidate_is_proven_then_measured(fresh: Bench) -> None:
+    judged = fresh.set_up().judge(launch_us=8.0)
+
+    measurement = judged.verdict
+    assert isinstance(measurement, Measurement)
+    assert ["timed", "check"] == [check.input_set for check in measurement.checks]
+    assert ["R64", "R33"] == [check.shape for check in measurement.checks]
+    assert bench.QUICK_REPEATS == measurement.checks[0].repeats
+    assert 0.8 == pytest.approx(measurement.ratio, rel=0.005)
+    assert 10.0 == pytest.approx(measurement.control_reference_us, rel=0.005)
+    assert measurement.median_us == pytest.approx(8.0, rel=0.01)
+    assert "converged" == measurement.stopped
+    assert math.ceil(1000 / 8.0) == pytest.approx(measurement.launches_per_window, abs=2)
+    assert () == measurement.flags
+    assert fresh.card.kernels[-1].unloaded
+
+
+@pytest.mark.parametrize(
+    ("bug", "reason", "stray"),
+    [
+        ("writes nothing", "2048 output words were never written", False),
+        ("last row unwritten", "32 output words were never written", False),
+        ("writes out of bounds", "2 guard words outside a buffer", True),
+        ("changes its input", "changed its inputs", True),
+        ("differs from launch to launch", "repeats differ bit for bit", False),
+        ("wrong by 0.1 %", "error", False),
+        ("reads uninitialised shared memory", "NaN", False),
+        ("wrong after 100 launches", "after timing: the output differs", True),
+    ],
+)
+def test_a_planted_bug_is_caught_and_the_next_candidate_unaffected(
+    fresh: Bench, bug: str, reason: str, stray: bool
+) -> None:
+    fresh.set_up()
+    judged = fresh.judge(bug)
+    following = fresh.judge()
+
+    assert isinstance(judged.verdict, Rejection)
+    assert Gate.CORRECTNESS == judged.verdict.gate
+    assert reason in judged.verdict.reason
+    assert stray == judged.stray
+    assert isinstance(following.verdict, Measurement)
+    assert all(kernel.unloaded for kernel in fresh.card.kernels[1:])
+
+
+def test_a_refused_launch_is_a_verdict(fresh: Bench) -> None:
+    verdict = fresh.set_up().judge("asks for too much shared memory").verdict
+
+    assert isinstance(verdict, Rejection)
+    assert Gate.RUNTIME == verdict.gate
+    assert {"error": "CUDA_ERROR_INVALID_VALUE"} == verdict.evidence
+
+
+def test_a_fault_on_the_device_ends_the_bench(fresh: Bench) -> None:
+    fresh.set_up()
+
+    with pytest.raises(FatalCudaError, match="ILLEGAL_ADDRESS"):
+        fresh.judge("illegal address")
+
+
+def test_a_wrong_answer_in_a_damaged_process_is_nobodys_fault(fresh: Bench) -> None:
+    fresh.set_up()
+    fresh.bench._control.proof.accepted[0][3] += 1
+
+    with pytest.raises(Tainted, match="default config"):
+        fresh.judge("wrong by 0.1 %")
+
+
+@pytest.mark.parametrize("bug", ["wrong by 0.1 %", "asks for too much shared memory"])
+def test_a_broken_default_is_the_templates_fault(fresh: Bench, bug: str) -> None:
+    with pytest.raises(TemplateError, match="default config"):
+        fresh.set_up(bug)
+
+
+def test_a_failing_reference_is_the_templates_fault(fresh: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fresh.bench._template.module, "check_problems", lambda values, problem: 1 / 0)
+
+    with pytest.raises(TemplateError, match=r"axpb/template.py: check_problems fails: ZeroDivisionError"):
+        fresh.set_up()
+
+
+def test_only_the_bytes_that_were_built_are_loaded(fresh: Bench) -> None:
+    subject = fresh.set_up().subject()
+    Path(subject.cubin).write_bytes(b"something else")
+
+    with pytest.raises(UserError, match="not the cubin that was built"):
+        fresh.bench.judge(Judge(subject, 10.0))
+
+
+def test_a_beaten_candidate_gets_few_windows(fresh: Bench) -> None:
+    verdict = fresh.set_up().judge(launch_us=21.0, best_us=10.0).verdict
+
+    assert isinstance(verdict, Measurement)
+    assert "beaten" == verdict.stopped
+    assert timer.BEATEN_PAIRS == len(verdict.windows_us)
+    assert 21.0 == pytest.approx(verdict.median_us, rel=0.02)
+
+
+def test_slow_clocks_and_a_moved_control_are_flagged(fresh: Bench) -> None:
+    fresh.set_up()
+    fresh.card.clock_mhz = 1700.0
+    fresh.card.kernels[0].launch_us = 10.3
+    fresh.bench._control = dataclasses.replace(
+        fresh.bench._control, window=fresh.card.graph(fresh.bench._control.proof.launch, 100)
+    )
+    verdict = fresh.judge().verdict
+
+    assert isinstance(verdict, Measurement)
+    assert ("control_drifted", "throttled") == verdict.flags
+
+
+def test_set_up_says_who_else_uses_the_card(fresh: Bench) -> None:
+    assert any("other process" in warning for warning in fresh.set_up().ready.warnings)
+
+
+def test_every_checked_launch_sees_scrubbed_memory(fresh: Bench) -> None:
+    fresh.set_up()
+    before = fresh.card.scrubs
+    fresh.judge()
+
+    assert 2 == fresh.card.scrubs - before, "one for each input set"
+
+
+def test_the_final_run_times_everyone_in_every_round(fresh: Bench) -> None:
+    finalists = (fresh.subject(launch_us=8.0, name="1"), fresh.subject(launch_us=9.0, name="2"))
+    raced = fresh.bench.run_finals(RunFinals(fresh.subject(name="default"), finalists, 3))
+
+    assert isinstance(raced, Raced)
+    assert ["1", "2"] == [lap.name for lap in raced.finalists]
+    assert {bench.FINAL_ROUNDS} == {len(lap.windows_us) for lap in (raced.control, *raced.finalists)}
+    assert bench.FINAL_REPEATS == raced.finalists[0].checks[0].repeats
+    ratio = np.median(np.array(raced.finalists[0].windows_us) / np.array(raced.control.windows_us))
+    assert 0.8 == pytest.approx(ratio, rel=0.005)
+    assert Working("check", "2") in fresh.told
+
+
+@pytest.mark.parametrize(
+    "bug", ["writes nothing", "wrong after 100 launches", "asks for too much shared memory", "writes out of bounds"]
+)
+def test_the_final_run_ends_with_the_first_wrong_finalist(fresh: Bench, bug: str) -> None:
+    finalists = (fresh.subject(name="1"), fresh.subject(bug, name="2"))
+    dropped = fresh.bench.run_finals(RunFinals(fresh.subject(name="default"), finalists, 3))
+
+    assert isinstance(dropped, Dropped)
+    assert "2" == dropped.name
+
+
+def test_guards_sit_on_both_sides_and_every_word_counts() -> None:
+    buffer = GuardedBuffer(Tensor("o", "output", (3, 5), "fp16"), torch.device("cpu"))
+    whole = buffer._all
+    guard = GUARD_BYTES // 2
+
+    assert 2 * guard + 15 == whole.numel()
+    assert 0 == int(buffer.guard_hits())
+    for index in (0, guard - 1, guard + 15, whole.numel() - 1):
+        buffer.reset_guards()
+        whole[index] += 1
+        assert 1 == int(buffer.guard_hits()), index
+    buffer.poison(0)
+    assert bool(buffer.values().isnan().all())
+    buffer.values()[1] = 2.0
+    assert 10 == int(buffer.poison_left(0))
+    assert 0 == int(buffer.poison_left(1)), "the other poison word is not this turn's"
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16", "fp32"])
+def test_poison_and_guards_are_nan_in_every_dtype(dtype: str) -> None:
+    buffer = GuardedBuffer(Tensor("o", "output", (4,), dtype), torch.device("cpu"))  # type: ignore[arg-type]
+    for turn in range(len(POISON)):
+        buffer.poison(turn)
+        assert bool(buffer.values().isnan().all())
+    assert bool(buffer._guards[0].view(buffer.values().dtype).isnan().all())
+
+
+def test_references_are_computed_once_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = load_template(AXPB)
+    problem = template.module.PROBLEM(rows=4)
+    first = input_set(template, problem, 5, "timed", tmp_path)
+    monkeypatch.setattr(template.module, "reference", lambda *_: pytest.fail("computed again"))
+    again = input_set(template, problem, 5, "timed", tmp_path)
+
+    assert first.seed == again.seed
+    for kind in ("inputs", "reference", "baseline"):
+        ours, theirs = getattr(first, kind), getattr(again, kind)
+        assert ours.keys() == theirs.keys()
+        assert all(np.array_equal(ours[name], theirs[name]) and ours[name].dtype == theirs[name].dtype for name in ours)
+
+
+def test_seeds_differ_by_run_and_purpose() -> None:
+    seeds = [derive_seed(seed, purpose) for seed, purpose in itertools.product((1, 2), ("timed", "check"))]
+
+    assert 4 == len(set(seeds))
+    assert seeds[0] == derive_seed(1, "timed")
+
+
+def ranked(gap: float, launches: int, seed: int) -> bool:
+    """Whether windows on an L4's clock put a kernel of 25 us before one that is `gap` slower."""
+    events = SimulatedEvents(QUANTUM_US)
+    slow = SimulatedWindow(events, 25.0 * (1 + gap), launches, 0.01, seed)
+    fast = SimulatedWindow(events, 25.0, launches, 0.01, seed + 1000)
+    pairs = timer.compare(slow, fast, events, beaten=False)
+    ratios = sorted(w / c for w, c in zip(pairs.windows_us, pairs.control_us, strict=True))
+    return ratios[len(ratios) // 2] > 1.0
+
+
+def test_windows_rank_one_per_cent_on_a_coarse_clock() -> None:
+    launches = timer.launches_per_window(25.0, QUANTUM_US)
+
+    assert 40 == launches
+    assert sum(ranked(0.01, launches, seed) for seed in range(100)) >= 95
+
+
+def test_windows_stop_when_the_ratio_is_known() -> None:
+    events = SimulatedEvents(0.001)
+    control = SimulatedWindow(events, 10.0, 100, 0.0005, 1)
+    quiet = timer.compare(SimulatedWindow(events, 10.0, 100, 0.0005, 2), control, events, beaten=False)
+    noisy = timer.compare(SimulatedWindow(events, 10.0, 100, 0.1, 3), control, events, beaten=False)
+
+    assert ("converged", timer.MIN_PAIRS) == (quiet.stopped, len(quiet.windows_us))
+    assert ("limit", timer.MAX_PAIRS) == (noisy.stopped, len(noisy.windows_us))
+    assert timer.half_width(quiet.windows_us, quiet.control_us) < timer.HALF_WIDTH
+
+
+@pytest.mark.parametrize(
+    ("estimated_us", "quantum_us", "launches"),
+    [(5.0, 0.032, 200), (5.0, 20.48, 410), (0.5, 0.032, 500), (5000.0, 1.024, 5)],
+)
+def test_a_window_is_long_against_the_clocks_step(estimated_us: float, quantum_us: float, launches: int) -> None:
+    assert launches == timer.launches_per_window(estimated_us, quantum_us)
+
+
+@pytest.mark.parametrize("launch_us", [0.8, 5.0, 900.0, 20_000.0])
+def test_estimates_hold_for_any_kernel(launch_us: float) -> None:
+    events = SimulatedEvents(QUANTUM_US)
+    estimate = timer.estimate_us(lambda count: SimulatedWindow(events, launch_us, count, 0.0, 1), events)
+
+    assert launch_us == pytest.approx(estimate, rel=0.1)
+
+
+def test_the_clocks_step_is_read_from_its_intervals() -> None:
+    steps = random.Random(1)
+    coarse = [1.024 * steps.randrange(5, 30) for _ in range(200)]
+
+    assert 1.024 == pytest.approx(timer.quantum_of(coarse))
+    assert 0.0 == timer.quantum_of([3.0] * 10)
+
+
+@pytest.mark.parametrize(("freedom", "quantile"), [(6, 2.4469), (24, 2.0639)])
+def test_students_t(freedom: int, quantile: float) -> None:
+    assert quantile == pytest.approx(timer.student_975(freedom), rel=0.01)
+
+
+def test_rounds_change_their_order() -> None:
+    events = SimulatedEvents(0.001)
+    order: list[str] = []
+
+    class Named(SimulatedWindow):
+        def __init__(self, name: str) -> None:
+            super().__init__(events, 1.0, 5, 0.0, 1)
+            self.name = name
+
+        def replay(self) -> None:
+            super().replay()
+            order.append(self.name)
+
+    windows: Mapping[str, timer.Window] = {name: Named(name) for name in "abcd"}
+    times = timer.rounds(windows, events, 20, random.Random(1), lambda: None)
+
+    assert {"a": 20, "b": 20, "c": 20, "d": 20} == {name: len(row) for name, row in times.items()}
+    starts = [tuple(order[i + 1 : i + 5]) for i in range(0, len(order), 5)]
+    assert len(set(starts)) > 5
+
+
+def test_the_interval_covers_the_true_ratio() -> None:
+    draw = np.random.default_rng(4)
+    covered = 0
+    for seed in range(60):
+        control = 10.0 * np.exp(draw.normal(0, 0.01, 50))
+        low, middle, high = ratio_interval((0.97 * control * np.exp(draw.normal(0, 0.01, 50))).tolist(), control, seed)
+        assert low <= middle <= high
+        covered += low <= 0.97 <= high
+
+    assert covered >= 50
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"causal": True},
+        {"kv_heads": 2},
+        {"causal": True, "seq_k": 48, "diagonal": 16, "kv_heads": 2},
+        {"causal": True, "diagonal": 5},
+        {"scale": 0.3, "dtype": "bf16"},
+    ],
+)
+def test_baselines_compute_the_problem_that_they_are_compared_on(changes: dict[str, int | bool | float | str]) -> None:
+    template = load_template(shipped("kernel_templates") / "attention")
+    fields = {"batch": 2, "heads": 4, "seq_q": 32, "dtype": "fp16", **changes}
+    problem = AttentionProblem(**fields)  # type: ignore[arg-type]
+    inputs = template.module.inputs(problem, 3)
+    dtype = torch.float16 if problem.dtype == "fp16" else torch.bfloat16
+    tensors = [torch.from_numpy(inputs[name]).to(dtype) for name in ("q", "k", "v")]
+    calls = baselines.calls(problem, tensors)
+    truth = template.module.reference(problem, inputs)["o"]
+
+    assert ["sdpa", "sdpa_flash", "sdpa_efficient", "sdpa_cudnn", "sdpa_math"] == list(calls)
+    for name in ("sdpa", "sdpa_math"):
+        error = np.abs(calls[name]().double().numpy() - truth).max()
+        assert error < 8 * 2.0 ** (-11 if problem.dtype == "fp16" else -8), name
+
+
+def test_other_problems_have_no_baseline() -> None:
+    template = load_template(AXPB)
+
+    assert {} == baselines.calls(template.module.PROBLEM(), [])
+
+
+def test_the_scrub_kernel_compiles_for_every_card() -> None:
+    from evoengine.devices.cuda import scrub
+
+    source = Path(scrub.__file__).with_name("scrub.cu")
+    assert all(scrub._compile(source, arch).startswith(b"\x7fELF") for arch in ("sm_80", "sm_89", "sm_90"))
+
+
+def test_no_gpu_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+    assert find_gpu() is None

@@ -1,0 +1,335 @@
+"""The GPU device without a GPU: a stand-in worker that dies, hangs and errs on demand."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fake_cuda_worker import FAULTS
+
+from evoengine.devices.cuda import CudaDevice, Final, device
+from evoengine.devices.cuda.lock import GpuLock
+from evoengine.devices.cuda.messages import (
+    Dropped,
+    Hello,
+    Judge,
+    Judged,
+    Lap,
+    Open,
+    Opened,
+    Raced,
+    Ready,
+    Reply,
+    Request,
+    RunFinals,
+    SetUp,
+    Subject,
+    Trouble,
+    Working,
+    decode_reply,
+    decode_request,
+    encode,
+)
+from evoengine.devices.cuda.process import child_environment
+from evoengine.devices.cuda.results import BaselineTiming
+from evoengine.errors import EvoengineError, TemplateError, UserError
+from evoengine.hardware import card
+from evoengine.space import Config
+from evoengine.template import load_template
+from evoengine.verdict import Artifact, Candidate, Check, Gate, Measurement, Rejection, ResourceUsage, Verdict
+
+HERE = Path(__file__).resolve().parent
+ARTIFACT = Artifact("d" * 32, Path("nowhere"), "0" * 64, ResourceUsage(32, 0, 0, 0, 0, 1024), 0.1, "nvrtc", "sm_89")
+CHECK = Check("timed", "R33", 7, 1e-7, 1e-7, 1e-8, 1e-8, 1e-8, 0, 0, 0, False, 50, 0, 0.1)
+
+
+def candidate(number: int, fault: str = "right", work: int = 10) -> Candidate:
+    return Candidate(number, Config((("BUG", FAULTS.index(fault)), ("WORK", work)), f"c{number}"), "random")
+
+
+@pytest.fixture
+def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locks and scratch folders go where the test's own files go."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+@pytest.fixture
+def make(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_temporary_folder: None
+) -> Iterator[Callable[[], CudaDevice]]:
+    """Devices over the stand-in worker, with a job deadline of half a second."""
+    monkeypatch.setattr(device, "MIN_JOB_SECONDS", 0.5)
+    monkeypatch.setattr(device, "JOB_FACTOR", 1.0)
+    template = load_template(HERE / "templates" / "axpb")
+    command = (sys.executable, str(HERE / "fake_cuda_worker.py"), str(tmp_path), f"GPU-{tmp_path.name}-{os.getpid()}")
+    made: list[CudaDevice] = []
+
+    def make_device() -> CudaDevice:
+        made.append(CudaDevice(template, template.module.PROBLEM(), card("l4"), seed=1, worker=command))
+        return made[-1]
+
+    yield make_device
+    for each in made:
+        each.close()
+
+
+def notes(folder: Path, name: str) -> list[str]:
+    path = folder / name
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def started(make: Callable[[], CudaDevice]) -> CudaDevice:
+    made = make()
+    made.start(candidate(0).config.values, ARTIFACT)
+    return made
+
+
+def judge(made: CudaDevice, *faults: str) -> list[Verdict]:
+    work = [(candidate(number, fault), ARTIFACT) for number, fault in enumerate(faults, 1)]
+    return [verdict for _, verdict in made.judge(work)]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Open("folder", {"rows": 3, "causal": True}, 5, "scratch"),
+        SetUp(Subject("default", {"BUG": 0}, "kernel.cubin", "00"), None),
+        Judge(Subject("1", {"BUG": 0}, "kernel.cubin", "00"), 3.5),
+        RunFinals(Subject("default", {}, "c", "00"), (Subject("1", {"BUG": 1}, "c", "01"),), 9),
+    ],
+)
+def test_requests_survive_the_wire(message: Request) -> None:
+    assert message == decode_request(encode(message))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Hello("GPU-1", "name"),
+        Working("check", "7"),
+        Opened({"gpu": "x", "clocks": {"sm_clock_mhz": 1980}}),
+        Ready(5.5, (BaselineTiming("sdpa", (1.0, 2.0), (1.0, 1.0), 9, 0.1, 0.2, 0),), {"a": "b"}, ("w",)),
+        Judged(Measurement((1.0,), (2.0,), 2.0, 5, "warm", "beaten", {"before": {}}, (CHECK,), ("throttled",))),
+        Judged(Rejection(Gate.CORRECTNESS, "wrong", {"seed": 3}, (CHECK, CHECK)), stray=True),
+        Raced(Lap("default", (1.0,), 5, (CHECK,)), (Lap("1", (2.0,), 5),), (Lap("sdpa", (3.0,), 5),), {"x": 1}),
+        Dropped("1", Rejection(Gate.RUNTIME, "CUDA_ERROR", {}, (CHECK,))),
+        Trouble("bug", "text", "traceback"),
+    ],
+)
+def test_replies_survive_the_wire(message: Reply) -> None:
+    assert message == decode_reply(encode(message))
+
+
+def test_a_right_candidate_is_measured(make: Callable[[], CudaDevice], tmp_path: Path) -> None:
+    made = make()
+    setup = made.start(candidate(0).config.values, ARTIFACT)
+    verdicts = judge(made, "right", "wrong")
+
+    assert 10.0 == setup.control_us
+    assert ("a warning",) == setup.warnings
+    assert {"sdpa_flash": "no kernel"} == setup.unavailable
+    assert isinstance(verdicts[0], Measurement)
+    assert isinstance(verdicts[1], Rejection)
+    assert Gate.CORRECTNESS == verdicts[1].gate
+    assert 1 == len(notes(tmp_path, "starts")), "a wrong answer costs no respawn"
+
+
+def test_the_best_so_far_is_what_the_next_must_come_near(make: Callable[[], CudaDevice], tmp_path: Path) -> None:
+    made = started(make)
+    list(made.judge([(candidate(1, work=5), ARTIFACT), (candidate(2), ARTIFACT), (candidate(3), ARTIFACT)]))
+
+    # A/A of the control, then the first candidate against the control, the others against the first
+    assert ["10.0", "10.0", "5.03", "5.03"] == [f"{float(best):.3}".ljust(4, "0") for best in notes(tmp_path, "best")]
+
+
+@pytest.mark.parametrize(
+    ("fault", "gate", "reason"),
+    [
+        ("dies", Gate.RUNTIME, "ended with code 3"),
+        ("hangs", Gate.TIMEOUT, "no answer in"),
+        ("sticky", Gate.RUNTIME, "CUDA_ERROR_ILLEGAL_ADDRESS"),
+        ("stray", Gate.CORRECTNESS, "guard words"),
+    ],
+)
+def test_a_fault_costs_one_candidate_and_the_worker(
+    make: Callable[[], CudaDevice], tmp_path: Path, fault: str, gate: Gate, reason: str
+) -> None:
+    made = started(make)
+    first, second, third = judge(made, "right", fault, "right")
+
+    assert isinstance(second, Rejection)
+    assert gate == second.gate
+    assert reason in second.reason
+    assert isinstance(first, Measurement)
+    assert isinstance(third, Measurement)
+    assert 2 == len(notes(tmp_path, "starts"))
+    assert ["None", "10.0"] == notes(tmp_path, "references"), "the fresh worker keeps the first control time"
+
+
+def test_a_dead_worker_leaves_its_last_words(make: Callable[[], CudaDevice]) -> None:
+    (verdict,) = judge(started(make), "dies")
+
+    assert isinstance(verdict, Rejection)
+    assert 3 == verdict.evidence["returncode"]
+    assert "the driver is gone" in verdict.evidence["stderr"]
+
+
+def test_the_second_failure_in_a_row_is_tried_again_before_it_is_blamed(
+    make: Callable[[], CudaDevice], tmp_path: Path
+) -> None:
+    made = started(make)
+    verdicts = judge(made, "dies", "sticky once", "right")
+
+    assert [Rejection, Measurement, Measurement] == [type(verdict) for verdict in verdicts]
+    assert 3 == len(notes(tmp_path, "starts"))
+
+
+def test_a_lone_failure_is_not_tried_again(make: Callable[[], CudaDevice]) -> None:
+    made = started(make)
+    verdicts = judge(made, "right", "sticky once")
+
+    assert [Measurement, Rejection] == [type(verdict) for verdict in verdicts]
+
+
+def test_a_candidate_that_damages_the_control_is_blamed_after_a_fresh_try(
+    make: Callable[[], CudaDevice], tmp_path: Path
+) -> None:
+    made = started(make)
+    verdicts = judge(made, "taints", "right")
+
+    assert isinstance(verdicts[0], Rejection)
+    assert Gate.CORRECTNESS == verdicts[0].gate
+    assert "outside its buffers" in verdicts[0].reason
+    assert isinstance(verdicts[1], Measurement)
+    assert 3 == len(notes(tmp_path, "starts"))
+
+
+def test_a_slow_reference_is_not_the_candidates_fault(make: Callable[[], CudaDevice]) -> None:
+    (verdict,) = judge(started(make), "slow reference")
+
+    assert isinstance(verdict, Measurement)
+
+
+@pytest.mark.parametrize("fault", ["dies", "sticky", "template"])
+def test_a_broken_default_is_the_templates_fault(make: Callable[[], CudaDevice], fault: str) -> None:
+    made = make()
+
+    with pytest.raises(TemplateError):
+        made.start(candidate(0, fault).config.values, ARTIFACT)
+
+
+def test_a_bug_of_ours_is_an_exception_with_the_workers_traceback(make: Callable[[], CudaDevice]) -> None:
+    made = started(make)
+
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        judge(made, "bug")
+
+
+def test_a_worker_that_does_not_start_is_said_so() -> None:
+    template = load_template(HERE / "templates" / "axpb")
+    command = (sys.executable, "-c", "raise SystemExit('no such GPU')")
+    with (
+        CudaDevice(template, template.module.PROBLEM(), card("l4"), seed=1, worker=command) as made,
+        pytest.raises(EvoengineError, match=r"does not start.*no such GPU"),
+    ):
+        made.start(candidate(0).config.values, ARTIFACT)
+
+
+def test_the_final_run_is_fresh_and_drops_who_fails(make: Callable[[], CudaDevice], tmp_path: Path) -> None:
+    made = started(make)
+    work = [(candidate(n, fault), ARTIFACT) for n, fault in enumerate(["right", "sticky", "wrong", "hangs", "right"])]
+    finals = made.finals(work, seed=77)
+
+    outcome = [result for _, result in finals.finalists]
+    assert [Final, Rejection, Rejection, Rejection, Final] == [type(result) for result in outcome]
+    assert [c for c, _ in work] == [c for c, _ in finals.finalists]
+    first = outcome[0]
+    assert isinstance(first, Final)
+    assert 50 == len(first.windows_us)
+    assert first.ratio_low <= first.ratio <= first.ratio_high < 0.6
+    assert 1.0 == finals.control.ratio
+    assert ["sdpa"] == [baseline.name for baseline in finals.baselines]
+    assert ["1", "77", "77", "77", "77"] == notes(tmp_path, "seeds"), "each try in a process of its own"
+
+
+def test_two_evoengines_do_not_share_a_card(make: Callable[[], CudaDevice]) -> None:
+    first = started(make)
+    second = make()
+
+    with pytest.raises(UserError, match=f"process {os.getpid()}"):
+        second.start(candidate(0).config.values, ARTIFACT)
+
+    first.close()
+    assert 10.0 == second.start(candidate(0).config.values, ARTIFACT).control_us
+
+
+@pytest.mark.usefixtures("own_temporary_folder")
+def test_a_lock_dies_with_its_process(tmp_path: Path) -> None:
+    uuid = f"GPU-{tmp_path.name}-{os.getpid()}-lock"
+    code = f"from evoengine.devices.cuda.lock import GpuLock; GpuLock({uuid!r}); import os; os.kill(os.getpid(), 9)"
+    environment = {**child_environment(), "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=False)
+
+    assert -9 == done.returncode
+    lock = GpuLock(uuid)
+    lock.release()
+
+
+def gone(pid: int) -> bool:
+    """Ended, or a zombie that only its reaper still lists."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_closing_ends_the_worker(make: Callable[[], CudaDevice], tmp_path: Path) -> None:
+    made = started(make)
+    (pid,) = notes(tmp_path, "starts")
+    assert not gone(int(pid))
+
+    made.close()
+
+    assert gone(int(pid))
+
+
+def test_a_killed_engine_leaves_no_worker_behind(tmp_path: Path) -> None:
+    """Even while the worker's main thread is stuck in a job."""
+    code = f"""
+import sys
+from pathlib import Path
+from evoengine.devices.cuda import CudaDevice, device
+from evoengine.hardware import card
+from evoengine.template import load_template
+from test_cuda_protocol import ARTIFACT, HERE, candidate
+device.MIN_JOB_SECONDS = 600.0
+template = load_template(HERE / "templates" / "axpb")
+command = (sys.executable, str(HERE / "fake_cuda_worker.py"), {str(tmp_path)!r}, "GPU-{tmp_path.name}-orphan")
+made = CudaDevice(template, template.module.PROBLEM(), card("l4"), seed=1, worker=command)
+made.start(candidate(0).config.values, ARTIFACT)
+list(made.judge([(candidate(1, "hangs"), ARTIFACT)]))
+"""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=HERE, env={**child_environment(), "TMPDIR": str(tmp_path)}
+    )
+    try:
+        wait_for(lambda: len(notes(tmp_path, "best")) == 2, "the worker to be in its second job")
+    finally:
+        parent.kill()
+        parent.wait()
+    (pid,) = notes(tmp_path, "starts")
+
+    wait_for(lambda: gone(int(pid)), "the worker to end with its parent")
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, f"waited in vain for {what}"
+        time.sleep(0.02)
