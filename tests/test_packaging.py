@@ -97,11 +97,8 @@ def test_the_console_script_is_the_module(installed: Path, tmp_path: Path) -> No
 
     assert "evoengine.cli:main" == scripts["console_scripts"]["evoengine"]
     assert "from evoengine.cli import main" in (installed / "evoengine" / "__main__.py").read_text()
-    if (ROOT / "evoengine" / "cli.py").is_file():
-        as_module = (
-            "import sys, runpy; sys.argv = ['x', '--version']; runpy.run_module('evoengine', run_name='__main__')"
-        )
-        assert evoengine.__version__ in run_installed(installed, tmp_path, as_module)
+    as_module = "import sys, runpy; sys.argv = ['x', '--version']; runpy.run_module('evoengine', run_name='__main__')"
+    assert evoengine.__version__ in run_installed(installed, tmp_path, as_module)
 
 
 def test_every_direct_dependency_is_pinned_within_its_range() -> None:
