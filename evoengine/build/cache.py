@@ -51,6 +51,9 @@ def read_result(folder: Path) -> Result | None:
 
     Hashing a cubin costs 0.1 ms; in return nothing has to be flushed to disk when it is published, because what a
     power cut leaves behind is noticed here.
+
+    Raises:
+        PermissionError: the entry cannot be read.
     """
     try:
         record = json.loads((folder / "result.json").read_bytes())
@@ -62,7 +65,9 @@ def read_result(folder: Path) -> Result | None:
             log=contents.get("build.log", b"").decode(errors="replace"),
             cubin_sha256=record["sha256"].get("kernel.cubin", ""),
         )
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
+    except PermissionError:  # another user's cache: rebuilding would not help
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     if any(hashlib.sha256(contents[name]).hexdigest() != sha256 for name, sha256 in record["sha256"].items()):
         return None
@@ -108,6 +113,6 @@ def work_folder(home: Path) -> Path:
 def unusable(home: Path, error: OSError) -> UserError:
     """The one line for a cache folder that is read-only, full or in the way."""
     return UserError(
-        f"cannot write to the cache folder {home} ({error.strerror or error}): "
-        "make room there, or set EVOENGINE_HOME to a folder that can be written to"
+        f"cannot use the cache folder {home} ({error.strerror or error}): "
+        "make room there, or set EVOENGINE_HOME to a folder of your own"
     )

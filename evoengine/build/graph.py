@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -98,3 +100,11 @@ class NinjaRun:
             self._process.wait()
         finally:
             self._channel.close()
+            self._kill_session()
+
+    def _kill_session(self) -> None:
+        """Shoot what is still in ninja's session: what a compiler driver started, where its worker was shot first."""
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                if os.getsid(int(process.name)) == self._process.pid:
+                    os.kill(int(process.name), signal.SIGKILL)

@@ -8,7 +8,7 @@ from evoengine.errors import TemplateError, UserError
 from evoengine.verdict import Gate, Rejection, ResourceUsage
 
 LOG_TAIL_CHARS = 2000
-"""What a rejection keeps of a log: NVRTC prints the first errors last only when there are dozens of them."""
+"""What a rejection keeps of a log; its reason has the first error already."""
 
 _ENTRY = re.compile(r"Compiling entry function '(\w+)'")
 # nvcc indents the line with blanks, NVRTC puts "ptxas         ." before it.

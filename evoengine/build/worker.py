@@ -36,10 +36,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-# A compile of the largest attention tile maps 0.3 GiB in NVRTC and 0.4 GiB in nvcc's cicc. Ten times that is a runaway
-# unrolling, and it should fail alone instead of driving the machine out of memory.
+# The largest attention tile (255 registers, spilling) maps 0.2 GiB in NVRTC and in nvcc's cicc. Twenty times that is a
+# runaway, and it should fail alone instead of driving the machine out of memory.
 ADDRESS_SPACE_BYTES = 4 << 30
 MESSAGE_CHARS = 2000
+NVCC_FLAG_VARIABLES = ("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS")
 
 Compile = Callable[[list[str], Path], int]
 """Options and the candidate's folder to an exit code."""
@@ -157,7 +158,9 @@ def nvcc_compile(arguments: list[str], folder: Path) -> NoReturn:
     os.dup2(log, 1)
     os.dup2(log, 2)
     output = ["--keep", "--keep-dir", str(keep), "-o", str(folder / "kernel.cubin"), "src/kernel.cu"]
-    os.execv(arguments[0], [*arguments, *output])
+    # Options from the environment would change the cubin behind the digest's back.
+    environment = {name: value for name, value in os.environ.items() if name not in NVCC_FLAG_VARIABLES}
+    os.execve(arguments[0], [*arguments, *output], environment)
 
 
 def collect_ptx(folder: Path) -> None:

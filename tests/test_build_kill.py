@@ -1,0 +1,247 @@
+"""Compilers that hang, crash or are shot, and engines that die: nothing is left running and nobody else is blamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from evoengine.build import Builder, BuildRequest
+from evoengine.build.cache import ABANDONED_SECONDS, read_result
+from evoengine.errors import EvoengineError
+from evoengine.template import Template, load_template
+from evoengine.verdict import Artifact, Gate, Rejection
+
+ROOT = Path(__file__).resolve().parent.parent
+SCALE = ROOT / "tests" / "templates" / "scale"
+
+# Stands in for nvcc: a driver that answers for its version, starts a compiler proper as its child, and succeeds,
+# except for candidates with EVO_ITEMS=7.
+FAKE_NVCC = """#!/bin/sh
+case "$*" in
+  --version) echo "Cuda compilation tools, release 13.0, V13.0.88"; exit 0;;
+  *-DEVO_ITEMS=7*) {misbehave};;
+esac
+for word in "$@"; do
+  case "$before" in -o) echo cubin > "$word";; --keep-dir) echo ptx > "$word/kernel.ptx";; esac
+  before=$word
+done
+echo "ptxas info    : Compiling entry function 'evo_scale' for 'sm_89'"
+echo "ptxas info    : Used 10 registers"
+"""
+
+
+def request(items: int) -> BuildRequest:
+    return BuildRequest({"EVO_THREADS": 32, "EVO_ITEMS": items}, 0)
+
+
+def processes_below(folder: Path) -> set[int]:
+    """Ids of live processes that work in `folder`, as ninja, the workers and all compilers do."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if Path(os.readlink(process / "cwd")).is_relative_to(folder):
+                found.add(int(process.name))
+        except OSError:  # gone meanwhile, or a zombie: those have no folder
+            continue
+    return found
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    for _ in range(200):
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "home"
+    yield folder
+    for process in processes_below(folder):
+        os.kill(process, signal.SIGKILL)
+
+
+@pytest.fixture
+def template() -> Template:
+    return load_template(SCALE)
+
+
+@pytest.fixture
+def fake_nvcc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    def install(misbehave: str) -> None:
+        path = tmp_path / "cuda" / "bin" / "nvcc"
+        path.parent.mkdir(parents=True)
+        path.write_text(FAKE_NVCC.format(misbehave=misbehave))
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
+
+    return install
+
+
+@pytest.fixture
+def hanging(tmp_path: Path) -> Path:
+    """A template that NVRTC never finishes for EVO_ITEMS=7: it includes a pipe that nobody writes to."""
+    folder = Path(shutil.copytree(SCALE, tmp_path / "scale"))
+    os.mkfifo(tmp_path / "never")
+    kernel = folder / "kernel.cu"
+    kernel.write_text(f'#if EVO_ITEMS == 7\n#include "{tmp_path}/never"\n#endif\n{kernel.read_text()}')
+    return folder
+
+
+def test_a_hanging_nvrtc_is_killed_and_its_chunk_goes_on(home: Path, hanging: Path) -> None:
+    with Builder(load_template(hanging), "sm_89", jobs=1, deadline_seconds=3.0, home=home) as builder:
+        before, hung, after = builder.build([request(1), request(7), request(2)])
+
+    assert isinstance(before, Artifact)
+    assert isinstance(after, Artifact)
+    assert isinstance(hung, Rejection)
+    assert (Gate.TIMEOUT, "compile exceeded its deadline of 3 s") == (hung.gate, hung.reason)
+    assert 3.0 <= hung.evidence["build_seconds"]
+    assert set() == processes_below(home)
+    assert {before.folder, after.folder} == set(home.glob("builds/*/*"))  # a deadline is not kept
+
+
+def test_a_deadline_takes_the_compilers_children_along(
+    home: Path, template: Template, fake_nvcc: Callable[[str], None]
+) -> None:
+    fake_nvcc("sleep 600 & sleep 600")
+    with Builder(template, "sm_89", compiler="nvcc", jobs=1, deadline_seconds=2.0, home=home) as builder:
+        hung, fine = builder.build([request(7), request(1)])
+
+    assert isinstance(hung, Rejection)
+    assert Gate.TIMEOUT == hung.gate
+    assert isinstance(fine, Artifact)
+    assert set() == processes_below(home)
+
+
+@pytest.mark.parametrize(
+    ("misbehave", "reason"),
+    [
+        ("kill -SEGV $$", "compiler killed by signal 11"),
+        ("echo \"nvcc error   : 'cicc' died due to signal 9\"; exit 9", "compiler killed by signal 9"),
+        # The parent is the worker: it dies twice, and the second time nobody else was on its edge.
+        ("kill -KILL $PPID; sleep 600", "compile worker died twice without a result"),
+    ],
+)
+def test_a_crash_is_blamed_on_its_candidate_alone(
+    home: Path, template: Template, fake_nvcc: Callable[[str], None], misbehave: str, reason: str
+) -> None:
+    fake_nvcc(misbehave)
+    with Builder(template, "sm_89", compiler="nvcc", jobs=1, home=home) as builder:
+        crashed, *others = builder.build([request(items) for items in (7, 1, 2, 3)])
+
+    assert isinstance(crashed, Rejection)
+    assert (Gate.COMPILE, reason) == (crashed.gate, crashed.reason)
+    assert [Artifact] * 3 == [type(other) for other in others]
+    assert 3 == len(list(home.glob("builds/*/*")))  # a crash is not kept
+    assert eventually(lambda: not processes_below(home))
+
+
+@contextmanager
+def engine(home: Path, template: Path) -> Iterator[subprocess.Popen[str]]:
+    """An engine in a process of its own that builds one candidate and then hangs in another."""
+    script = f"""
+import signal
+from pathlib import Path
+from evoengine.build import Builder, BuildRequest
+from evoengine.template import load_template
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
+template = load_template(Path({str(template)!r}))
+with Builder(template, "sm_89", jobs=2, deadline_seconds=600.0, home=Path({str(home)!r})) as builder:
+    requests = [BuildRequest({{"EVO_THREADS": 32, "EVO_ITEMS": items}}, 0) for items in (7, 1)]
+    builder.build(requests, on_done=lambda index, result: print(index, flush=True))
+"""
+    command = [sys.executable, "-c", script]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_flags_from_the_environment_do_not_reach_nvcc(
+    home: Path, template: Template, fake_nvcc: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_nvcc('[ -z "$NVCC_APPEND_FLAGS$NVCC_PREPEND_FLAGS" ] || exit 1')
+    monkeypatch.setenv("NVCC_APPEND_FLAGS", "-G")
+    monkeypatch.setenv("NVCC_PREPEND_FLAGS", "-O0")
+    with Builder(template, "sm_89", compiler="nvcc", home=home) as builder:
+        (result,) = builder.build([request(7)])
+
+    assert isinstance(result, Artifact)
+
+
+def first_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+def test_ctrl_c_leaves_no_process_and_no_half_built_entry(home: Path, hanging: Path) -> None:
+    with engine(home, hanging) as process:
+        assert "1\n" == first_line(process)
+        process.send_signal(signal.SIGINT)
+
+        assert -signal.SIGINT == process.wait(timeout=60)
+    assert set() == processes_below(home)
+    assert [] == list((home / "work").iterdir())
+    assert [True] == [read_result(entry) is not None for entry in home.glob("builds/*/*")]
+
+
+def test_a_killed_engine_leaves_no_process(home: Path, hanging: Path) -> None:
+    with engine(home, hanging) as process:
+        assert "1\n" == first_line(process)
+        assert set() != processes_below(home)
+        process.kill()
+
+    assert eventually(lambda: not processes_below(home))
+    assert [True] == [read_result(entry) is not None for entry in home.glob("builds/*/*")]
+
+
+def test_two_engines_on_one_cache_do_not_disturb_each_other(home: Path) -> None:
+    with engine(home, SCALE) as one, engine(home, SCALE) as other:
+        outputs = [process.communicate(timeout=60)[0] for process in (one, other)]
+
+    assert [0, 0] == [one.returncode, other.returncode]
+    assert [["0", "1"]] * 2 == [sorted(output.split()) for output in outputs]
+    assert [True, True] == [read_result(entry) is not None for entry in home.glob("builds/*/*")]
+
+
+def test_close_from_another_thread_ends_a_build(home: Path, hanging: Path) -> None:
+    builder = Builder(load_template(hanging), "sm_89", jobs=2, deadline_seconds=600.0, home=home)
+    started = threading.Event()
+
+    def close() -> None:
+        started.wait()
+        builder.close()
+
+    closer = threading.Thread(target=close)
+    closer.start()
+    with pytest.raises(EvoengineError, match="closed during a build"):
+        builder.build([request(7), request(1)], on_done=lambda *_: started.set())
+    closer.join()
+
+    assert set() == processes_below(home)
+
+
+def test_work_folders_of_the_killed_are_swept_after_a_day(home: Path, template: Template) -> None:
+    for name in ("old", "young"):
+        (home / "work" / name).mkdir(parents=True)
+    yesterday = time.time() - ABANDONED_SECONDS - 60
+    os.utime(home / "work" / "old", (yesterday, yesterday))
+    with Builder(template, "sm_89", home=home) as builder:
+        builder.build([request(1)])
+
+    assert ["young"] == [folder.name for folder in (home / "work").iterdir()]
