@@ -4,6 +4,9 @@ It runs the candidate's own PTX, inline assembly included, in numpy. Not modelle
 than the schedules tried, errors of ptxas, and the exact rounding inside mma.sync.
 """
 
+from evoengine.devices.interpreter.faults import Fault, Hang, Unsupported
+from evoengine.devices.interpreter.machine import MODES, Execution, Mode, execute
+from evoengine.devices.interpreter.program import Program
 from evoengine.devices.interpreter.session import InterpreterDevice
 
-__all__ = ["InterpreterDevice"]
+__all__ = ["MODES", "Execution", "Fault", "Hang", "InterpreterDevice", "Mode", "Program", "Unsupported", "execute"]

@@ -33,7 +33,7 @@ def elementwise(function: np.ufunc, target: int, *sources: int) -> Step:
     a, b = sources
 
     def binary(frame: Frame, mask: Mask) -> None:
-        function(frame[a], frame[b], frame[target], where=mask)
+        function(frame[a], frame[b], out=frame[target], where=mask)
 
     return binary
 

@@ -35,7 +35,7 @@ class CtaBarriers:
         """One warp arrives. Returns the slots that go on because of it (its own among them if it opened it).
 
         Raises:
-            Fault: an impossible id or count, a count other than the others', or more arrivals than the count.
+            Fault: an impossible id or count, or a count other than the others'.
         """
         if not 0 <= barrier < IDS:
             raise Fault(f"{text}: barrier {barrier}, there are {IDS}")
@@ -49,8 +49,6 @@ class CtaBarriers:
         phase.arrived += THREADS_PER_WARP
         if waits:
             phase.waiting.append(slot)
-        if count is not None and phase.arrived > count:
-            raise Fault(f"{text}: {phase.arrived} threads arrive at barrier {barrier}, which takes {count}")
         return self._open_if_full(barrier)
 
     def exit(self) -> list[int]:

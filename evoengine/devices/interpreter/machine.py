@@ -28,6 +28,8 @@ from evoengine.devices.interpreter.program import End, Program
 from evoengine.template import Launch
 
 DONE = 1 << 30
+STEP_LIMIT = 10_000_000
+"""Interpreted instructions of one launch. The dearest attention config of the shipped space takes under 0.4 million."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,40 @@ MODES = (
 """Every combination, late ones first."""
 
 
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """What a launch left behind: the bytes of every buffer for each mode, and the instructions interpreted."""
+
+    buffers: tuple[dict[str, Array], ...]
+    instructions: int
+
+
+def execute(
+    program: Program,
+    launch: Launch,
+    arguments: Sequence[str | int | float],
+    buffers: Mapping[str, Array],
+    *,
+    modes: Sequence[Mode] = MODES,
+    step_limit: int = STEP_LIMIT,
+) -> Execution:
+    """Run one launch in every mode at once, each on its own copy of `buffers`.
+
+    Args:
+        arguments: kernel parameters in order; a string is the address of the buffer of that name.
+        modes: late ones first.
+
+    Raises:
+        Fault: what no GPU allows; Hang on a deadlock or after `step_limit` instructions; Unsupported.
+    """
+    memory = GlobalMemory(buffers, len(modes), launch.ctas)
+    passed = [memory.address(argument) if isinstance(argument, str) else argument for argument in arguments]
+    machine = Machine(program, launch, passed, memory, modes)
+    machine.run(step_limit)
+    left = tuple({name: memory.read(name, copy) for name in buffers} for copy in range(len(modes)))
+    return Execution(left, machine.executed)
+
+
 class Machine:
     """One launch of a program, in every mode of `modes` (late ones must come first)."""
 
@@ -59,7 +95,7 @@ class Machine:
         launch: Launch,
         arguments: Sequence[int | float],
         memory: GlobalMemory,
-        modes: Sequence[Mode] = MODES,
+        modes: Sequence[Mode],
     ) -> None:
         self.program, self.launch, self.modes, self.executed = program, launch, modes, 0
         self._slots = -(-launch.block // WARP)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -37,7 +38,7 @@ class Space(Protocol):
 class GlobalMemory:
     """Device buffers in one address space, a private copy for every mode of the run."""
 
-    def __init__(self, buffers: dict[str, Array], copies: int, groups_per_copy: int) -> None:
+    def __init__(self, buffers: Mapping[str, Array], copies: int, groups_per_copy: int) -> None:
         """`buffers` are the initial contents by name; lanes of one copy are consecutive, 32 per group."""
         self._names, self._starts, self._ends = list(buffers), list[int](), list[int]()
         at = _GUARD

@@ -11,8 +11,7 @@ from evoengine import oracle
 from evoengine.devices.estimate import estimate_us
 from evoengine.devices.interpreter.faults import Fault, Hang, Unsupported
 from evoengine.devices.interpreter.layout import Array
-from evoengine.devices.interpreter.machine import MODES, Machine
-from evoengine.devices.interpreter.memory import GlobalMemory
+from evoengine.devices.interpreter.machine import MODES, execute
 from evoengine.devices.interpreter.program import Program
 from evoengine.dtypes import BITS, to_bits
 from evoengine.hardware import DeviceLimits
@@ -23,8 +22,6 @@ from evoengine.verdict import Check, Estimate, Gate, Rejection, ResourceUsage
 
 SEED = 20_250_101
 """Of every input set; a candidate cannot be tuned to it, because nothing is timed here."""
-STEP_LIMIT = 10_000_000
-"""Interpreted instructions of one launch. The dearest attention config of the shipped space takes under 0.4 million."""
 
 
 def poison(tensor: Tensor) -> Array:
@@ -95,14 +92,10 @@ class Trial:
             for tensor in tensors
         }
         launch = self.template.module.launch(values, problem)
-        memory = GlobalMemory(initial, len(MODES), launch.ctas)
-        machine = Machine(program, launch, self._arguments(values, problem, memory), memory)
-        machine.run(STEP_LIMIT)
+        arguments = [argument.value for argument in self.template.module.arguments(values, problem)]
+        execution = execute(program, launch, arguments, initial)
         outputs = [tensor for tensor in tensors if tensor.role == "output"]
-        seen = [
-            {tensor.name: memory.read(tensor.name, copy).view(BITS[tensor.dtype]) for tensor in outputs}
-            for copy in range(len(MODES))
-        ]
+        seen = [{t.name: left[t.name].view(BITS[t.dtype]) for t in outputs} for left in execution.buffers]
         left = [sum(int((words == initial[name]).sum()) for name, words in output.items()) for output in seen]
         differing = [
             str(mode)
@@ -113,21 +106,13 @@ class Trial:
             outputs=seen[0],
             poison_left=max(left),
             inputs_changed=any(
-                memory.read(tensor.name, copy).tobytes() != initial[tensor.name].tobytes()
+                left[tensor.name].tobytes() != initial[tensor.name].tobytes()
+                for left in execution.buffers
                 for tensor in tensors
                 if tensor.role == "input"
-                for copy in range(len(MODES))
             ),
             repeats=len(MODES),
             repeat_mismatches=len(differing),
             seconds=time.perf_counter() - start,
         )
-        return oracle.check(self.template, input_set, observed), differing, machine.executed
-
-    def _arguments(self, values: Values, problem: Problem, memory: GlobalMemory) -> list[int | float]:
-        """Kernel parameters in order; the addresses are the interpreter's own."""
-        passed: list[int | float] = []
-        for argument in self.template.module.arguments(values, problem):
-            value = argument.value
-            passed.append(memory.address(value) if isinstance(value, str) else value)
-        return passed
+        return oracle.check(self.template, input_set, observed), differing, execution.instructions

@@ -1,0 +1,76 @@
+"""Small kernels written in PTX, run by the interpreter: one instruction in every lane, or a whole body."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from evoengine.devices.interpreter import MODES, Mode, Program, execute
+from evoengine.template import Launch
+
+Array = NDArray[Any]
+ONE_MODE = MODES[:1]
+
+
+def program(body: str, parameters: Sequence[str] = (), before: str = "") -> Program:
+    """A kernel `k` of that body with 64-bit parameters. Registers: %p0-9, %h0-9 (16 bits), %r0-39, %d0-19, %f0-39."""
+    declared = ", ".join(f".param .u64 {name}" for name in parameters)
+    return Program(
+        f"""
+        .version 9.0
+        .target sm_89
+        .address_size 64
+        {before}
+        .visible .entry k({declared})
+        .maxntid 1024, 1, 1
+        {{
+            .reg .pred %p<10>;
+            .reg .b16 %h<10>;
+            .reg .b32 %r<40>;
+            .reg .b64 %d<20>;
+            .reg .f32 %f<40>;
+            {body}
+            ret;
+        }}
+        """,
+        "k",
+    )
+
+
+def run(
+    body: str,
+    buffers: dict[str, Array],
+    *,
+    threads: int = 32,
+    ctas: int = 1,
+    smem_bytes: int = 0,
+    modes: Sequence[Mode] = ONE_MODE,
+    before: str = "",
+    step_limit: int = 100_000,
+) -> list[dict[str, Array]]:
+    """Run a body with the buffers' addresses as parameters; the buffers afterwards, typed as given, for each mode."""
+    code = program(body, list(buffers), before)
+    launch = Launch((ctas, 1, 1), threads, smem_bytes)
+    done = execute(code, launch, list(buffers), buffers, modes=modes, step_limit=step_limit)
+    return [{name: left[name].view(buffers[name].dtype) for name in buffers} for left in done.buffers]
+
+
+def lanewise(instruction: str, *inputs: ArrayLike, out: type[np.generic]) -> Array:
+    """The result in `%out` of an instruction on `%in0`, `%in1`, ..., one element per lane, as `out`.
+
+    Inputs are numpy arrays of one length up to 32; a 16-bit one arrives in a 16-bit register, and so on.
+    """
+    arrays = [np.atleast_1d(np.asarray(values)) for values in inputs]
+    lanes = len(arrays[0])
+    buffers: dict[str, Array] = {f"in{i}": array for i, array in enumerate(arrays)}
+    buffers["out"] = np.zeros(lanes, out)
+    loads = ["mov.u32 %r0, %tid.x;", f".reg .b{buffers['out'].itemsize * 8} %out;"]
+    for name, array in buffers.items():
+        bits = array.itemsize * 8
+        loads += [f"ld.param.u64 %d0, [{name}];", f"mad.wide.u32 %d1, %r0, {array.itemsize}, %d0;"]
+        loads += [f".reg .b{bits} %{name};", f"ld.global.b{bits} %{name}, [%d1];"] if name != "out" else []
+    store = f"st.global.b{buffers['out'].itemsize * 8} [%d1], %out;"
+    return run("\n".join([*loads, instruction, store]), buffers, threads=lanes)[0]["out"]
