@@ -111,7 +111,7 @@ class Worker:
             self.process.wait(KILL_SECONDS)
         except subprocess.TimeoutExpired:
             raise EvoengineError(
-                f"GPU worker {self.process.pid} does not end {KILL_SECONDS:.0f} s after being killed: the driver hangs, "
+                f"GPU worker {self.process.pid} lives on {KILL_SECONDS:.0f} s after its kill: the driver hangs, "
                 "reset the GPU or restart the machine"
             ) from None
         self._connection.close()
