@@ -242,10 +242,11 @@ def load_space(path: Path) -> SearchSpace:
     """Run a search-space file and return its `SPACE`. The file is code: run only files you trust.
 
     Raises:
-        UserError: no such file, it fails to run, or it defines no `SPACE`.
+        UserError: no such .py file, it fails to run, or it defines no `SPACE`.
     """
-    if not path.is_file():
-        raise UserError(f"search space {path} does not exist: give the path of a Python file that defines SPACE")
+    if not path.is_file() or path.suffix != ".py":
+        why = "is not a .py file" if path.exists() else "does not exist"
+        raise UserError(f"search space {path} {why}: give the path of a Python file that defines SPACE")
     spec = importlib.util.spec_from_file_location(f"evoengine_space_{path.stem}", path)
     assert spec is not None and spec.loader is not None, "a .py path always has a loader"
     module = importlib.util.module_from_spec(spec)
