@@ -78,6 +78,8 @@ class AttentionProblem:
             raise UserError(f"dtype={self.dtype!r}: attention knows fp16 and bf16")
         if not 0.0 < self.scale < float("inf"):
             raise UserError(f"scale={self.scale}: must be positive and finite")
+        if abs(self.diagonal) > 2**24:  # the kernel adds it to a row in 32 bits
+            raise UserError(f"diagonal={self.diagonal}: must be from {-(2**24)} to {2**24}")
         if self.diagonal and not self.causal:
             raise UserError(f"diagonal={self.diagonal} means nothing without causal: add causal to the shape")
 
