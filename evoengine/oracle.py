@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evoengine.dtypes import ROUNDING, Arrays, References, from_bits
+from evoengine.errors import TemplateError, UserError
 from evoengine.problem import Problem
 from evoengine.template import Template, Tensor
 from evoengine.verdict import Check
@@ -53,10 +54,27 @@ class Observed:
 
 
 def make_input_set(template: Template, problem: Problem, seed: int, name: str) -> InputSet:
-    """Inputs, float64 reference and half-precision baseline of one problem."""
+    """Inputs, float64 reference and half-precision baseline of one problem.
+
+    Raises:
+        TemplateError: the reference is not finite.
+        UserError: the baseline is not, because the problem overflows its dtype: no error is over a limit of NaN, so
+            that every output would pass.
+    """
     inputs = template.module.inputs(problem, seed)
-    reference = template.module.reference(problem, inputs)
-    return InputSet(name, problem, seed, inputs, reference, template.module.baseline(problem, inputs))
+    with np.errstate(over="ignore", invalid="ignore"):
+        reference = template.module.reference(problem, inputs)
+        baseline = template.module.baseline(problem, inputs)
+    for tensor, values in reference.items():
+        if not np.isfinite(values).all():
+            raise TemplateError(f"template {template.name}: the reference of {tensor} is not finite at {problem.label}")
+    for tensor, rounded in baseline.items():
+        if not np.isfinite(rounded).all():
+            raise UserError(
+                f"the baseline of {tensor} is not finite at {problem.label}, so that no output could be judged by it: "
+                "choose another shape or scale"
+            )
+    return InputSet(name, problem, seed, inputs, reference, baseline)
 
 
 def check(template: Template, input_set: InputSet, observed: Observed) -> Check:
@@ -112,8 +130,6 @@ def _errors(tensor: Tensor, input_set: InputSet, bits: NDArray[np.unsignedintege
     truth = input_set.reference[tensor.name].reshape(tensor.shape)
     baseline = input_set.baseline[tensor.name].reshape(tensor.shape).astype(np.float64)
     output = from_bits(bits, tensor.dtype).reshape(tensor.shape).astype(np.float64)
-    if not np.isfinite(truth).all():
-        raise AssertionError(f"reference of {tensor.name} is not finite on {input_set.name}")
     nonfinite = int((~np.isfinite(output)).sum())
     if nonfinite:
         return _Errors(np.inf, 0.0, np.inf, 0.0, np.inf, nonfinite, f"{nonfinite} values are NaN or infinite")
@@ -139,9 +155,7 @@ def _errors(tensor: Tensor, input_set: InputSet, bits: NDArray[np.unsignedintege
     return _Errors(max_abs, baseline_max, rel_fro, float(baseline_fro.max()), worst_row, 0, reason)
 
 
-def _relative(
-    value: NDArray[np.float64], truth: NDArray[np.float64], axes: tuple[int, ...]
-) -> NDArray[np.float64]:
+def _relative(value: NDArray[np.float64], truth: NDArray[np.float64], axes: tuple[int, ...]) -> NDArray[np.float64]:
     """Norm of the error over norm of the truth along `axes`; rows much smaller than the average count as average."""
     axes = axes if value.ndim >= len(axes) else (-1,)
     error = np.sqrt(np.square(value - truth).sum(axis=axes))
