@@ -1,0 +1,219 @@
+"""Planted bugs in the attention template: each must be caught, at the gate it belongs to; the original passes.
+
+A bug is one edit of the shipped sources or of their PTX, judged as a candidate is.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from interpreted import compile_ptx
+
+from evoengine.devices.interpreter.trial import Trial
+from evoengine.hardware import card
+from evoengine.problem import AttentionProblem
+from evoengine.space import Values
+from evoengine.template import Template, load_template, shipped
+from evoengine.verdict import Estimate, Gate, Rejection, ResourceUsage
+
+RESOURCES = ResourceUsage(128, 0, 0, 0, 0, 0)
+FULL, CAUSAL = AttentionProblem(), AttentionProblem(causal=True)
+TOGETHER = dict(
+    WARPS_M=2,
+    ROW_TILES=1,
+    BLOCK_N=32,
+    WARPS_KV=1,
+    STAGES=2,
+    PRODUCER_WARPS=0,
+    SMEM_LAYOUT=2,
+    Q_IN_REGS=1,
+    MIN_CTAS=1,
+)
+SPLIT = TOGETHER | dict(WARPS_KV=2)
+ROLES = TOGETHER | dict(PRODUCER_WARPS=1)
+
+
+def judge(template: Template, values: Values, problem: AttentionProblem, ptx: str) -> Rejection | Estimate:
+    return Trial(template, problem, card("l4")).judge(values, ptx, RESOURCES)
+
+
+@dataclass(frozen=True)
+class Bug:
+    """An edit of one source file: every match of the pattern is replaced."""
+
+    name: str
+    file: str
+    pattern: str
+    replacement: str
+    gate: Gate
+    reason: str
+    values: Values | None = None
+    problem: AttentionProblem = FULL
+
+
+BUGS = (
+    Bug(
+        "the scale is off by 1 %",
+        "kernel.cu",
+        r"consumer\.scale_log2 = scale_log2;",
+        "consumer.scale_log2 = scale_log2 * 1.01f;",
+        Gate.CORRECTNESS,
+        "over",
+    ),
+    Bug(
+        "the last tile is dropped",
+        "kernel.cu",
+        r"for \(int tile = (\d); tile < (loader\.)?tiles;",
+        r"for (int tile = \1; tile < \2tiles - 1;",
+        Gate.CORRECTNESS,
+        "over",
+    ),
+    Bug(
+        "K is read without the swizzle it was written with",
+        "consumer.cuh",
+        r"tile_k \+ tile_offset\(([^;]*), d \* 2 \+ \(\(lane >> 3\) & 1\)\);",
+        r"tile_k + (\1) * 128 + (d * 2 + ((lane >> 3) & 1)) * 16;",
+        Gate.CORRECTNESS,
+        "over",
+    ),
+    Bug(
+        "the output is not rescaled to a new maximum",
+        "consumer.cuh",
+        r"(o\[i\]\[d\]\[[^]]*\]) \*= rescale[^;]*;",
+        r"\1 *= 1.0f;",
+        Gate.CORRECTNESS,
+        "over",
+    ),
+    Bug(
+        "a row's maximum is taken over half of it",
+        "ptx.cuh",
+        r"return max\(x, [^;]*;",
+        "return x;",
+        Gate.CORRECTNESS,
+        "over",
+    ),
+    Bug(
+        "rows beyond seq_q are stored",
+        "consumer.cuh",
+        r"if \(row < seq_q\)",
+        "if (row <= seq_q)",
+        Gate.RUNTIME,
+        "first at o + 9472 B of 9472 B",
+    ),
+    Bug(
+        "the last row is not stored",
+        "consumer.cuh",
+        r"if \(row < seq_q\)",
+        "if (row + 1 < seq_q)",
+        Gate.CORRECTNESS,
+        "128 output words were never written",
+    ),
+    Bug(
+        "causal rows see one key too many",
+        "consumer.cuh",
+        r"row \+ diagonal \+ 1;",
+        "row + diagonal + 2;",
+        Gate.CORRECTNESS,
+        "over",
+        problem=CAUSAL,
+    ),
+    Bug(
+        "a row that sees no key divides by zero",
+        "consumer.cuh",
+        r"sum > 0\.0f \? 1\.0f / sum : 0\.0f;",
+        "1.0f / sum;",
+        Gate.CORRECTNESS,
+        "NaN",
+        problem=CAUSAL,
+    ),
+    Bug(
+        "rows beyond seq_k are read",
+        "load.cuh",
+        r"first \+ this_row < rows;",
+        "first + this_row <= rows;",
+        Gate.RUNTIME,
+        "outside every buffer",
+    ),
+    Bug(
+        "tiles are not aligned",
+        "storage.cuh",
+        r"chunk \* 8\) \* 2\);",
+        "chunk * 8) * 2 + 8);",
+        Gate.RUNTIME,
+        "misaligned",
+    ),
+    Bug(
+        "the two roles disagree on a barrier's count",
+        "kernel.cu",
+        r"ptx::barrier_sync\(kFullK \+ slot, cfg::kThreads\);",
+        "ptx::barrier_sync(kFullK + slot, cfg::kConsumerThreads);",
+        Gate.RUNTIME,
+        "barrier 1 is given",
+        ROLES,
+    ),
+)
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
+def test_a_planted_bug_is_caught(bug: Bug, tmp_path: Path) -> None:
+    folder = tmp_path / "attention"
+    shutil.copytree(shipped("kernel_templates") / "attention", folder)
+    source, found = re.subn(bug.pattern, bug.replacement, (folder / bug.file).read_text())
+    assert found > 0, "the template has changed: plant the bug anew"
+    (folder / bug.file).write_text(source)
+    template, values = load_template(folder), bug.values or TOGETHER
+    verdict = judge(template, values, bug.problem, compile_ptx(template, values, bug.problem))
+
+    assert isinstance(verdict, Rejection)
+    assert bug.gate is verdict.gate, verdict.reason
+    assert bug.reason in verdict.reason
+
+
+SYNCHRONISATION = re.compile(r"\t(?:bar\.sync|bar\.arrive|cp\.async\.commit_group|cp\.async\.wait_group)\b[^;]*;")
+
+
+@pytest.mark.parametrize("values", [SPLIT, SPLIT | dict(STAGES=1), ROLES], ids=["split", "one stage", "roles"])
+def test_no_barrier_wait_or_commit_can_be_weakened(values: Values) -> None:
+    """Each one in the PTX in turn: a barrier or commit removed, a wait that allows one group more."""
+    template = load_template(shipped("kernel_templates") / "attention")
+    ptx = compile_ptx(template, values, FULL)
+    places = list(SYNCHRONISATION.finditer(ptx))
+    survivors = []
+    for number, place in enumerate(places):
+        statement = place[0].strip()
+        weaker = re.sub(r"wait_group (\d+)", lambda m: f"wait_group {int(m[1]) + 1}", statement)
+        replaced = ptx[: place.start()] + (weaker if weaker != statement else "") + ptx[place.end() :]
+        if isinstance(judge(template, values, FULL, replaced), Estimate):
+            survivors.append((number, statement))
+    # Two protect nothing in these launches: the wait before the epilogue, for a CTA without a key, and the consumers'
+    # barrier after Q, which the barrier for the first K repeats.
+    needless = {place[0].strip() for place in places if "wait_group 0" in place[0]}
+    if values["PRODUCER_WARPS"]:
+        needless.add(next(place[0].strip() for place in places if "bar.sync" in place[0]))
+
+    assert len(places) > 12
+    assert {statement for _, statement in survivors} <= needless, survivors
+    assert len(survivors) <= 2
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        (TOGETHER, FULL),
+        (SPLIT, CAUSAL),
+        (ROLES, FULL),
+        (ROLES | dict(WARPS_KV=2, STAGES=3, SMEM_LAYOUT=1, Q_IN_REGS=0), AttentionProblem(dtype="bf16", causal=True)),
+        (SPLIT | dict(ROW_TILES=2, STAGES=1, SMEM_LAYOUT=0), AttentionProblem(head_dim=128)),
+    ],
+)
+def test_the_shipped_kernel_is_accepted(values: Values, problem: AttentionProblem) -> None:
+    template = load_template(shipped("kernel_templates") / "attention")
+    verdict = judge(template, values, problem, compile_ptx(template, values, problem))
+
+    assert isinstance(verdict, Estimate), verdict.reason
+    assert [""] * len(verdict.checks) == [check.reason for check in verdict.checks]
+    assert all(check.repeats == 4 and check.max_abs > 0 for check in verdict.checks)
