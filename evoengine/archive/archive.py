@@ -1,0 +1,157 @@
+"""Studies by name."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from datetime import UTC, datetime
+from typing import Any
+
+import optuna
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
+from optuna.study import StudyDirection
+from sqlalchemy import Connection, RowMapping, exc, func, insert, select
+
+from evoengine.archive import tables
+from evoengine.archive.database import Database
+from evoengine.archive.lease import Owner
+from evoengine.archive.records import StudySpec, StudySummary
+from evoengine.archive.study import Study
+from evoengine.errors import UserError
+
+
+class Archive:
+    """Every study of one database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @classmethod
+    def open(cls, url_or_path: str) -> Archive:
+        """A file path or any SQLAlchemy URL; what does not exist yet is created.
+
+        Raises:
+            UserError: it cannot be opened, is not a database, cannot be written, or is of a newer schema.
+        """
+        return cls(Database(url_or_path))
+
+    @property
+    def name(self) -> str:
+        """The database as messages may show it: without credentials."""
+        return self._database.name
+
+    def create_study(self, spec: StudySpec) -> Study:
+        """A new study.
+
+        Raises:
+            UserError: the name is taken.
+        """
+        taken = UserError(
+            f"study {spec.name} exists: resume it with: evoengine resume {spec.name}, or give another --study"
+        )
+
+        def create() -> None:
+            storage = self._database.storage
+            with self._database.engine.connect() as connection:
+                if self._row(connection, spec.name) is not None:
+                    raise taken
+            try:
+                optuna_id = storage.create_new_study([StudyDirection.MINIMIZE], spec.name)
+            except DuplicatedStudyError:
+                # Ours, if a process died between the two tables: then it is empty and can be taken up.
+                optuna_id = storage.get_study_id_from_name(spec.name)
+                if storage.get_n_trials(optuna_id):
+                    raise UserError(
+                        f"study {spec.name} exists in this database and is another program's: give another --study"
+                    ) from None
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                optuna.load_study(study_name=spec.name, storage=storage).set_metric_names(["median_us"])
+            try:
+                with self._database.engine.begin() as connection:
+                    values = {"name": spec.name, "spec": spec.as_json(), "status": "new", "opened_at": _now()}
+                    connection.execute(insert(tables.study).values(values))
+            except exc.IntegrityError:
+                raise taken from None
+
+        self._database.patiently(create, f"then run the same command again for study {spec.name}")
+        return self.open_study(spec.name)
+
+    def open_study(self, name: str | None = None) -> Study:
+        """The study `name`; the one used last without a name.
+
+        Raises:
+            UserError: there is no such study; names the nearest one.
+        """
+
+        def find() -> RowMapping | None:
+            with self._database.engine.connect() as connection:
+                return self._row(connection, name)
+
+        row = self._database.patiently(find, "then run the same command again")
+        if row is not None:
+            return Study(self._database, row["id"], StudySpec.from_json(row["spec"]))
+        names = [summary.spec.name for summary in self.studies()]
+        if not names:
+            raise UserError(f"database {self.name} holds no study yet: start one with: evoengine search")
+        near = difflib.get_close_matches(str(name), names, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UserError(f"unknown study {name!r}: {hint}see: evoengine studies")
+
+    def studies(self) -> list[StudySummary]:
+        """Every study, the one used last first."""
+
+        def read() -> list[StudySummary]:
+            with self._database.engine.connect() as connection:
+                rows = connection.execute(select(tables.study).order_by(tables.study.c.opened_at.desc())).mappings()
+                return [_summary(connection, row) for row in rows.all()]
+
+        return self._database.patiently(read, "then run the same command again")
+
+    def close(self) -> None:
+        """Close every connection; the archive can still be used and connects again."""
+        self._database.engine.dispose()
+
+    def _row(self, connection: Connection, name: str | None) -> RowMapping | None:
+        query = select(tables.study).order_by(tables.study.c.opened_at.desc(), tables.study.c.id.desc()).limit(1)
+        if name is not None:
+            query = query.where(tables.study.c.name == name)
+        return connection.execute(query).mappings().first()
+
+
+def _summary(connection: Connection, row: RowMapping) -> StudySummary:
+    verdict, candidate = tables.verdict, tables.candidate
+    of_study = candidate.c.study_id == row["id"]
+
+    def count(*conditions: Any) -> int:
+        query = select(func.count()).select_from(verdict.join(candidate)).where(of_study, *conditions)
+        return connection.scalar(query) or 0
+
+    def fastest(column: Any) -> float | None:
+        return connection.scalar(select(func.min(column)).select_from(verdict.join(candidate)).where(of_study))
+
+    candidates = connection.scalar(select(func.count()).select_from(candidate).where(of_study)) or 0
+    sessions = connection.execute(
+        select(tables.session).where(tables.session.c.study_id == row["id"], tables.session.c.ended_at.is_(None))
+    ).mappings()
+    owners = [(Owner(s["host"], s["pid"], s["pid_started"]), s["expires_unix_seconds"]) for s in sessions]
+    return StudySummary(
+        spec=StudySpec.from_json(row["spec"]),
+        status=row["status"],
+        opened_at=row["opened_at"],
+        candidates=candidates,
+        rejected=count(verdict.c.kind == "rejection"),
+        measured=count(verdict.c.kind == "measurement"),
+        waiting=candidates - count(verdict.c.final),
+        elites=connection.scalar(
+            select(func.count()).select_from(tables.elite).where(tables.elite.c.study_id == row["id"])
+        )
+        or 0,
+        best_us=fastest(verdict.c.median_us),
+        best_estimated_us=fastest(verdict.c.estimated_us),
+        searched_by=", ".join(str(owner) for owner, expires in owners if owner.is_alive(expires)),
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()

@@ -1,0 +1,92 @@
+"""The reads and writes of one study that its claims, verdicts and recovery are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection, RowMapping, Update, select, update
+
+from evoengine.archive import tables
+from evoengine.archive.database import Database
+
+T = TypeVar("T")
+
+
+class Ledger:
+    """Our tables and Optuna's, as far as one study goes.
+
+    Raises:
+        UserError: the database stayed locked or away for some seconds; the message says how to resume.
+    """
+
+    def __init__(self, database: Database, study_id: int, name: str) -> None:
+        self.id = study_id
+        self._database = database
+        self._storage = database.storage
+        self._hint = f"resume with: evoengine resume {name}"
+        self._optuna_id = self._patiently(lambda: self._storage.get_study_id_from_name(name))
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        def connected() -> T:
+            with self._database.engine.connect() as connection:
+                return work(connection)
+
+        return self._patiently(connected)
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """`work` in one transaction, all of it again when the database was locked."""
+
+        def begun() -> T:
+            with self._database.engine.begin() as connection:
+                return work(connection)
+
+        return self._patiently(begun)
+
+    def update(self, statement: Update) -> int:
+        """Rows changed."""
+        return self.write(lambda connection: connection.execute(statement).rowcount)
+
+    def candidates(self) -> Sequence[RowMapping]:
+        """Our row of every candidate."""
+        return self.read(
+            lambda connection: (
+                connection.execute(select(tables.candidate).where(tables.candidate.c.study_id == self.id))
+                .mappings()
+                .all()
+            )
+        )
+
+    def trials(self) -> list[FrozenTrial]:
+        """Every Optuna trial of the study in order of its number; not to be changed."""
+        return self._patiently(lambda: self._storage.get_all_trials(self._optuna_id, deepcopy=False))
+
+    def trial_id(self, number: int) -> int:
+        return self._patiently(lambda: self._storage.get_trial_id_from_study_id_trial_number(self._optuna_id, number))
+
+    def bear(self, trial: FrozenTrial, digest: str) -> int:
+        """Write a new Optuna trial in one transaction, enter it in the candidate's row, and return its number."""
+        trial_id = self._patiently(lambda: self._storage.create_new_trial(self._optuna_id, trial))
+        self.attach(digest, trial_id)
+        return self._patiently(lambda: self._storage.get_trial_number_from_id(trial_id))
+
+    def attach(self, digest: str, trial_id: int) -> None:
+        """Enter the trial in the row of the candidate with this config digest."""
+        same = (tables.candidate.c.study_id == self.id) & (tables.candidate.c.config_digest == digest)
+        self.update(update(tables.candidate).where(same).values(trial_id=trial_id))
+
+    def set_state(self, trial_id: int, state: TrialState, values: list[float] | None = None) -> None:
+        """Move an Optuna trial on; one that is finished already was finished from the same verdict."""
+
+        def move() -> Any:
+            try:
+                return self._storage.set_trial_state_values(trial_id, state, values)
+            except UpdateFinishedTrialError:
+                return None
+
+        self._patiently(move)
+
+    def _patiently(self, work: Callable[[], T]) -> T:
+        return self._database.patiently(work, self._hint)

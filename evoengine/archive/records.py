@@ -1,0 +1,166 @@
+"""What goes into the archive and comes out of it, as plain values."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from evoengine.sampler import Seen
+from evoengine.space import Axis, Config, Point, SearchSpace, Values
+from evoengine.verdict import Estimate, Evidence, Measurement, Rejection, ResourceUsage, Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudySpec:
+    """What a study searches, and all that is needed to go on with it. Never changes once the study exists.
+
+    `measures` is False where the study began without a GPU. `created_at` is ISO 8601, UTC.
+    """
+
+    name: str
+    template: str
+    template_digest: str
+    template_folder: str
+    space: str
+    space_digest: str
+    space_path: str
+    axes: tuple[Axis, ...]
+    default: Values
+    problem: Mapping[str, int | float | str | bool]
+    problem_label: str
+    problem_digest: str
+    device: str
+    limits: Mapping[str, Any]
+    arch: str
+    toolchain: str
+    sampler: str
+    seed: int
+    budget: int
+    seconds: float | None
+    ceilings: Mapping[str, int | None]
+    command: str
+    measures: bool
+    created_at: str
+
+    @property
+    def frozen_space(self) -> SearchSpace:
+        """The axes as they were when the study began, without rules: turns points into configs and back."""
+        return SearchSpace(self.space, self.axes, (), self.default)
+
+    def as_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> StudySpec:
+        axes = tuple(
+            Axis(**{**axis, "choices": tuple(axis["choices"]), "names": tuple(axis["names"])})
+            for axis in document["axes"]
+        )
+        return cls(**{**document, "axes": axes})
+
+
+@dataclass(frozen=True, slots=True)
+class StudySummary:
+    """One line of `evoengine studies`. `best_us` is measured; `best_estimated_us` is a model's number."""
+
+    spec: StudySpec
+    status: str
+    opened_at: str
+    candidates: int
+    rejected: int
+    measured: int
+    waiting: int
+    elites: int
+    best_us: float | None
+    best_estimated_us: float | None
+    searched_by: str
+    """Who searches it now, `pid N on HOST`; empty when nobody does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """What is kept of an artifact: its inputs' digest, its output's hash, and what the compiler reported."""
+
+    digest: str
+    cubin_sha256: str
+    resources: ResourceUsage
+    build_seconds: float
+    compiler: str
+    arch: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One trial of a study with everything that is known of it.
+
+    `verdict` is the rejection or measurement, else the estimate, else None. An estimate stays in `estimate` after the
+    candidate has been measured. `environment` is that of the process that reached the verdict.
+    """
+
+    number: int
+    point: Point
+    config: Config
+    operator: str
+    generation: int
+    parents: tuple[int, ...]
+    system_attrs: Mapping[str, int]
+    state: Literal["running", "waiting", "done"]
+    verdict: Verdict | None = None
+    estimate: Estimate | None = None
+    build: Build | None = None
+    twin_of: int | None = None
+    committed_at: str = ""
+    environment: Evidence = field(default_factory=dict)
+
+    def seen(self, *, measures: bool) -> Seen:
+        """The trial as a sampler sees it: by measurement only where the study `measures`, by estimate elsewhere."""
+        value: float | None = None
+        done = isinstance(self.verdict, Rejection)
+        if isinstance(self.verdict, Measurement):
+            done, value = True, self.verdict.median_us
+        elif self.estimate is not None and not measures and not done:
+            done, value = True, self.estimate.estimated_us
+        return Seen(
+            self.number,
+            self.point,
+            value,
+            "done" if done else "running",
+            self.operator,
+            self.generation,
+            self.parents,
+            self.system_attrs,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """A competitor timed in the same run, or the reason why it did not run."""
+
+    name: str
+    verdict: Measurement | Rejection
+    environment: Evidence = field(default_factory=dict)
+    measured_at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Elite:
+    """A confirmed config. `median_us` and `noise` are the finalists' run's, never the search's minimum.
+
+    `control_ratio` is elite over default config and `baseline_ratios` elite over each baseline, all interleaved in that
+    run; under 1 is faster. `verdict` is the comparison in words.
+    """
+
+    number: int
+    median_us: float
+    noise: float
+    control_ratio: float
+    baseline_ratios: Mapping[str, float]
+    verdict: str
+    cubin: bytes
+    cubin_sha256: str
+    source_digest: str
+    environment: Evidence
+    evidence: Evidence = field(default_factory=dict)
+    confirmed_at: str = ""

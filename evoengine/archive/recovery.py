@@ -1,0 +1,69 @@
+"""What a killed process leaves half done, and how it is completed.
+
+A candidate is written in five steps: claim row, Optuna trial, trial entered in the claim row, verdict, trial state. A
+kill between any two leaves one of the cases told apart here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection, RowMapping, delete, select, update
+
+from evoengine.archive import tables
+from evoengine.archive.codec import read_verdict
+from evoengine.archive.ledger import Ledger
+from evoengine.archive.trials import optuna_state, origin
+
+candidate = tables.candidate
+
+
+def requeue(ledger: Ledger, forsaken: Callable[[RowMapping], bool]) -> set[int]:
+    """Complete the unfinished candidates whose rows are `forsaken` by their session.
+
+    What has a verdict gets its trial state; what has none waits again, under its number. Returns the numbers of the
+    latter.
+    """
+    # Trials before rows: a trial that another process bears in between is not looked at.
+    unfinished = [trial for trial in ledger.trials() if not trial.state.is_finished()]
+    _complete_births(ledger, unfinished, forsaken)
+    rows = {row["trial_id"]: row for row in ledger.candidates()}
+    unborn = {row["config_digest"] for row in ledger.candidates() if row["trial_id"] is None}
+    finals = ledger.read(lambda connection: _final_verdicts(connection, ledger.id))
+    back = set()
+    for trial in unfinished:
+        row = rows.get(trial._trial_id)
+        if row is None:
+            # Written twice because the connection broke on the commit: the other one has the row. What has no origin is
+            # another program's.
+            if origin(trial) and origin(trial)["digest"] not in unborn:
+                ledger.set_state(trial._trial_id, TrialState.FAIL)
+        elif row["session_id"] is None:
+            ledger.set_state(trial._trial_id, TrialState.WAITING)
+        elif forsaken(row) and row["id"] in finals:
+            ledger.set_state(trial._trial_id, *optuna_state(read_verdict(finals[row["id"]])))
+        elif forsaken(row):
+            held = (candidate.c.id == row["id"]) & (candidate.c.session_id == row["session_id"])
+            if ledger.update(update(candidate).where(held).values(session_id=None)):
+                ledger.set_state(trial._trial_id, TrialState.WAITING)
+                back.add(trial.number)
+    return back
+
+
+def _complete_births(ledger: Ledger, unfinished: list[FrozenTrial], forsaken: Callable[[RowMapping], bool]) -> None:
+    """Claim rows without a trial: enter the trial if it was born, else drop the claim, which will be proposed again."""
+    born = {origin(trial).get("digest"): trial._trial_id for trial in unfinished}
+    for row in ledger.candidates():
+        if row["trial_id"] is not None or not forsaken(row):
+            continue
+        if row["config_digest"] in born:
+            ledger.attach(row["config_digest"], born[row["config_digest"]])
+        else:
+            unborn = delete(candidate).where(candidate.c.id == row["id"], candidate.c.trial_id.is_(None))
+            ledger.write(lambda connection, statement=unborn: connection.execute(statement))  # type: ignore[misc]
+
+
+def _final_verdicts(connection: Connection, study_id: int) -> dict[int, RowMapping]:
+    query = select(tables.verdict).join(candidate).where(candidate.c.study_id == study_id, tables.verdict.c.final)
+    return {row["candidate_id"]: row for row in connection.execute(query).mappings()}

@@ -1,0 +1,74 @@
+"""What a study found beside its trials: baselines, elites, and counts of what cost nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Table, delete, insert, select, update
+
+from evoengine.archive import tables
+from evoengine.archive.codec import read_verdict, verdict_columns
+from evoengine.archive.records import Baseline, Elite
+from evoengine.archive.sessions import now
+from evoengine.verdict import Measurement, Rejection
+
+
+def put_baseline(connection: Connection, study_id: int, baseline: Baseline) -> None:
+    """A baseline measured again replaces itself."""
+    values = {
+        "study_id": study_id,
+        "name": baseline.name,
+        **verdict_columns(baseline.verdict),
+        "environment": baseline.environment,
+        "measured_at": baseline.measured_at or now(),
+    }
+    same = (tables.baseline.c.study_id == study_id) & (tables.baseline.c.name == baseline.name)
+    _replace(connection, tables.baseline, same, values)
+
+
+def baselines(connection: Connection, study_id: int) -> list[Baseline]:
+    found = []
+    query = select(tables.baseline).where(tables.baseline.c.study_id == study_id).order_by(tables.baseline.c.name)
+    for row in connection.execute(query).mappings():
+        verdict = read_verdict(row)
+        assert isinstance(verdict, Measurement | Rejection), "put_baseline takes no estimates"
+        found.append(Baseline(row["name"], verdict, row["environment"], row["measured_at"]))
+    return found
+
+
+def put_elite(connection: Connection, study_id: int, elite: Elite) -> None:
+    """An elite confirmed again replaces itself."""
+    fields = {item.name: getattr(elite, item.name) for item in dataclasses.fields(Elite)}
+    values = {"study_id": study_id, **fields, "confirmed_at": elite.confirmed_at or now()}
+    same = (tables.elite.c.study_id == study_id) & (tables.elite.c.number == elite.number)
+    _replace(connection, tables.elite, same, values)
+
+
+def elites(connection: Connection, study_id: int) -> list[Elite]:
+    """The fastest first."""
+    query = select(tables.elite).where(tables.elite.c.study_id == study_id)
+    query = query.order_by(tables.elite.c.median_us, tables.elite.c.number)
+    names = [item.name for item in dataclasses.fields(Elite)]
+    return [Elite(**{name: row[name] for name in names}) for row in connection.execute(query).mappings()]
+
+
+def add_counts(connection: Connection, study_id: int, counts: Mapping[str, int]) -> None:
+    # The update locks the study's row: two processes that count at once both count.
+    connection.execute(update(tables.study).where(tables.study.c.id == study_id).values(id=study_id))
+    for name, count in counts.items():
+        same = (tables.count.c.study_id == study_id) & (tables.count.c.name == name)
+        raised = update(tables.count).where(same).values(count=tables.count.c.count + count)
+        if not connection.execute(raised).rowcount:
+            connection.execute(insert(tables.count).values(study_id=study_id, name=name, count=count))
+
+
+def counts(connection: Connection, study_id: int) -> dict[str, int]:
+    query = select(tables.count.c.name, tables.count.c.count).where(tables.count.c.study_id == study_id)
+    return dict(connection.execute(query.order_by(tables.count.c.name)).tuples().all())
+
+
+def _replace(connection: Connection, table: Table, same: ColumnElement[bool], values: Mapping[str, Any]) -> None:
+    connection.execute(delete(table).where(same))
+    connection.execute(insert(table).values(**values))

@@ -1,0 +1,227 @@
+"""One study: claims, verdicts, and what is known of every trial.
+
+Our candidate row alone decides who may work on a config: its digest is unique in the study, and its `session_id` says
+who has it. The Optuna trial follows. Writes come in the order claim, trial, verdict, trial state, and `recover`
+completes what a killed process left half done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from optuna.trial import TrialState
+from sqlalchemy import Connection, RowMapping, delete, exc, insert, select, update
+
+from evoengine.archive import results, sessions, tables
+from evoengine.archive.codec import build_columns, verdict_columns
+from evoengine.archive.database import Database
+from evoengine.archive.lease import Owner
+from evoengine.archive.ledger import Ledger
+from evoengine.archive.records import Baseline, Elite, Record, StudySpec
+from evoengine.archive.recovery import requeue
+from evoengine.archive.trials import newborn, optuna_state, read_record
+from evoengine.errors import UserError
+from evoengine.sampler import Proposal
+from evoengine.verdict import Artifact, Candidate, Estimate, Measurement, Verdict
+
+candidates = tables.candidate
+
+
+class Study:
+    """One study of an archive. Reading needs nothing; claiming and committing need `acquire` first.
+
+    Every method raises UserError when the database stays locked or away for some seconds, and says how to resume.
+    """
+
+    def __init__(self, database: Database, study_id: int, spec: StudySpec) -> None:
+        self.spec = spec
+        self._space = spec.frozen_space
+        self._ledger = Ledger(database, study_id, spec.name)
+        self._session: int | None = None
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    # *** sessions ***
+
+    def acquire(self, owner: Owner, *, shared: bool = False) -> None:
+        """Open a session. With `shared`, other processes that share may work on the study at the same time.
+
+        Raises:
+            UserError: a live owner has the study.
+        """
+        self._session = self._ledger.write(
+            lambda c: sessions.begin(c, self._ledger.id, self.name, owner, shared=shared)
+        )
+
+    def renew(self) -> None:
+        """Extend the lease; to be called more often than every `lease.LEASE_SECONDS`.
+
+        Raises:
+            UserError: another process has taken the study over.
+        """
+        self._ledger.write(lambda c: sessions.renew(c, self._own, self.name))
+
+    def release(self) -> None:
+        """End the session; what it had claimed and not finished waits for the next one."""
+        mine = self._own
+        requeue(self._ledger, lambda row: row["session_id"] == mine)
+        self._ledger.write(lambda c: sessions.end(c, mine))
+        self._session = None
+
+    def recover(self) -> list[Record]:
+        """Complete what dead processes left half done and put back what they had in flight, under the same numbers.
+
+        Returns the trials put back; `claim_waiting` hands them out.
+        """
+        alive = self._ledger.read(lambda c: sessions.living(c, self._ledger.id))
+        back = requeue(self._ledger, lambda row: row["session_id"] not in alive)
+        return [record for record in self.records() if record.number in back]
+
+    # *** trials ***
+
+    def claim(self, proposals: Iterable[Proposal]) -> list[Candidate]:
+        """Candidates for those proposals whose configs nobody has claimed yet; the others are left out."""
+        return [one for proposal in proposals if (one := self._claim_one(proposal)) is not None]
+
+    def claim_waiting(self, limit: int, *, estimated: bool) -> list[Candidate]:
+        """Up to `limit` waiting candidates: first those never evaluated, then (with `estimated`) those that wait to be
+        measured, the best estimate first."""
+        waiting = [one for one in self.records() if one.state == "waiting" and (estimated or one.estimate is None)]
+        waiting.sort(key=lambda one: (one.estimate.estimated_us if one.estimate else 0.0, one.number))
+        claimed: list[Candidate] = []
+        for one in waiting:
+            if len(claimed) == limit:
+                break
+            trial_id = self._ledger.trial_id(one.number)
+            free = (candidates.c.trial_id == trial_id) & candidates.c.session_id.is_(None)
+            if self._ledger.update(update(candidates).where(free).values(session_id=self._own)):
+                self._ledger.set_state(trial_id, TrialState.RUNNING)
+                claimed.append(Candidate(one.number, one.config, one.operator, one.generation, one.parents))
+        return claimed
+
+    def commit(
+        self, candidate: Candidate, verdict: Verdict, artifact: Artifact | None, twin_of: int | None = None
+    ) -> None:
+        """Store the verdict of a claimed candidate; an estimate sends it back to wait for its measurement.
+
+        `twin_of` is the trial whose cubin is the same and whose verdict this therefore is.
+
+        Raises:
+            UserError: another process has taken the candidate over; its verdict will be the one that counts.
+        """
+        trial_id = self._ledger.trial_id(candidate.number)
+        waits = isinstance(verdict, Estimate)
+
+        def store(connection: Connection) -> None:
+            own = (candidates.c.trial_id == trial_id) & (candidates.c.session_id == self._own)
+            held = update(candidates).where(own).values(session_id=None if waits else self._own)
+            if not connection.execute(held).rowcount:
+                raise UserError(
+                    f"trial {candidate.number} of study {self.name} was taken over by another process: resume with: "
+                    f"evoengine resume {self.name}"
+                )
+            key = connection.scalar(select(candidates.c.id).where(candidates.c.trial_id == trial_id))
+            if artifact is not None:
+                connection.execute(delete(tables.build).where(tables.build.c.candidate_id == key))
+                connection.execute(insert(tables.build).values(candidate_id=key, **build_columns(artifact)))
+            same = (tables.verdict.c.candidate_id == key) & (tables.verdict.c.final == (not waits))
+            connection.execute(delete(tables.verdict).where(same))
+            values = {"candidate_id": key, "final": not waits, "twin_of": twin_of, "session_id": self._own}
+            values |= {"committed_at": sessions.now(), **verdict_columns(verdict)}
+            connection.execute(insert(tables.verdict).values(values))
+
+        self._ledger.write(store)
+        self._ledger.set_state(trial_id, *optuna_state(verdict))
+
+    def records(self) -> list[Record]:
+        """Every trial in order of its number."""
+        trials = self._ledger.trials()
+        rows = {row["trial_id"]: row for row in self._ledger.candidates()}
+
+        def read(connection: Connection) -> list[Record]:
+            verdicts: dict[int, dict[bool, RowMapping]] = {row["id"]: {} for row in rows.values()}
+            of_study = candidates.c.study_id == self._ledger.id
+            for row in connection.execute(select(tables.verdict).join(candidates).where(of_study)).mappings():
+                verdicts.setdefault(row["candidate_id"], {})[row["final"]] = row
+            found = connection.execute(select(tables.build).join(candidates).where(of_study)).mappings()
+            builds = {row["candidate_id"]: row for row in found}
+            mine = tables.session.c.study_id == self._ledger.id
+            environments = dict(
+                connection.execute(select(tables.session.c.id, tables.session.c.environment).where(mine)).tuples().all()
+            )
+            return [
+                read_record(self.spec, trial, own, verdicts[own["id"]], builds.get(own["id"]), environments)
+                for trial in trials
+                if (own := rows.get(trial._trial_id)) is not None
+            ]
+
+        return self._ledger.read(read)
+
+    def best(self, n: int) -> list[Record]:
+        """The `n` fastest measured configs, twins left out."""
+        measured = [
+            (one.verdict.median_us, one.number, one)
+            for one in self.records()
+            if isinstance(one.verdict, Measurement) and one.twin_of is None
+        ]
+        return [one for *_, one in sorted(measured)[:n]]
+
+    def shortlist(self, n: int) -> list[Record]:
+        """The `n` configs that wait for a measurement with the lowest estimates, twins left out."""
+        estimated = [
+            (one.verdict.estimated_us, one.number, one)
+            for one in self.records()
+            if isinstance(one.verdict, Estimate) and one.twin_of is None
+        ]
+        return [one for *_, one in sorted(estimated)[:n]]
+
+    # *** beside the trials ***
+
+    def set_environment(self, environment: Mapping[str, Any]) -> None:
+        """What every verdict of this session is reached with: device, driver, toolchain."""
+        self._ledger.write(lambda c: sessions.set_environment(c, self._own, environment))
+
+    def set_status(self, status: str) -> None:
+        """One line for `evoengine studies`."""
+        self._ledger.update(update(tables.study).where(tables.study.c.id == self._ledger.id).values(status=status))
+
+    def add_counts(self, counts: Mapping[str, int]) -> None:
+        """Add to the counts of what cost nothing: static rejects by rule, repeats, twins."""
+        self._ledger.write(lambda c: results.add_counts(c, self._ledger.id, counts))
+
+    def counts(self) -> dict[str, int]:
+        return self._ledger.read(lambda c: results.counts(c, self._ledger.id))
+
+    def add_baseline(self, baseline: Baseline) -> None:
+        """Store a baseline; measured again, it replaces itself."""
+        self._ledger.write(lambda c: results.put_baseline(c, self._ledger.id, baseline))
+
+    def baselines(self) -> list[Baseline]:
+        return self._ledger.read(lambda c: results.baselines(c, self._ledger.id))
+
+    def add_elite(self, elite: Elite) -> None:
+        """Store an elite; confirmed again, it replaces itself."""
+        self._ledger.write(lambda c: results.put_elite(c, self._ledger.id, elite))
+
+    def elites(self) -> list[Elite]:
+        """The fastest first."""
+        return self._ledger.read(lambda c: results.elites(c, self._ledger.id))
+
+    @property
+    def _own(self) -> int:
+        assert self._session is not None, "acquire() the study first"
+        return self._session
+
+    def _claim_one(self, proposal: Proposal) -> Candidate | None:
+        config = self._space.config_at(proposal.point)
+        row = {"study_id": self._ledger.id, "config_digest": config.digest, "label": config.label}
+        claim = insert(candidates).values(**row, session_id=self._own)
+        try:
+            self._ledger.write(lambda c: c.execute(claim))
+        except exc.IntegrityError:
+            return None
+        number = self._ledger.bear(newborn(self.spec, proposal, config), config.digest)
+        return Candidate(number, config, proposal.operator, proposal.generation, proposal.parents)
