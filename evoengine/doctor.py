@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -227,14 +227,10 @@ def _database(url: str) -> Finding:
     from evoengine.archive import Archive
 
     try:
-        with Archive.open(url):
-            return Finding("database", "ok", _without_password(url))
+        with closing(Archive.open(url)) as archive:
+            return Finding("database", "ok", archive.name)
     except UserError as error:
         return Finding("database", "missing", str(error), "give another with --storage")
-
-
-def _without_password(url: str) -> str:
-    return re.sub(r"(//[^:/@]+):[^@]+@", r"\1:***@", url)
 
 
 def _tool(name: str, use: str) -> Finding:

@@ -174,7 +174,7 @@ def committed_texts() -> Iterator[tuple[str, str]]:
 
 # Letters in brackets keep this list from finding itself.
 PRIVATE = [
-    r"(?<![\w.~-])/(hom[e]|User[s]|wor[k]|roo[t])/\w",
+    r"(?<![\w.~-])/(hom[e]|User[s]|wor[k]|roo[t])/(?!someone\b)\w",
     r"(?<![\w.~-])/tm[p]/\w",
     r"/op[t]/(wheel|pypi)",
     r"\bpyp[i]\.org|\bpythonhoste[d]\.org|download\.pytorc[h]\.org",
