@@ -7,27 +7,28 @@ kill -9 loses at most what was in flight.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from evoengine.archive import Record, Study
+from evoengine import confirm
+from evoengine.archive.records import Record
+from evoengine.archive.study import Study
 from evoengine.build import Builder, BuildRequest
 from evoengine.devices import Device, TimingDevice
-from evoengine.devices.cuda.results import Final, Finals, Setup
+from evoengine.devices.cuda.results import Finals, Setup
 from evoengine.errors import TemplateError
-from evoengine.gates import Ceilings, hardware_rules, resource_gate, static_gate
-from evoengine.hardware import DeviceLimits
-from evoengine.problem import Problem
+from evoengine.question import Question
 from evoengine.sampler import Seen
 from evoengine.sampler.proposer import Proposer
-from evoengine.space import FeasibleSet, SearchSpace
-from evoengine.template import Template
 from evoengine.verdict import Artifact, Candidate, Estimate, Gate, Measurement, Rejection, Verdict
 
 FINALISTS = 8
 """Configs that meet in the final run: as many as Helion re-times (autotuner/base_search.py)."""
+FINAL_SEED = 1_000_003
+"""Added to the run's seed for the final run, so that it judges on inputs that no search has seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +46,6 @@ class Listener(Protocol):
     def set_up(self, setup: Setup) -> None: ...
     def building(self, done: int, of: int) -> None: ...
     def judged(self, candidate: Candidate, verdict: Verdict, artifact: Artifact | None, spent: int) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What is searched: everything that decides a verdict but the config."""
-
-    template: Template
-    space: SearchSpace
-    problem: Problem
-    limits: DeviceLimits
-    ceilings: Ceilings
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +71,6 @@ class Search:
         question: Question,
         study: Study,
         *,
-        feasible: FeasibleSet,
         proposer: Proposer,
         builder: Builder,
         device: Device,
@@ -92,7 +81,6 @@ class Search:
     ) -> None:
         self._question = question
         self._study = study
-        self._feasible = feasible
         self._proposer = proposer
         self._builder = builder
         self._device = device
@@ -100,8 +88,6 @@ class Search:
         self._budget = budget
         self._batch = batch
         self._listener = listener
-        axes = tuple(axis.name for axis in question.space)
-        self._hardware = hardware_rules(question.template, axes, question.ceilings)
         self._seen: dict[int, Seen] = {}
         self._twins: dict[str, tuple[int, Verdict]] = {}
         self._spent = 0
@@ -116,75 +102,59 @@ class Search:
 
         Raises:
             TemplateError: the default config or the reference fails, so the template is broken.
+            UserError: the database is gone or somebody else took the study over.
         """
         started = time.monotonic()
         self._study.recover()
         self._remember(self._study.records())
-        setup = None
-        stopped = "budget spent"
-        interrupted = False
-        finals = None
+        setup: Setup | None = None
+        finals: Finals | None = None
+        stopped, interrupted = "budget spent", False
         try:
             setup = self._prove_default()
-            waiting = self._study.claim_waiting() if self._timing is not None or not self._seen else []
             while True:
+                self._study.renew()
                 if self._budget.seconds is not None and time.monotonic() - started >= self._budget.seconds:
                     stopped = f"{self._budget.seconds:g} s are over"
                     break
-                if waiting:
-                    batch, waiting = waiting[: self._batch], waiting[self._batch :]
-                else:
+                batch = self._study.claim_waiting(self._batch, estimated=self._timing is not None)
+                if not batch:
                     left = self._budget.candidates - self._spent
                     if left <= 0:
                         break
                     batch = self._claim(min(self._batch, left))
-                    if not batch:
-                        stopped = "every feasible config has been tried"
-                        break
+                if not batch:
+                    stopped = "every feasible config has been tried"
+                    break
                 self._evaluate(batch)
             finals = self._confirm()
         except Interrupted:
             stopped, interrupted = "stopped by the user", True
+        self._study.set_status(stopped)
         return Outcome(stopped, self._spent, interrupted, setup, finals)
 
     def _remember(self, records: Iterable[Record]) -> None:
         """Counts, twins and the sampler's view, rebuilt from what the database holds."""
         for record in records:
-            self._note(record.candidate, record.verdict, record.system_attrs)
+            self._seen[record.number] = record.seen(measures=self._timing is not None)
             if record.verdict is None:
                 continue
             self._count(record.verdict, record.twin_of)
-            if record.cubin_sha256 and record.twin_of is None:
-                self._twins[record.cubin_sha256] = (record.candidate.number, record.verdict)
+            if record.build is not None and record.twin_of is None and not self._is_provisional(record.verdict):
+                self._twins[record.build.cubin_sha256] = (record.number, record.verdict)
         self._proposer.observe(self._seen.values())
-
-    def _note(self, candidate: Candidate, verdict: Verdict | None, system_attrs: dict[str, int]) -> None:
-        """What the sampler may know: estimates guide where nothing is measured, and nowhere else."""
-        value = None
-        if isinstance(verdict, Measurement):
-            value = verdict.median_us
-        elif isinstance(verdict, Estimate) and self._timing is None:
-            value = verdict.estimated_us
-        pending = verdict is None or (isinstance(verdict, Estimate) and self._timing is not None)
-        self._seen[candidate.number] = Seen(
-            number=candidate.number,
-            point=self._question.space.point(candidate.config.values),
-            value=value,
-            state="running" if pending else "done",
-            operator=candidate.operator,
-            generation=candidate.generation,
-            parents=candidate.parents,
-            system_attrs=system_attrs,
-        )
 
     def _count(self, verdict: Verdict, twin_of: int | None) -> None:
         static = isinstance(verdict, Rejection) and verdict.gate is Gate.STATIC
         self._spent += not static and twin_of is None
 
+    def _is_provisional(self, verdict: Verdict) -> bool:
+        """An estimate decides nothing where there is a GPU."""
+        return isinstance(verdict, Estimate) and self._timing is not None
+
     def _prove_default(self) -> Setup | None:
         """The default config must build, fit and be right, or nothing this template yields can be trusted."""
-        question = self._question
-        default = question.space.nearest(question.space.default, self._feasible)
+        default = self._question.default
         self._listener.phase("proving the default config")
         candidate = Candidate(-1, default, "default")
         (built,) = self._build([candidate])
@@ -193,7 +163,9 @@ class Search:
         if self._timing is not None:
             setup = self._timing.start(default.values, built)
             self._listener.set_up(setup)
-            self._study.add_setup(setup.control, setup.baselines, setup.environment)
+            self._study.set_environment(setup.environment)
+            for baseline in confirm.baselines_at_start(setup):
+                self._study.add_baseline(baseline)
             return setup
         for _, verdict in self._device.judge([(candidate, built)]):
             if isinstance(verdict, Rejection):
@@ -202,39 +174,49 @@ class Search:
 
     def _claim(self, n: int) -> list[Candidate]:
         before = self._proposer.free.copy()
-        proposals = self._proposer.propose(n)
-        self._study.add_free(self._proposer.free - before)
-        claimed = self._study.claim(proposals)
-        for candidate, proposal in claimed:
-            self._note(candidate, None, dict(proposal.system_attrs))
-        return [candidate for candidate, _ in claimed]
+        proposals = {proposal.point: proposal for proposal in self._proposer.propose(n)}
+        self._study.add_counts(self._proposer.free - before)
+        claimed = self._study.claim(proposals.values())
+        for candidate in claimed:
+            point = self._question.space.point(candidate.config.values)
+            self._seen[candidate.number] = Seen(
+                candidate.number,
+                point,
+                None,
+                "running",
+                candidate.operator,
+                candidate.generation,
+                candidate.parents,
+                proposals[point].system_attrs,
+            )
+        self._proposer.observe(self._seen[candidate.number] for candidate in claimed)
+        return claimed
 
     def _build(self, batch: Sequence[Candidate]) -> list[Artifact | Rejection]:
-        question = self._question
-        requests = []
-        for candidate in batch:
-            values = candidate.config.values
-            defines = question.template.module.defines(values, question.problem)
-            requests.append(BuildRequest(defines, question.template.module.launch(values, question.problem).smem_bytes))
+        module, problem = self._question.template.module, self._question.problem
+        requests = [
+            BuildRequest(module.defines(values, problem), module.launch(values, problem).smem_bytes)
+            for values in (candidate.config.values for candidate in batch)
+        ]
         done = 0
 
         def on_done(index: int, result: Artifact | Rejection) -> None:
             nonlocal done
             done += 1
             self._listener.building(done, len(requests))
-            if self._stop:
-                raise Interrupted
+            self._check_stop()
 
         return self._builder.build(requests, on_done)
 
+    def _check_stop(self) -> None:
+        if self._stop:
+            raise Interrupted
+
     def _evaluate(self, batch: Sequence[Candidate]) -> None:
         """Every candidate of the batch gets exactly one verdict, gate by gate, cheap before dear."""
-        question = self._question
         fits = []
         for candidate in batch:
-            refusal = static_gate(
-                question.space, self._hardware, candidate.config.values, question.problem, question.limits
-            )
+            refusal = self._question.static_gate(candidate.config.values)
             if refusal is None:
                 fits.append(candidate)
             else:
@@ -246,20 +228,18 @@ class Search:
             if isinstance(built, Rejection):
                 self._commit(candidate, built, None)
                 continue
-            launch = question.template.module.launch(candidate.config.values, question.problem)
-            refusal = resource_gate(built.resources, launch, question.limits, question.ceilings)
+            refusal = self._question.resource_gate(candidate.config.values, built)
             twin = self._twins.get(built.cubin_sha256)
             if refusal is not None:
                 self._commit(candidate, refusal, built)
-            elif twin is not None and twin[0] != candidate.number and not self._is_estimate(twin[1]):
+            elif twin is not None:
                 self._commit(candidate, twin[1], built, twin_of=twin[0])
             elif built.cubin_sha256 in followers:
                 followers[built.cubin_sha256].append((candidate, built))
             else:
                 followers[built.cubin_sha256] = []
                 work.append((candidate, built))
-        if work:
-            self._listener.phase("judging on " + self._device.name)
+        self._listener.phase(f"judging {len(work)} candidates on {self._device.name}")
         artifacts = {candidate.number: artifact for candidate, artifact in work}
         for candidate, verdict in self._device.judge(work):
             artifact = artifacts[candidate.number]
@@ -267,41 +247,42 @@ class Search:
             self._twins[artifact.cubin_sha256] = (candidate.number, verdict)
             for follower, copy in followers[artifact.cubin_sha256]:
                 self._commit(follower, verdict, copy, twin_of=candidate.number)
-            if self._stop:
-                raise Interrupted
-
-    def _is_estimate(self, verdict: Verdict) -> bool:
-        """An estimate of an earlier run without a GPU decides nothing where there is one."""
-        return isinstance(verdict, Estimate) and self._timing is not None
+            self._check_stop()
 
     def _commit(
         self, candidate: Candidate, verdict: Verdict, artifact: Artifact | None, twin_of: int | None = None
     ) -> None:
         self._study.commit(candidate, verdict, artifact, twin_of=twin_of)
         self._count(verdict, twin_of)
-        self._note(candidate, verdict, dict(self._seen[candidate.number].system_attrs))
-        self._proposer.observe([self._seen[candidate.number]])
+        value = None
+        if isinstance(verdict, Measurement):
+            value = verdict.median_us
+        elif isinstance(verdict, Estimate):
+            value = verdict.estimated_us
+        seen = dataclasses.replace(self._seen[candidate.number], value=value, state="done")
+        self._seen[candidate.number] = seen
+        self._proposer.observe([seen])
+        if twin_of is not None:
+            self._study.add_counts({"twin": 1})
         self._listener.judged(candidate, verdict, artifact, self._spent)
 
     def _confirm(self) -> Finals | None:
-        """Time the best against the default and the baselines, together, in a fresh process; keep what is confirmed."""
-        if self._timing is None:
-            return None
-        best = [record for record in self._study.best(FINALISTS) if record.candidate.number >= 0]
-        if not best:
+        """Time the best against default and baselines, together, in a fresh process; keep what is confirmed."""
+        best = self._study.best(FINALISTS)
+        if self._timing is None or not best:
             return None
         self._listener.phase(f"confirming {len(best)} finalists")
-        built = self._build([record.candidate for record in best])
+        candidates = [Candidate(one.number, one.config, one.operator, one.generation, one.parents) for one in best]
         work = [
-            (record.candidate, artifact)
-            for record, artifact in zip(best, built, strict=True)
-            if isinstance(artifact, Artifact)
+            (candidate, built)
+            for candidate, built in zip(candidates, self._build(candidates), strict=True)
+            if isinstance(built, Artifact)
         ]
-        finals = self._timing.finals(work, seed=self._study.spec.seed)
+        finals = self._timing.finals(work, self._study.spec.seed + FINAL_SEED)
         artifacts = {candidate.number: artifact for candidate, artifact in work}
-        self._study.clear_elites()
-        for candidate, final in finals.finalists:
-            if isinstance(final, Final):
-                self._study.add_elite(candidate, final, artifacts[candidate.number], self._question.template.digest)
-        self._study.add_finals(finals.control, finals.baselines, finals.environment)
+        for elite in confirm.elites(finals, artifacts, self._question.template.digest):
+            self._study.add_elite(elite)
+        known = {baseline.name: baseline for baseline in self._study.baselines()}
+        for baseline in confirm.baselines_at_end(finals, known):
+            self._study.add_baseline(baseline)
         return finals

@@ -135,5 +135,3 @@ class Display:
         rate = here / elapsed
         left = max(self._budget - self._spent, 0) / rate
         return f"{elapsed:.0f} s, {rate:.1f}/s, {left:.0f} s left"
-
-

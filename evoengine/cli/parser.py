@@ -32,9 +32,7 @@ Verbs = argparse._SubParsersAction  # argparse has no public name for what add_s
 
 
 def _verb(verbs: Verbs[argparse.ArgumentParser], name: str, module: str, help: str) -> argparse.ArgumentParser:
-    parser = verbs.add_parser(
-        name, help=help, description=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = verbs.add_parser(name, help=help, description=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.set_defaults(module=module, verb=name)
     parser.add_argument("--json", action="store_true", help="print one JSON document on standard output")
     return parser

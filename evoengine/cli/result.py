@@ -1,0 +1,79 @@
+"""How a study's result looks: the table of configs, the baselines, the verdicts by gate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.text import Text
+
+from evoengine.archive.study import Study
+from evoengine.cli.tables import console, table
+from evoengine.question import Question
+from evoengine.summary import summarise
+
+
+def summary_of(question: Question, study: Study, top: int) -> dict[str, Any]:
+    launches = {record.number: question.launch(record.config.values) for record in study.records()}
+    return summarise(study, launches, question.limits, top)
+
+
+def show_result(summary: dict[str, Any]) -> None:
+    out = console()
+    out.print(f"\n{summary['study']}  ({summary['stopped']})" if "stopped" in summary else f"\n{summary['study']}")
+    out.print(f"{summary['template']} {summary['shape']} on {summary['device']}, limits of {summary['limits']}")
+    out.print(f"{summary['spent']} of {summary['budget']} candidates: {_counts(summary['verdicts'])}")
+    if summary["free"]:
+        out.print(f"free of charge: {_counts(summary['free'])}")
+    if summary["elites"]:
+        _configs("confirmed in the final run", summary["elites"], "median_us")
+        out.print(Text(f"winner: {summary['winner']}", "bold"))
+    elif summary["measured"]:
+        _configs("measured in the search, not confirmed by a final run", summary["measured"], "median_us")
+    if summary["shortlist"]:
+        _configs("shortlist: ESTIMATED, not measured", summary["shortlist"], "estimated_us")
+        out.print(
+            Text(
+                "Nothing here was timed. These configs compile, fit and compute the right answer in the PTX "
+                "interpreter; the order is a model's guess.\nResume the study on a machine with the card to measure "
+                "them.",
+                "yellow",
+            )
+        )
+    if not (summary["elites"] or summary["measured"] or summary["shortlist"]):
+        out.print(Text("no config passed every gate", "red"))
+    if summary["baselines"]:
+        _baselines(summary["baselines"])
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
+
+
+def _configs(title: str, rows: list[dict[str, Any]], time: str) -> None:
+    word = "estimated us" if time == "estimated_us" else "us"
+    measured = time == "median_us"
+    columns = [">#", "config", f">{word}", ">regs", ">spill B", ">smem B", ">CTAs/SM", ">error"]
+    if measured:
+        columns[3:3] = [">noise", ">vs default", ">vs SDPA", "verdict"]
+    drawn = table(f"\n{title}", *columns)
+    for row in rows:
+        cells = [str(row["trial"]), row["label"], f"{row[time]:.3f}"]
+        if measured:
+            sdpa = row.get("ratio_to_sdpa")
+            cells += [f"{row['noise']:.1%}", f"{1 / row['ratio_to_default']:.2f}x"]
+            cells += ["-" if sdpa is None else f"{sdpa:.2f}x", row.get("verdict", "-")]
+        cells += [str(row.get(name, "-")) for name in ("registers", "spill_bytes", "smem_bytes", "ctas_per_sm")]
+        cells.append("-" if row["error"] is None else f"{row['error']:.1e}")
+        drawn.add_row(*cells)
+    console().print(drawn)
+
+
+def _baselines(rows: list[dict[str, Any]]) -> None:
+    drawn = table("\nbaselines, timed in the same run", "baseline", ">us", ">noise", ">error", "")
+    for row in rows:
+        if "unavailable" in row:
+            drawn.add_row(row["name"], "-", "-", "-", f"does not run here: {row['unavailable']}")
+        else:
+            error = "-" if row["error"] is None else f"{row['error']:.1e}"
+            drawn.add_row(row["name"], f"{row['median_us']:.3f}", f"{row['noise']:.1%}", error, "")
+    console().print(drawn)

@@ -1,0 +1,204 @@
+"""`evoengine search` and `evoengine resume`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import os
+import signal
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from types import FrameType
+
+from evoengine.archive.archive import Archive
+from evoengine.archive.lease import Owner
+from evoengine.archive.records import StudySpec
+from evoengine.archive.study import Study
+from evoengine.build import Builder
+from evoengine.build.toolchain import Compiler
+from evoengine.cli import space as space_command
+from evoengine.cli.display import Display
+from evoengine.cli.resolve import Target, find_question, find_target, reopen, resume_target
+from evoengine.cli.result import show_result, summary_of
+from evoengine.cli.storage import storage_url
+from evoengine.cli.tables import console
+from evoengine.devices import Device, TimingDevice
+from evoengine.devices.cuda import CudaDevice
+from evoengine.devices.interpreter.session import InterpreterDevice
+from evoengine.engine import Budget, Outcome, Search
+from evoengine.errors import UserError
+from evoengine.problem import problem_digest, problem_fields
+from evoengine.question import Question
+from evoengine.sampler import check_sampler
+from evoengine.sampler.proposer import Proposer
+
+INTERRUPTED = 130
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.verb == "resume":
+        return _resume(arguments)
+    if arguments.dry_run:
+        return space_command.run(arguments)
+    return _search(arguments)
+
+
+def _search(arguments: argparse.Namespace) -> int:
+    check_sampler(arguments.sampler)
+    target = find_target(arguments.device, arguments.target, arguments.limits)
+    question, path = find_question(arguments, target)
+    template = question.template
+    builder = Builder(template, target.device.arch, compiler=arguments.compiler, jobs=arguments.jobs)
+    archive = Archive.open(storage_url(arguments.storage))
+    spec = StudySpec(
+        name=arguments.study or _free_name(archive, question, target, builder),
+        template=template.name,
+        template_digest=template.digest,
+        template_folder=str(template.folder),
+        space=question.space.name,
+        space_digest=question.space.digest,
+        space_path=str(path),
+        axes=question.space.axes,
+        default=question.space.default,
+        problem=problem_fields(question.problem),
+        problem_label=question.problem.label,
+        problem_digest=problem_digest(question.problem),
+        device=target.device.name,
+        limits=target.limits.as_json(),
+        arch=target.device.arch,
+        toolchain=builder.toolchain.version,
+        sampler=arguments.sampler,
+        seed=arguments.seed,
+        budget=arguments.budget,
+        seconds=arguments.seconds,
+        ceilings=dataclasses.asdict(question.ceilings),
+        command=arguments.command_line,
+        measures=target.ordinal is not None,
+        created_at=datetime.now(UTC).isoformat(),
+    )
+    study = archive.create_study(spec)
+    return _run(arguments, question, target, builder, study, Budget(arguments.budget, arguments.seconds))
+
+
+def _free_name(archive: Archive, question: Question, target: Target, builder: Builder) -> str:
+    """`attention-B1_H8_S512_D64_fp16-l4-1a2b3c4d`, and `-2`, `-3`... when the same question is asked again.
+
+    The digits stand for space, template, problem, device, limits and toolchain: what must not be mixed in one study.
+    """
+    parts = (
+        question.space.digest,
+        question.template.digest,
+        problem_digest(question.problem),
+        target.device.name,
+        repr(target.limits),
+        repr(question.ceilings),
+        builder.toolchain.digest,
+    )
+    digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
+    card = "".join(c for c in target.device.name.removeprefix("NVIDIA ").lower() if c.isalnum())
+    base = f"{question.template.name}-{question.problem.label}-{card}-{digest}"
+    taken = {summary.spec.name for summary in archive.studies()}
+    number = 1
+    while (name := base if number == 1 else f"{base}-{number}") in taken:
+        number += 1
+    return name
+
+
+def _resume(arguments: argparse.Namespace) -> int:
+    study = Archive.open(storage_url(arguments.storage)).open_study(arguments.study)
+    question = reopen(study.spec)
+    target, note = resume_target(study.spec, arguments.device)
+    compiler: Compiler = "nvcc" if study.spec.toolchain.startswith("nvcc") else "nvrtc"
+    builder = Builder(question.template, study.spec.arch, compiler=compiler, jobs=arguments.jobs)
+    if builder.toolchain.version != study.spec.toolchain:
+        raise UserError(
+            f"study {study.name} was built with {study.spec.toolchain}, here is {builder.toolchain.version}: install "
+            "that one, or start a new search"
+        )
+    if note:
+        console(stderr=True).print(note)
+    budget = Budget(arguments.budget or study.spec.budget, arguments.seconds)
+    return _run(arguments, question, target, builder, study, budget)
+
+
+def _run(
+    arguments: argparse.Namespace,
+    question: Question,
+    target: Target,
+    builder: Builder,
+    study: Study,
+    budget: Budget,
+) -> int:
+    feasible = question.feasible
+    proposer = Proposer(question.space, feasible, sampler=study.spec.sampler, seed=study.spec.seed)
+    measures = target.ordinal is not None
+    out = console(stderr=True)
+    with ExitStack() as stack:
+        study.acquire(Owner.current())
+        stack.callback(study.release)
+        stack.enter_context(builder)
+        device, timing = _device(question, target, study, builder.jobs)
+        stack.callback(device.close)
+        display = Display(out, budget.candidates, measures=measures, quiet=arguments.quiet, verbose=arguments.verbose)
+        display.note(
+            f"study {study.name}: {len(feasible.points):,} feasible of {feasible.product:,} configs, "
+            f"limits of {question.limits.name}"
+        )
+        if not measures:
+            display.note(
+                f"no GPU: candidates are compiled for {target.device.name}, proven in the PTX interpreter and "
+                "ranked by an estimate; nothing is measured"
+            )
+        search = Search(
+            question,
+            study,
+            proposer=proposer,
+            builder=builder,
+            device=device,
+            timing=timing,
+            budget=budget,
+            batch=arguments.batch or min(max(2 * builder.jobs, 8), 32),
+            listener=stack.enter_context(display),
+        )
+        _stop_on_signals(search, display)
+        outcome = search.run()
+    return _finish(arguments, question, study, outcome)
+
+
+def _device(question: Question, target: Target, study: Study, jobs: int) -> tuple[Device, TimingDevice | None]:
+    if target.ordinal is None:
+        return InterpreterDevice(question.template, question.problem, question.limits, jobs=jobs), None
+    device = CudaDevice(
+        question.template, question.problem, target.device, ordinal=target.ordinal, seed=study.spec.seed
+    )
+    return device, device
+
+
+def _stop_on_signals(search: Search, display: Display) -> None:
+    """The first Ctrl-C (or SIGTERM) finishes the verdict in flight; the second stops at once."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        display.note("stopping after the verdict in flight; press Ctrl-C again to stop at once")
+        search.request_stop()
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+
+
+def _finish(arguments: argparse.Namespace, question: Question, study: Study, outcome: Outcome) -> int:
+    summary = summary_of(question, study, arguments.top)
+    summary["stopped"] = outcome.stopped
+    if arguments.json:
+        print(json.dumps(summary, indent=2))
+    else:
+        show_result(summary)
+    if outcome.interrupted:
+        command = f"evoengine resume {study.name}"
+        if arguments.storage != os.path.join("studies", "evoengine.db"):
+            command += f" --storage {arguments.storage.split('@')[-1] if '@' not in arguments.storage else 'URL'}"
+        console(stderr=True).print(f"go on with: {command}", soft_wrap=True)
+        return INTERRUPTED
+    return 0 if summary["elites"] or summary["measured"] or summary["shortlist"] else 1

@@ -1,0 +1,70 @@
+"""`evoengine studies` and `evoengine show`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from evoengine.archive.archive import Archive
+from evoengine.cli.resolve import reopen
+from evoengine.cli.result import show_result, summary_of
+from evoengine.cli.storage import storage_url
+from evoengine.cli.tables import console, table
+
+
+def run(arguments: argparse.Namespace) -> int:
+    archive = Archive.open(storage_url(arguments.storage))
+    return _studies(archive, arguments.json) if arguments.verb == "studies" else _show(archive, arguments)
+
+
+def _studies(archive: Archive, as_json: bool) -> int:
+    summaries = archive.studies()
+    if as_json:
+        rows = [
+            {
+                "study": one.spec.name,
+                "device": one.spec.device,
+                "shape": one.spec.problem_label,
+                "status": one.status,
+                "searched_by": one.searched_by,
+                "candidates": one.candidates,
+                "rejected": one.rejected,
+                "measured": one.measured,
+                "waiting": one.waiting,
+                "elites": one.elites,
+                "best_us": one.best_us,
+                "best_estimated_us": one.best_estimated_us,
+                "used_at": one.opened_at,
+            }
+            for one in summaries
+        ]
+        print(json.dumps(rows, indent=2))
+        return 0
+    drawn = table(
+        f"studies in {archive.name}",
+        "study",
+        "used",
+        ">trials",
+        ">rejected",
+        ">elites",
+        ">best us",
+        ">estimated us",
+        "status",
+    )
+    for one in summaries:
+        status = f"searched by {one.searched_by}" if one.searched_by else one.status
+        best, estimated = ("-" if us is None else f"{us:.3f}" for us in (one.best_us, one.best_estimated_us))
+        numbers = [str(number) for number in (one.candidates, one.rejected, one.elites)]
+        drawn.add_row(one.spec.name, one.opened_at[:16].replace("T", " "), *numbers, best, estimated, status)
+    console().print(drawn)
+    return 0
+
+
+def _show(archive: Archive, arguments: argparse.Namespace) -> int:
+    study = archive.open_study(arguments.study)
+    summary = summary_of(reopen(study.spec, stale=True), study, arguments.top)
+    if arguments.json:
+        print(json.dumps(summary, indent=2))
+    else:
+        show_result(summary)
+    return 0

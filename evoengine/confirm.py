@@ -1,0 +1,92 @@
+"""From the final run to what is kept: elites with a verdict, baselines with their errors."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+from evoengine.archive.records import Baseline, Elite
+from evoengine.devices.cuda.results import Final, Finals, Setup
+from evoengine.verdict import Artifact, Gate, Measurement, Rejection
+
+Comparison = Literal["FASTER", "SAME", "SLOWER"]
+
+
+def compare(final: Final) -> Comparison:
+    """Against the default config: faster or slower only where the 95 % interval of the ratio says so."""
+    if final.ratio_high < 1.0:
+        return "FASTER"
+    return "SLOWER" if final.ratio_low > 1.0 else "SAME"
+
+
+def elites(finals: Finals, artifacts: Mapping[int, Artifact], source_digest: str) -> list[Elite]:
+    """Every finalist that was right before and after the final run, with that run's numbers."""
+    kept = []
+    for candidate, final in finals.finalists:
+        if isinstance(final, Rejection):
+            continue
+        artifact = artifacts[candidate.number]
+        kept.append(
+            Elite(
+                number=candidate.number,
+                median_us=final.median_us,
+                noise=final.noise,
+                control_ratio=final.ratio,
+                baseline_ratios={one.name: final.median_us / one.median_us for one in finals.baselines},
+                verdict=compare(final),
+                cubin=artifact.cubin.read_bytes(),
+                cubin_sha256=artifact.cubin_sha256,
+                source_digest=source_digest,
+                environment=finals.environment,
+                evidence={
+                    "control_ratio_low": final.ratio_low,
+                    "control_ratio_high": final.ratio_high,
+                    "windows_us": final.windows_us,
+                    "launches_per_window": final.launches_per_window,
+                    "seed": finals.seed,
+                    "clocks": finals.clocks,
+                    "checks": [dataclasses.asdict(check) for check in final.checks],
+                },
+            )
+        )
+    return kept
+
+
+def baselines_at_start(setup: Setup) -> list[Baseline]:
+    """Baselines as timed before the search, and the reason for each that could not run."""
+    ran = [
+        Baseline(
+            one.name,
+            Measurement(
+                windows_us=one.windows_us,
+                control_us=one.control_us,
+                control_reference_us=setup.control_us,
+                launches_per_window=one.launches_per_window,
+                mode="warm",
+                stopped="limit",
+            ),
+            {"rel_fro": one.rel_fro, "max_abs": one.max_abs, "nonfinite": one.nonfinite},
+        )
+        for one in setup.baselines
+    ]
+    return ran + [Baseline(name, Rejection(Gate.RUNTIME, why)) for name, why in setup.unavailable.items()]
+
+
+def baselines_at_end(finals: Finals, known: Mapping[str, Baseline]) -> list[Baseline]:
+    """Baselines as timed in the final run; their errors were measured at the start."""
+    return [
+        Baseline(
+            one.name,
+            Measurement(
+                windows_us=one.windows_us,
+                control_us=finals.control.windows_us,
+                control_reference_us=finals.control.median_us,
+                launches_per_window=one.launches_per_window,
+                mode="warm",
+                stopped="limit",
+            ),
+            known[one.name].environment if one.name in known else {},
+        )
+        for one in finals.baselines
+    ]

@@ -1,0 +1,52 @@
+"""What is searched: everything that decides a verdict but the config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from evoengine.gates import Ceilings, hardware_rules, resource_gate, static_gate
+from evoengine.hardware import DeviceLimits
+from evoengine.problem import Problem
+from evoengine.space import Config, FeasibleSet, Rule, SearchSpace, Values
+from evoengine.template import Launch, Template
+from evoengine.verdict import Artifact, Rejection
+
+
+@dataclass(frozen=True)
+class Question:
+    """Template, space, problem, and the limits a candidate must keep."""
+
+    template: Template
+    space: SearchSpace
+    problem: Problem
+    limits: DeviceLimits
+    ceilings: Ceilings
+
+    @cached_property
+    def hardware(self) -> tuple[Rule, ...]:
+        """The rules that follow from the launch, beside the space's own."""
+        return hardware_rules(self.template, tuple(axis.name for axis in self.space), self.ceilings)
+
+    @cached_property
+    def feasible(self) -> FeasibleSet:
+        """Every config that passes the static gate."""
+        return self.space.feasible(self.problem, self.limits, self.hardware)
+
+    @property
+    def default(self) -> Config:
+        """The default config, or the feasible one nearest to it.
+
+        Raises:
+            UserError: nothing is feasible.
+        """
+        return self.space.nearest(self.space.default, self.feasible)
+
+    def launch(self, values: Values) -> Launch:
+        return self.template.module.launch(values, self.problem)
+
+    def static_gate(self, values: Values) -> Rejection | None:
+        return static_gate(self.space, self.hardware, values, self.problem, self.limits)
+
+    def resource_gate(self, values: Values, artifact: Artifact) -> Rejection | None:
+        return resource_gate(artifact.resources, self.launch(values), self.limits, self.ceilings)

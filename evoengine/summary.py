@@ -1,0 +1,151 @@
+"""A study as one JSON document: what `--json` prints and what the tables are drawn from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from evoengine.archive.records import Elite, Record
+from evoengine.archive.study import Study
+from evoengine.hardware import DeviceLimits, occupancy
+from evoengine.template import Launch
+from evoengine.verdict import Check, Estimate, Measurement, Rejection
+
+SDPA = "sdpa"
+"""The baseline that users compare with: PyTorch's own choice of backend."""
+
+
+def summarise(study: Study, launches: dict[int, Launch], limits: DeviceLimits, top: int) -> dict[str, Any]:
+    """Everything a reader wants to know of a study. `launches` are those of its trials, by number.
+
+    `elites` are confirmed in a final run; `measured` are the search's own medians, which a final run has to confirm;
+    `shortlist` is estimated and not measured. Times are microseconds a launch, noise is IQR over median, `error` the
+    largest relative Frobenius error against float64 over all checks, `ratio_to_sdpa` SDPA's time over the config's.
+    """
+    records = study.records()
+    by_number = {record.number: record for record in records}
+    elites = study.elites()
+    figures = [_figures(record, launches.get(record.number), limits) for record in records]
+    rows = {row["trial"]: row for row in figures}
+    return {
+        "study": study.name,
+        "template": study.spec.template,
+        "template_digest": study.spec.template_digest,
+        "space_digest": study.spec.space_digest,
+        "shape": study.spec.problem_label,
+        "problem": dict(study.spec.problem),
+        "device": study.spec.device,
+        "limits": study.spec.limits.get("name"),
+        "arch": study.spec.arch,
+        "toolchain": study.spec.toolchain,
+        "sampler": study.spec.sampler,
+        "seed": study.spec.seed,
+        "command": study.spec.command,
+        "created_at": study.spec.created_at,
+        "budget": study.spec.budget,
+        "spent": sum(is_paid(record) for record in records),
+        "verdicts": dict(_verdicts(records)),
+        "free": study.counts(),
+        "elites": [rows[elite.number] | _elite(elite, by_number[elite.number]) for elite in elites[:top]],
+        "winner": winner(elites),
+        "measured": [rows[record.number] | _measured(record) for record in study.best(top)],
+        "shortlist": [rows[record.number] | _estimated(record) for record in study.shortlist(top)],
+        "baselines": [_baseline(baseline) for baseline in study.baselines()],
+        "environment": dict(elites[0].environment if elites else records[-1].environment if records else {}),
+    }
+
+
+def is_paid(record: Record) -> bool:
+    """Whether a trial counted against the budget: judged, past the static gate, and nobody's twin."""
+    verdict = record.verdict
+    if verdict is None or record.twin_of is not None:
+        return False
+    return not (isinstance(verdict, Rejection) and verdict.gate == "static")
+
+
+def winner(elites: list[Elite]) -> str:
+    """The answer in one word: a config's trial, or that the default stands."""
+    if not elites:
+        return "none confirmed"
+    if elites[0].verdict != "FASTER":
+        return "no significant winner: keep the default"
+    return f"trial {elites[0].number}"
+
+
+def _verdicts(records: list[Record]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for record in records:
+        if record.twin_of is not None:
+            counts["twin"] += 1
+        elif isinstance(record.verdict, Rejection):
+            counts[str(record.verdict.gate)] += 1
+        elif isinstance(record.verdict, Measurement):
+            counts["measured"] += 1
+        elif isinstance(record.verdict, Estimate):
+            counts["estimated"] += 1
+        else:
+            counts["in flight"] += 1
+    return counts
+
+
+def _figures(record: Record, launch: Launch | None, limits: DeviceLimits) -> dict[str, Any]:
+    row: dict[str, Any] = {"trial": record.number, "label": record.config.label, "config": record.config.values}
+    row |= {"operator": record.operator, "generation": record.generation, "parents": list(record.parents)}
+    if record.build is not None:
+        resources = record.build.resources
+        row |= {"registers": resources.registers, "spill_bytes": resources.spill_bytes}
+        row |= {"smem_bytes": resources.smem_bytes + resources.static_smem_bytes}
+        row |= {"cubin_sha256": record.build.cubin_sha256}
+        if launch is not None:
+            fit = occupancy(limits, launch.block, resources.registers, row["smem_bytes"])
+            row |= {"ctas_per_sm": fit.ctas_per_sm, "bound_by": fit.bound_by}
+    return row
+
+
+def _error(checks: tuple[Check, ...]) -> float | None:
+    return max((check.rel_fro for check in checks), default=None)
+
+
+def _measured(record: Record) -> dict[str, Any]:
+    assert isinstance(record.verdict, Measurement), "best() holds measurements"
+    verdict = record.verdict
+    return {
+        "median_us": verdict.median_us,
+        "noise": verdict.noise,
+        "ratio_to_default": verdict.ratio,
+        "stopped": verdict.stopped,
+        "flags": list(verdict.flags),
+        "error": _error(verdict.checks),
+    }
+
+
+def _estimated(record: Record) -> dict[str, Any]:
+    assert isinstance(record.verdict, Estimate), "shortlist() holds estimates"
+    return {"estimated_us": record.verdict.estimated_us, "error": _error(record.verdict.checks)}
+
+
+def _elite(elite: Elite, record: Record) -> dict[str, Any]:
+    checks = record.verdict.checks if isinstance(record.verdict, Measurement) else ()
+    ratio = elite.baseline_ratios.get(SDPA)
+    return {
+        "median_us": elite.median_us,
+        "noise": elite.noise,
+        "ratio_to_default": elite.control_ratio,
+        "ratio_to_default_95": [elite.evidence.get("control_ratio_low"), elite.evidence.get("control_ratio_high")],
+        "ratio_to_sdpa": None if ratio is None else 1.0 / ratio,
+        "verdict": elite.verdict,
+        "error": _error(checks),
+        "source_digest": elite.source_digest,
+        "confirmed_at": elite.confirmed_at,
+    }
+
+
+def _baseline(baseline: Any) -> dict[str, Any]:
+    if isinstance(baseline.verdict, Rejection):
+        return {"name": baseline.name, "unavailable": baseline.verdict.reason}
+    return {
+        "name": baseline.name,
+        "median_us": baseline.verdict.median_us,
+        "noise": baseline.verdict.noise,
+        "error": baseline.environment.get("rel_fro"),
+    }
