@@ -224,7 +224,7 @@ def _database(url: str) -> Finding:
         if folder.is_dir() and os.access(folder, os.W_OK):
             return Finding("database", "ok", f"{file} does not exist yet and will be made")
         return Finding("database", "missing", f"{folder} cannot be written to", "give another with --storage")
-    from evoengine.archive import Archive
+    from evoengine.archive.archive import Archive
 
     try:
         with closing(Archive.open(url)) as archive:
