@@ -64,7 +64,8 @@ class Program:
         try:
             step = builder(instruction, self.layout)
         except Unsupported as error:
-            raise Unsupported(str(error) if instruction.text in str(error) else f"{instruction.text}: {error}") from None
+            named = instruction.text in str(error)
+            raise Unsupported(str(error) if named else f"{instruction.text}: {error}") from None
         except (KeyError, ValueError, IndexError) as error:
             raise Unsupported(f"{instruction.text} ({type(error).__name__}: {error})") from error
         if not instruction.guard:
