@@ -110,7 +110,7 @@ class Archive:
 
     def close(self) -> None:
         """Close every connection; the archive can still be used and connects again."""
-        self._database.engine.dispose()
+        self._database.close()
 
     def _row(self, connection: Connection, name: str | None) -> RowMapping | None:
         query = select(tables.study).order_by(tables.study.c.opened_at.desc(), tables.study.c.id.desc()).limit(1)

@@ -12,7 +12,7 @@ import optuna
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
-from sqlalchemy import URL, event, exc, insert, select
+from sqlalchemy import URL, event, exc, insert, select, update
 
 from evoengine.archive import tables
 from evoengine.errors import UserError
@@ -67,6 +67,10 @@ class Database:
         self.engine = rdb.engine
         self.storage: BaseStorage = optuna.storages.get_storage(rdb)
 
+    def close(self) -> None:
+        """Give back this thread's session and close every connection; the next use connects again."""
+        self.engine.dispose()
+
     def patiently(self, work: Callable[[], T], retry_hint: str) -> T:
         """`work`, again while the database is locked or away.
 
@@ -95,16 +99,18 @@ class Database:
         if self.sqlite:
             storage.engine.dispose()  # its first connection was made before it could be told this
             event.listen(storage.engine, "connect", _write_ahead)
-        self._prepare_tables(storage.engine)
+        try:
+            self._prepare_tables(storage.engine)
+        except BaseException:
+            storage.engine.dispose()
+            raise
         return storage
 
     def _prepare_tables(self, engine: sqlalchemy.Engine) -> None:
-        if self.sqlite:
-            with engine.connect() as connection:  # a read-only file is found out now, not at the first verdict
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-                connection.rollback()
         tables.metadata.create_all(engine)
         with engine.begin() as connection:
+            # A write that changes nothing: what is read-only is found out now and not at the first verdict.
+            connection.execute(update(tables.schema).values(version=tables.schema.c.version))
             version = connection.scalar(select(tables.schema.c.version))
             if version is None:
                 connection.execute(insert(tables.schema).values(version=tables.SCHEMA_VERSION))
@@ -131,7 +137,7 @@ def _parse(url_or_path: str) -> URL:
         return URL.create("sqlite", database=str(Path(url_or_path).expanduser().absolute()))
     try:
         return sqlalchemy.make_url(url_or_path)
-    except exc.ArgumentError:
+    except (exc.ArgumentError, ValueError):  # ValueError: the port is no number
         raise UserError(
             "the database URL cannot be parsed: write sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/NAME, "
             "with special characters of the password percent-encoded"

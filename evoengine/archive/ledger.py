@@ -88,5 +88,9 @@ class Ledger:
 
         self._patiently(move)
 
+    def note_rejection(self, trial_id: int, reason: str) -> None:
+        """Let Optuna's dashboard say why a trial was pruned."""
+        self._patiently(lambda: self._storage.set_trial_user_attr(trial_id, "rejected", reason))
+
     def _patiently(self, work: Callable[[], T]) -> T:
         return self._database.patiently(work, self._hint)

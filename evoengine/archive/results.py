@@ -66,7 +66,7 @@ def add_counts(connection: Connection, study_id: int, counts: Mapping[str, int])
 
 def counts(connection: Connection, study_id: int) -> dict[str, int]:
     query = select(tables.count.c.name, tables.count.c.count).where(tables.count.c.study_id == study_id)
-    return dict(connection.execute(query.order_by(tables.count.c.name)).tuples().all())
+    return {row["name"]: row["count"] for row in connection.execute(query.order_by(tables.count.c.name)).mappings()}
 
 
 def _replace(connection: Connection, table: Table, same: ColumnElement[bool], values: Mapping[str, Any]) -> None:

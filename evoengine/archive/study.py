@@ -23,7 +23,7 @@ from evoengine.archive.recovery import requeue
 from evoengine.archive.trials import newborn, optuna_state, read_record
 from evoengine.errors import UserError
 from evoengine.sampler import Proposal
-from evoengine.verdict import Artifact, Candidate, Estimate, Measurement, Verdict
+from evoengine.verdict import Artifact, Candidate, Estimate, Measurement, Rejection, Verdict
 
 candidates = tables.candidate
 
@@ -134,6 +134,8 @@ class Study:
             connection.execute(insert(tables.verdict).values(values))
 
         self._ledger.write(store)
+        if isinstance(verdict, Rejection):
+            self._ledger.note_rejection(trial_id, f"{verdict.gate}: {verdict.reason}")
         self._ledger.set_state(trial_id, *optuna_state(verdict))
 
     def records(self) -> list[Record]:
@@ -149,11 +151,10 @@ class Study:
             found = connection.execute(select(tables.build).join(candidates).where(of_study)).mappings()
             builds = {row["candidate_id"]: row for row in found}
             mine = tables.session.c.study_id == self._ledger.id
-            environments = dict(
-                connection.execute(select(tables.session.c.id, tables.session.c.environment).where(mine)).tuples().all()
-            )
+            of_sessions = connection.execute(select(tables.session).where(mine)).mappings()
+            environments = {row["id"]: row["environment"] for row in of_sessions}
             return [
-                read_record(self.spec, trial, own, verdicts[own["id"]], builds.get(own["id"]), environments)
+                read_record(self._space, trial, own, verdicts[own["id"]], builds.get(own["id"]), environments)
                 for trial in trials
                 if (own := rows.get(trial._trial_id)) is not None
             ]

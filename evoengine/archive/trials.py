@@ -12,7 +12,7 @@ from evoengine.archive.codec import read_build, read_verdict
 from evoengine.archive.records import Record, StudySpec
 from evoengine.sampler import Proposal
 from evoengine.sampler.encoding import distributions, to_params, to_point
-from evoengine.space import Config
+from evoengine.space import Config, SearchSpace
 from evoengine.verdict import Estimate, Measurement, Rejection, Verdict
 
 ORIGIN = "evoengine"
@@ -62,7 +62,7 @@ def origin(trial: FrozenTrial) -> dict[str, Any]:
 
 
 def read_record(
-    spec: StudySpec,
+    space: SearchSpace,
     trial: FrozenTrial,
     row: Mapping[Any, Any],
     verdicts: Mapping[bool, Mapping[Any, Any]],
@@ -70,7 +70,7 @@ def read_record(
     environments: Mapping[int, Mapping[str, Any]],
 ) -> Record:
     """A record from the trial, its candidate row, its verdict rows by finality, and its build row."""
-    point = to_point(spec.axes, trial.params)
+    point = to_point(space.axes, trial.params)
     born = origin(trial)
     estimate = read_verdict(verdicts[False]) if False in verdicts else None
     assert estimate is None or isinstance(estimate, Estimate), "only an estimate is not final"
@@ -79,7 +79,7 @@ def read_record(
     return Record(
         number=trial.number,
         point=point,
-        config=spec.frozen_space.config_at(point),
+        config=space.config_at(point),
         operator=born["operator"],
         generation=born["generation"],
         parents=tuple(born["parents"]),

@@ -1,0 +1,94 @@
+"""Databases for the archive's contract: SQLite files, and a throw-away PostgreSQL server."""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+import sqlalchemy
+
+
+class Server(Protocol):
+    """Databases of one kind: `template` is the URL of one, `copy` makes another that holds the same."""
+
+    template: str
+
+    def copy(self) -> str: ...
+
+
+class Sqlite:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._numbers = itertools.count()
+        self.template = f"sqlite:///{folder / 'template.db'}"
+
+    def copy(self) -> str:
+        path = self._folder / f"{next(self._numbers)}.db"
+        shutil.copyfile(self._folder / "template.db", path)
+        return f"sqlite:///{path}"
+
+
+class Postgres:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._numbers = itertools.count()
+        self.template = self._url("postgres")
+
+    def copy(self) -> str:
+        name = f"evo{next(self._numbers)}"
+        engine = sqlalchemy.create_engine(self._url("template1"), isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.execute(sqlalchemy.text(f"CREATE DATABASE {name} TEMPLATE postgres"))
+        engine.dispose()
+        return self._url(name)
+
+    def _url(self, name: str) -> str:
+        return f"postgresql+psycopg://evo@/{name}?host={self._folder}"
+
+
+@contextmanager
+def postgres() -> Iterator[Postgres]:
+    """A server on a Unix socket in its own folder. Skips the test where PostgreSQL is not installed."""
+    binaries = _binaries()
+    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'evoengine[test]'")
+    # initdb refuses root, and a socket's path must be short and open to the other user: pytest's tmp_path is neither.
+    folder = Path(tempfile.mkdtemp(prefix="evo-pg-", dir="/tmp"))
+    user: dict[str, Any] = {"cwd": folder, "stdout": subprocess.DEVNULL}
+    if os.getuid() == 0:
+        account = next(a for name in ("postgres", "nobody") for a in pwd.getpwall() if a.pw_name == name)
+        os.chown(folder, account.pw_uid, account.pw_gid)
+        user |= {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+    data = str(folder / "db")
+    control = [str(binaries / "pg_ctl"), "-D", data]
+    try:
+        initdb = [str(binaries / "initdb"), "-D", data, "-A", "trust", "-U", "evo", "--no-sync", "-E", "UTF8"]
+        subprocess.run(initdb, check=True, **user)
+        options = f"-c listen_addresses='' -k {folder} -c fsync=off"
+        subprocess.run([*control, "-w", "-l", str(folder / "log"), "-o", options, "start"], check=True, **user)
+        try:
+            yield Postgres(folder)
+        finally:
+            subprocess.run([*control, "-m", "immediate", "stop"], check=True, **user)
+    finally:
+        shutil.rmtree(folder)
+
+
+def _binaries() -> Path:
+    """Debian keeps them off the PATH, and what it puts there may be a link."""
+    found = shutil.which("initdb")
+    places = [Path(found).resolve().parent] if found else []
+    places += [Path(path).parent for path in sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"), reverse=True)]
+    for place in places:
+        if (place / "pg_ctl").exists():
+            return place
+    pytest.skip("PostgreSQL's initdb is neither on PATH nor under /usr/lib/postgresql: apt install postgresql")
