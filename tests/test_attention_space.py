@@ -1,0 +1,177 @@
+"""The attention search space: feasible where it must be, refused for reasons with numbers."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from evoengine.gates import Ceilings, hardware_rules, static_gate
+from evoengine.hardware import CARDS, card
+from evoengine.problem import AttentionProblem, parse_shape
+from evoengine.space import SearchSpace, load_space
+from evoengine.template import load_template, shipped
+
+TEMPLATE = load_template(shipped("kernel_templates") / "attention")
+SPACE = load_space(shipped("search_spaces") / "attention.py")
+HARDWARE = hardware_rules(TEMPLATE, tuple(axis.name for axis in SPACE), Ceilings())
+MISSION = AttentionProblem()
+L4, H200 = card("l4"), card("h200")
+
+ODD_SHAPES = (
+    "1,8,1,64",
+    "1,8,17,64",
+    "1,8,100,64,causal",
+    "1,8,512,128",
+    "1,8,1,128,seq_k=4096",
+    "1,8,4096,64,seq_k=1",
+    "1,8,203,128,seq_k=331,causal,diagonal=-3,dtype=bf16",
+    "1,8,16384,64",
+)
+
+
+def smallest(**changed: int) -> dict[str, int]:
+    return {axis.name: axis.choices[0] for axis in SPACE} | changed
+
+
+@pytest.mark.parametrize("name", sorted(CARDS))
+def test_the_default_is_feasible_at_the_mission_shape_on_every_card(name: str) -> None:
+    assert static_gate(SPACE, HARDWARE, SPACE.default, MISSION, CARDS[name]) is None
+
+
+def test_every_start_is_feasible_on_an_h200() -> None:
+    assert [None] * len(SPACE.starts) == [static_gate(SPACE, HARDWARE, s, MISSION, H200) for s in SPACE.starts]
+
+
+def test_all_starts_but_the_one_with_every_key_in_flight_fit_an_l4() -> None:
+    # 512 keys of K and V are 131072 B, and an L4 gives a CTA 101376
+    refused = {
+        SPACE.config(start).label: gate.evidence["rule"]
+        for start in SPACE.starts
+        if (gate := static_gate(SPACE, HARDWARE, start, MISSION, L4)) is not None
+    }
+
+    assert {"wm_2.rt_1.bn_512.wkv_4.st_1.pw_0.sl_xor.qr_1.mc_1": "smem_per_cta"} == refused
+    assert len(SPACE.starts) == len({SPACE.config(start).digest for start in SPACE.starts})
+
+
+def test_an_l4_leaves_thousands_of_configs_and_an_h200_more() -> None:
+    on_l4, on_h200 = (SPACE.feasible(MISSION, limits, HARDWARE) for limits in (L4, H200))
+
+    assert 1000 < len(on_l4.points) < len(on_h200.points) < SPACE.product
+    assert set(on_l4.points) < set(on_h200.points)
+    assert SPACE.product == len(on_l4.points) + sum(on_l4.rejected.values())
+
+
+def test_no_choice_is_dead_at_the_mission_shape() -> None:
+    points = SPACE.feasible(MISSION, H200, HARDWARE).points
+
+    for i, axis in enumerate(SPACE):
+        assert set(range(len(axis.choices))) == {point[i] for point in points}, axis.name
+
+
+@pytest.mark.parametrize("name", ["l4", "h200"])
+def test_what_is_feasible_can_be_launched(name: str) -> None:
+    limits = CARDS[name]
+    for point in SPACE.feasible(MISSION, limits, HARDWARE).points:
+        values = SPACE.config_at(point).values
+        launch = TEMPLATE.module.launch(values, MISSION)
+        registers = limits.registers_per_sm // (launch.block * launch.min_ctas)
+
+        assert 32 <= launch.block <= 1024
+        assert launch.smem_bytes <= limits.smem_per_block
+        assert launch.min_ctas * (launch.smem_bytes + 1024) <= limits.smem_per_sm
+        assert launch.min_ctas * launch.block <= limits.threads_per_sm
+        assert registers >= 89  # 32 of output, 8 of scores at least, 4 of statistics, 45 of the rest
+        assert launch.ctas * 16 * values["ROW_TILES"] * values["WARPS_M"] >= 8 * 512
+
+
+@pytest.mark.parametrize("shape", ODD_SHAPES)
+@pytest.mark.parametrize("name", ["l4", "h200"])
+def test_odd_shapes_have_a_feasible_config_near_the_default(name: str, shape: str) -> None:
+    problem = parse_shape(AttentionProblem, shape)
+    feasible = SPACE.feasible(problem, CARDS[name], HARDWARE)
+    nearest = SPACE.nearest(SPACE.default, feasible)
+
+    assert static_gate(SPACE, HARDWARE, nearest.values, problem, CARDS[name]) is None
+    # what a shape does not force stays as it is
+    assert {"SMEM_LAYOUT": 2, "Q_IN_REGS": 1, "PRODUCER_WARPS": 0, "ROW_TILES": 1, "MIN_CTAS": 1}.items() <= (
+        nearest.values.items()
+    )
+
+
+@pytest.mark.parametrize(
+    ("rule", "passes", "refused", "numbers"),
+    [
+        ("keys_per_warp", (dict(BLOCK_N=64, WARPS_KV=4), ""), (dict(BLOCK_N=32, WARPS_KV=4), ""), {"32", "4", "16"}),
+        ("keys_per_warp", (dict(BLOCK_N=96, WARPS_KV=2), ""), (dict(BLOCK_N=48, WARPS_KV=2), ""), {"48", "2", "16"}),
+        ("rows_used", (dict(WARPS_M=2), "seq_q=17"), (dict(WARPS_M=2), "seq_q=16"), {"32", "16"}),
+        ("rows_used", (dict(ROW_TILES=2), "seq_q=17"), (dict(ROW_TILES=2), "seq_q=16"), {"32", "16"}),
+        (
+            "keys_used",
+            (dict(BLOCK_N=64, WARPS_KV=2), "seq_k=33"),
+            (dict(BLOCK_N=64, WARPS_KV=2), "seq_k=32"),
+            {"64", "32"},
+        ),
+        ("stages_filled", (dict(STAGES=3), "seq_k=33"), (dict(STAGES=3), "seq_k=32"), {"3", "2", "16"}),
+        # three barriers a slot and one for Q: 13 for 4 slots, 19 for 6
+        (
+            "named_barriers",
+            (dict(STAGES=4, PRODUCER_WARPS=4), ""),
+            (dict(STAGES=6, PRODUCER_WARPS=1), ""),
+            {"6", "19", "15"},
+        ),
+        ("named_barriers", (dict(STAGES=8), ""), (dict(STAGES=8, PRODUCER_WARPS=2), ""), {"8", "25", "15"}),
+        # 16 rows: 32 registers of output for head_dim 64, one of scores for every two keys, 49 more
+        ("register_file", (dict(BLOCK_N=256), ""), (dict(BLOCK_N=384), ""), {"273", "255"}),
+        ("register_file", (dict(BLOCK_N=384, WARPS_KV=2), ""), (dict(BLOCK_N=512), ""), {"337", "255"}),
+        (
+            "register_file",
+            (dict(ROW_TILES=2, BLOCK_N=64), "head_dim=128"),
+            (dict(ROW_TILES=2, BLOCK_N=96), "head_dim=128"),
+            {"277", "255"},
+        ),
+        # 65536 registers over 4 * 128 threads are 128, over 6 * 128 are 80 in steps of 8
+        (
+            "launch_bounds",
+            (dict(WARPS_M=4, MIN_CTAS=4), ""),
+            (dict(WARPS_M=4, MIN_CTAS=6), ""),
+            {"6", "128", "80", "89"},
+        ),
+        (
+            "launch_bounds",
+            (dict(WARPS_M=8, MIN_CTAS=2), ""),
+            (dict(WARPS_M=8, MIN_CTAS=3), ""),
+            {"3", "256", "80", "89"},
+        ),
+        # a producer warp takes registers as any other: 65536 over 9 * 32 * 2 are 112, over 12 * 32 * 2 are 80
+        (
+            "launch_bounds",
+            (dict(WARPS_M=8, PRODUCER_WARPS=1, MIN_CTAS=2), ""),
+            (dict(WARPS_M=8, PRODUCER_WARPS=4, MIN_CTAS=2), ""),
+            {"2", "384", "80", "89"},
+        ),
+    ],
+)
+def test_rules_draw_their_line_and_say_why_with_numbers(
+    rule: str, passes: tuple[dict[str, int], str], refused: tuple[dict[str, int], str], numbers: set[str]
+) -> None:
+    (check,) = [each.check for each in SPACE.rules if each.id == rule]
+
+    def ask(changed: dict[str, int], shape: str) -> str | None:
+        return check(smallest(**changed), parse_shape(AttentionProblem, shape), L4)
+
+    reason = ask(*refused)
+
+    assert ask(*passes) is None
+    assert reason is not None
+    assert numbers <= set(re.findall(r"\d+", reason))
+
+
+@pytest.mark.parametrize("rule", [rule.id for rule in SPACE.rules])
+def test_every_rule_refuses_what_no_other_does(rule: str) -> None:
+    problem = parse_shape(AttentionProblem, "1,8,20,64,seq_k=100")
+    without = SearchSpace(SPACE.name, SPACE.axes, tuple(r for r in SPACE.rules if r.id != rule), SPACE.default)
+    all_rules, fewer = (space.feasible(problem, L4, HARDWARE) for space in (SPACE, without))
+
+    assert set(all_rules.points) < set(fewer.points)
