@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -256,10 +257,41 @@ def test_no_nvcc_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         find_toolchain("nvcc")
 
 
-def test_no_nvrtc_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
-    with pytest.raises(UserError, match="pip install cuda-bindings nvidia-cuda-nvrtc"):
-        find_toolchain("nvrtc")
+def test_no_nvrtc_names_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "cuda").mkdir()
+    (tmp_path / "cuda" / "__init__.py").touch()  # hides the real one, and has no bindings
+    script = "from evoengine.build import find_toolchain; find_toolchain('nvrtc')"
+    root = Path(__file__).resolve().parent.parent
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=root, env=environment)
+
+    assert (
+        "evoengine.errors.UserError: NVRTC is not usable (ModuleNotFoundError: No module named 'cuda.bindings'): "
+        "pip install cuda-bindings nvidia-cuda-nvrtc, or use --compiler nvcc"
+    ) == run.stderr.splitlines()[-1]
+
+
+def test_ctrl_c_still_wakes_the_engine_after_a_build(tmp_path: Path) -> None:
+    """It would not if NVRTC had run in this process: see toolchain.py."""
+    script = f"""
+import os, signal, subprocess
+from pathlib import Path
+from evoengine.build import Builder, BuildRequest
+from evoengine.template import load_template
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
+with Builder(load_template(Path({str(SCALE)!r})), "sm_89", home=Path({str(tmp_path)!r})) as builder:
+    builder.build([BuildRequest({{"EVO_THREADS": 32, "EVO_ITEMS": 1}}, 0)])
+never, _ = os.pipe()
+with subprocess.Popen(["sh", "-c", f"sleep 0.3; kill -INT {{os.getpid()}}"]):
+    try:
+        os.read(never, 1)
+    except KeyboardInterrupt:
+        print("woken")
+"""
+    root = Path(__file__).resolve().parent.parent
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=root, timeout=60)
+
+    assert ("woken\n", "") == (run.stdout, run.stderr)
 
 
 def test_the_toolchains_are_told_apart() -> None:

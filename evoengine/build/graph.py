@@ -16,9 +16,12 @@ from pathlib import Path
 
 import ninja
 
-WORKER = Path(__file__).with_name("worker.py")
+from evoengine.build.toolchain import WORKER
+
 CANDIDATES_PER_EDGE = 4
 """At most: a worker starts in 0.2-0.3 s, so 4 compiles of 0.65 s leave a tenth of the time to starting."""
+SIGNAL_SECONDS = 0.5
+"""A Ctrl-C just before the wait for a message does not end that wait, so it has an end of its own."""
 MESSAGE_BYTES = 16384
 """Above the longest message a worker sends."""
 STOP_SECONDS = 10.0
@@ -52,6 +55,7 @@ class NinjaRun:
         jobs: int,
     ) -> None:
         self._channel, workers_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._channel.settimeout(SIGNAL_SECONDS)
         worker = shlex.join([sys.executable, "-P", str(WORKER)]).replace("$", "$$")
         # exec: the worker itself must lead the process group that ninja signals.
         lines = ["rule compile", f"  command = exec {worker} $in {workers_end.fileno()}"]
@@ -79,7 +83,13 @@ class NinjaRun:
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         """Messages as pairs of kind and text; worker.py lists the kinds. Ends when the last worker is gone."""
-        while message := self._channel.recv(MESSAGE_BYTES):
+        while True:
+            try:
+                message = self._channel.recv(MESSAGE_BYTES)
+            except TimeoutError:
+                continue
+            if not message:
+                return
             kind, _, text = message.decode(errors="replace").partition(" ")
             yield kind, text
 

@@ -7,13 +7,16 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from evoengine.errors import UserError
 
 Compiler = Literal["nvrtc", "nvcc"]
+WORKER = Path(__file__).with_name("worker.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,29 +46,18 @@ def find_toolchain(compiler: Compiler) -> Toolchain:
     return _nvrtc() if compiler == "nvrtc" else _nvcc()
 
 
+@cache
 def _nvrtc() -> Toolchain:
-    remedy = "pip install cuda-bindings nvidia-cuda-nvrtc, or use --compiler nvcc"
-    try:
-        from cuda.bindings import nvrtc
-    except ImportError as error:
-        raise UserError(f"NVRTC is not usable ({error}): {remedy}") from error
-    try:
-        _, program = nvrtc.nvrtcCreateProgram(b'extern "C" __global__ void f() {}', b"version.cu", 0, [], [])
-    except RuntimeError as error:  # cuda-pathfinder's DynamicLibNotFoundError is one
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"libnvrtc cannot be loaded ({reason}): {remedy}") from error
-    # nvrtcVersion() stops at 13.0. The header of any PTX has the full version and the build, at 20 ms for an empty
-    # kernel.
-    (status,) = nvrtc.nvrtcCompileProgram(program, 0, [])
-    _, size = nvrtc.nvrtcGetPTXSize(program)
-    ptx = bytes(size)  # the binding writes into it
-    nvrtc.nvrtcGetPTX(program, ptx)
-    nvrtc.nvrtcDestroyProgram(program)
-    header = b"".join(line for line in ptx.splitlines(keepends=True) if line.startswith(b"//")).decode()
-    version = re.search(r"\bV(\d+\.\d+\.\d+)", header)
+    # In a process of its own, like every compile: NVRTC puts the SIGINT handler back with SA_RESTART set, after which
+    # Ctrl-C no longer wakes a Python process that waits.
+    command = [sys.executable, "-P", str(WORKER), "--identify-nvrtc"]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    version = re.search(r"\bV(\d+\.\d+\.\d+)", answer.stdout)
     if version is None:
-        raise UserError(f"NVRTC does not compile an empty kernel ({status.name}): {remedy}")
-    return Toolchain("nvrtc", f"NVRTC {version[1]}", _digest("nvrtc", header))
+        reason = (answer.stderr.strip() or f"exit code {answer.returncode}").splitlines()[-1]
+        remedy = "pip install cuda-bindings nvidia-cuda-nvrtc, or use --compiler nvcc"
+        raise UserError(f"NVRTC is not usable ({reason}): {remedy}")
+    return Toolchain("nvrtc", f"NVRTC {version[1]}", _digest("nvrtc", answer.stdout))
 
 
 def _nvcc() -> Toolchain:

@@ -1,6 +1,7 @@
 """Compiles the candidates of one ninja edge, each in a child process of its own with a deadline.
 
-Run as a script, `worker.py CHUNK.json CHANNEL_FD`, with the batch's work folder as current folder. Importing NVRTC
+Run as a script, `worker.py CHUNK.json CHANNEL_FD`, with the batch's work folder as current folder (or with
+`--identify-nvrtc`, to print what tells one NVRTC from another). Importing NVRTC
 costs 0.1-0.2 s; a fork after the import costs 15 ms, so one worker serves several candidates and still each of them
 can crash, hang or be killed alone. It imports nothing of evoengine, whose nouns would add to every start.
 
@@ -47,6 +48,9 @@ Compile = Callable[[list[str], Path], int]
 
 
 def main() -> None:
+    if sys.argv[1:] == ["--identify-nvrtc"]:
+        identify_nvrtc()
+        return
     channel = socket.socket(fileno=int(sys.argv[2]))
     channel.set_inheritable(False)
     # ninja passes an interrupt on as a signal to the worker's process group; the compile is in a group of its own.
@@ -121,17 +125,34 @@ def child(compile_one: Compile, arguments: list[str], folder: Path) -> int:
     return compile_one(arguments, folder)
 
 
+def text(program: Any, size_of: Any, read: Any) -> bytes:
+    """One of the texts that an NVRTC program holds, fetched the way C does: first its size, then its bytes."""
+    _, size = size_of(program)
+    buffer = bytes(size)  # the binding writes into it: it takes nothing but bytes
+    read(program, buffer)
+    return buffer
+
+
+def identify_nvrtc() -> None:
+    """Print what heads every PTX: the full version and the build, where nvrtcVersion() stops at 13.0."""
+    try:
+        from cuda.bindings import nvrtc
+
+        _, program = nvrtc.nvrtcCreateProgram(b'extern "C" __global__ void f() {}', b"identify.cu", 0, [], [])
+    except (ImportError, RuntimeError) as error:  # cuda-pathfinder's DynamicLibNotFoundError is a RuntimeError
+        sys.exit(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+    (status,) = nvrtc.nvrtcCompileProgram(program, 0, [])
+    if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+        sys.exit(f"an empty kernel gives {status.name}")
+    ptx = text(program, nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX).decode()
+    print("\n".join(line for line in ptx.splitlines() if line.startswith("// ")))
+
+
 def nvrtc_compile() -> Compile:
     """A function that compiles src/kernel.cu into a folder; the import is paid here, once for the worker."""
     from cuda.bindings import nvrtc
 
     source = Path("src/kernel.cu").read_bytes()
-
-    def text(program: Any, size_of: Any, read: Any) -> bytes:
-        _, size = size_of(program)
-        buffer = bytes(size)  # the binding writes into it: it takes nothing but bytes
-        read(program, buffer)
-        return buffer
 
     def compile_one(arguments: list[str], folder: Path) -> int:
         options = [argument.encode() for argument in arguments]
