@@ -362,6 +362,48 @@ class TestContract:
         assert [] == mine.recover()
         assert [] == mine.claim_waiting(9, estimated=True)
 
+    def test_two_processes_never_claim_one_waiting_candidate(
+        self, archive: Archive, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first, second = archive.create_study(SPEC), archive.open_study(SPEC.name)
+        for one in (first, second):
+            one.acquire(Owner.current(), shared=True)
+        for candidate in first.claim(proposals(3)):
+            first.commit(candidate, ESTIMATE, ARTIFACT)
+        stale = first.records()
+        claimed = second.claim_waiting(2, estimated=True)
+        monkeypatch.setattr(first, "records", lambda: stale)
+
+        assert [0, 1] == [candidate.number for candidate in claimed]
+        assert [2] == [candidate.number for candidate in first.claim_waiting(3, estimated=True)]
+
+    def test_recover_completes_an_estimate_whose_trial_was_not_told(
+        self, archive: Archive, url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        killed = archive.create_study(SPEC)
+        killed.acquire(dead_owner())
+        [candidate] = killed.claim(proposals(1))
+        monkeypatch.setattr(killed._ledger, "set_state", lambda *arguments: None)
+        killed.commit(candidate, ESTIMATE, ARTIFACT)
+        mine = archive.open_study(SPEC.name)
+        mine.acquire(Owner.current())
+
+        assert [] == mine.recover()
+        with through_optuna(url) as loaded:
+            assert [TrialState.WAITING] == [trial.state for trial in loaded.trials]
+
+    def test_recover_closes_a_trial_written_twice_and_leaves_other_programs_alone(self, study: Study, url: str) -> None:
+        """A connection that breaks on the commit of a new trial leaves it behind when the write is repeated."""
+        study.claim(proposals(1))
+        with through_optuna(url) as loaded:
+            loaded.add_trial(twin_trial(loaded.trials[0]))
+            loaded.ask()
+            study.recover()
+            states = [TrialState.RUNNING, TrialState.FAIL, TrialState.RUNNING]
+
+            assert states == [trial.state for trial in loaded.trials]
+        assert [0] == [record.number for record in study.records()]
+
     def test_release_hands_unfinished_candidates_on(self, study: Study, archive: Archive) -> None:
         candidates = study.claim(proposals(3))
         study.commit(candidates[0], REJECTION, None)
@@ -379,9 +421,12 @@ class TestContract:
     def test_sharing_takes_both_sides(self, archive: Archive) -> None:
         archive.create_study(SPEC).acquire(Owner.current(), shared=True)
         archive.open_study(SPEC.name).acquire(Owner.current(), shared=True)
+        archive.create_study(replace(SPEC, name="alone")).acquire(Owner.current())
 
         with pytest.raises(UserError, match="being searched"):
             archive.open_study(SPEC.name).acquire(Owner.current())
+        with pytest.raises(UserError, match="being searched"):
+            archive.open_study("alone").acquire(Owner.current(), shared=True)
 
     def test_a_dead_owner_is_taken_over(self, archive: Archive) -> None:
         made = archive.create_study(SPEC)
@@ -494,6 +539,12 @@ class TestContract:
 
         with pytest.raises(UserError, match="schema 99, this evoengine knows 1: upgrade evoengine"):
             Archive.open(url)
+
+
+def twin_trial(trial: optuna.trial.FrozenTrial) -> optuna.trial.FrozenTrial:
+    return optuna.trial.create_trial(
+        state=trial.state, params=trial.params, distributions=trial.distributions, user_attrs=trial.user_attrs
+    )
 
 
 def search_and_die(url: str, kill_at: int, write: int) -> None:
