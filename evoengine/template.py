@@ -41,12 +41,12 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A device buffer that the kernel reads or writes, contiguous, last axis fastest."""
+    """A device buffer that the kernel reads or writes, contiguous, last axis fastest; dtype is fp16, bf16 or fp32."""
 
     name: str
     role: Literal["input", "output"]
     shape: tuple[int, ...]
-    dtype: Literal["fp16", "bf16", "fp32"]
+    dtype: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,8 @@ class Work:
     smem_bytes: float
     steps: float
     """Trips through the main loop, each at least one barrier and one dependent chain long."""
+    compute_warps: int
+    """Warps that compute, without those that only load."""
 
 
 class TemplateModule(Protocol):

@@ -48,7 +48,7 @@ def keys_per_warp(values: Values, problem: Problem, limits: DeviceLimits) -> str
 
 
 def named_barriers(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
-    needed = 3 * values["STAGES"] + 1
+    needed = 3 * values["STAGES"]
     if values["PRODUCER_WARPS"] == 0 or needed <= MAX_NAMED_BARRIERS:
         return None
     return f"{values['STAGES']} slots need {needed} named barriers with producers, there are {MAX_NAMED_BARRIERS}"

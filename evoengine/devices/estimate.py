@@ -50,7 +50,7 @@ def estimate_us(launch: Launch, work: Work, resources: ResourceUsage, limits: De
     clocks_per_us = float(limits.clock_mhz)
     share = MMA_SYNC_SHARE.get(limits.compute_capability[0], 1.0)
     flops_per_clock = limits.tensor_tflops * 1e6 / (limits.sms * clocks_per_us) * share
-    fed = min(1.0, launch.block / 32 * resident / TENSOR_CORES_PER_SM)
+    fed = min(1.0, work.compute_warps * resident / TENSOR_CORES_PER_SM)
     spilled = resources.spill_bytes * launch.block * work.steps  # as if every spill lay in the main loop
     shared = (work.smem_bytes + spilled) / SMEM_BYTES_PER_CLOCK
     compute = max(work.tensor_flops / flops_per_clock, shared) / fed + work.exponentials / EXP_PER_CLOCK

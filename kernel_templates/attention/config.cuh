@@ -78,7 +78,6 @@ static_assert(kRowTiles == 1 || kRowTiles == 2, "EVO rule row_tiles: one or two 
 static_assert(kBlockN % (16 * kWarpsKv) == 0, "EVO rule keys_per_warp: P feeds the second mma in slices of 16 keys");
 static_assert(kThreads <= 1024, "EVO rule threads_per_cta: CUDA allows 1024 threads a CTA");
 static_assert(kStages >= 1, "EVO rule stages: the ring needs a slot");
-static_assert(kProducerWarps == 0 || 3 * kStages + 1 <= 15,
-              "EVO rule named_barriers: three a slot and one for Q, out of ids 1 to 15");
+static_assert(kProducerWarps == 0 || 3 * kStages <= 15, "EVO rule named_barriers: three a slot out of ids 1 to 15");
 
 }  // namespace cfg

@@ -8,7 +8,7 @@ constexpr int kLoaders = cfg::kProducerWarps > 0 ? 32 * cfg::kProducerWarps : cf
 using Loader = KvLoader<kLoaders>;
 
 // Named barriers of the producer/consumer form; 0 is __syncthreads.
-enum Barrier { kFullK = 1, kFullV = 1 + cfg::kStages, kEmpty = 1 + 2 * cfg::kStages, kQReady = 1 + 3 * cfg::kStages };
+enum Barrier { kFullK = 1, kFullV = 1 + cfg::kStages, kEmpty = 1 + 2 * cfg::kStages };
 
 struct Tiles {
   u32 q;
@@ -164,8 +164,7 @@ extern "C" __global__ void __launch_bounds__(cfg::kThreads, cfg::kMinCtas)
     } else {
       load_tile<cfg::kBlockM, cfg::kConsumerThreads>(at.q, q, cta_row, seq_q, thread);
       ptx::cp_async_commit();
-      ptx::cp_async_wait<0>();
-      ptx::barrier_sync(kQReady, cfg::kConsumerThreads);
+      ptx::cp_async_wait<0>();                               // kFullK of the first tile then says so to all consumers
       consume(consumer, loader.tiles, at);
     }
   } else {

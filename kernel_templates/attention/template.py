@@ -17,6 +17,7 @@ from evoengine.template import Argument, Launch, Tensor, Work
 ENTRY = "evo_attention"
 PROBLEM = AttentionProblem
 
+LAYOUT_PLAIN = 0
 LAYOUT_PADDED = 1
 AXES = (
     "WARPS_M",
@@ -62,20 +63,24 @@ def defines(values: Values, problem: AttentionProblem) -> dict[str, int]:
     return macros
 
 
+def grid(values: Values) -> tuple[tuple[str, int], ...]:
+    """Each grid dimension as (field of the problem, tile): ceil(field / tile) CTAs."""
+    return (("seq_q", block_m(values)), ("heads", 1), ("batch", 1))
+
+
 def launch(values: Values, problem: AttentionProblem) -> Launch:
-    grid = (-(-problem.seq_q // block_m(values)), problem.heads, problem.batch)
-    return Launch(grid, threads(values), smem_bytes(values, problem.head_dim), values["MIN_CTAS"])
+    x, y, z = (-(-getattr(problem, field) // tile) for field, tile in grid(values))
+    return Launch((x, y, z), threads(values), smem_bytes(values, problem.head_dim), values["MIN_CTAS"])
 
 
 def tensors(problem: AttentionProblem) -> tuple[Tensor, ...]:
     queries = (problem.batch, problem.heads, problem.seq_q, problem.head_dim)
     keys = (problem.batch, problem.kv_heads, problem.seq_k, problem.head_dim)
-    dtype = "fp16" if problem.dtype == "fp16" else "bf16"
     return (
-        Tensor("q", "input", queries, dtype),
-        Tensor("k", "input", keys, dtype),
-        Tensor("v", "input", keys, dtype),
-        Tensor("o", "output", queries, dtype),
+        Tensor("q", "input", queries, problem.dtype),
+        Tensor("k", "input", keys, problem.dtype),
+        Tensor("v", "input", keys, problem.dtype),
+        Tensor("o", "output", queries, problem.dtype),
     )
 
 
@@ -168,20 +173,25 @@ def _masks(problem: AttentionProblem, seq_q: int, seq_k: int) -> tuple[int, ...]
 
 
 def check_problems(values: Values, problem: AttentionProblem) -> tuple[AttentionProblem, ...]:
-    """Ragged lengths that no tile size divides, grouped heads, seq_q != seq_k, rows that see no key."""
-    seq_q, seq_k = 203, 331
+    """Ragged lengths that no tile size divides, grouped heads, seq_q != seq_k, rows that see no key, less than a tile."""
+    lengths = ((203, 331), (37, values["BLOCK_N"] // 2 + 3))
     return tuple(
         dataclasses.replace(problem, batch=2, heads=4, kv_heads=2, seq_q=seq_q, seq_k=seq_k, diagonal=diagonal)
+        for seq_q, seq_k in lengths
         for diagonal in _masks(problem, seq_q, seq_k)
     )
 
 
 def small_problems(values: Values, problem: AttentionProblem) -> tuple[AttentionProblem, ...]:
-    """Two CTAs of rows, the second ragged; enough tiles to wrap the ring once, the last one ragged."""
-    seq_q = block_m(values) + 5
-    seq_k = values["BLOCK_N"] * (values["STAGES"] + 1) + values["BLOCK_N"] // 2 + 3
+    """Enough tiles to wrap the ring, the last one ragged, in two CTAs of rows; and less than one tile.
+
+    The second is there for the zero-fill of rows that do not exist: after a wrap, finite stale keys would hide its lack.
+    """
+    part = values["BLOCK_N"] // 2 + 3
+    lengths = ((block_m(values) + 5, values["BLOCK_N"] * (values["STAGES"] + 1) + part), (5, part))
     return tuple(
         dataclasses.replace(problem, batch=1, heads=2, kv_heads=1, seq_q=seq_q, seq_k=seq_k, diagonal=diagonal)
+        for seq_q, seq_k in lengths
         for diagonal in _masks(problem, seq_q, seq_k)
     )
 
@@ -197,12 +207,15 @@ def work(values: Values, problem: AttentionProblem) -> Work:
     steps = tiles / row_blocks
     keys_per_cta = steps * values["BLOCK_N"]
     warps = values["WARPS_M"] * values["WARPS_KV"]
-    # Each warp reads its share of every K and V tile by ldmatrix, once for all of its rows.
-    shared = warps * (keys_per_cta / values["WARPS_KV"]) * head_dim * 2 * 2
+    # Each warp reads its share of every K and V tile by ldmatrix, once for all of its rows. Without padding or swizzle
+    # the 8 rows of a matrix fall on the same 4 banks and are read one after the other.
+    conflicts = 8 if values["SMEM_LAYOUT"] == LAYOUT_PLAIN else 1
+    shared = warps * (keys_per_cta / values["WARPS_KV"]) * head_dim * 2 * 2 * conflicts
     return Work(
         tensor_flops=4.0 * rows * keys_per_cta * head_dim,
         exponentials=rows * keys_per_cta,
         l2_bytes=2.0 * head_dim * (2 * keys_per_cta + 2 * rows),
         smem_bytes=shared,
         steps=steps,
+        compute_warps=warps,
     )

@@ -122,7 +122,7 @@ def test_set_up_proves_and_times_the_default(bench: Bench) -> None:
         ("changes its input", Gate.CORRECTNESS, "changed its inputs"),
         ("differs from launch to launch", Gate.CORRECTNESS, "repeats differ bit for bit"),
         ("wrong by 0.1 %", Gate.CORRECTNESS, "error"),
-        ("reads uninitialised shared memory", Gate.CORRECTNESS, "NaN"),
+        ("reads uninitialised shared memory", Gate.CORRECTNESS, "repeats differ bit for bit"),
         ("wrong after 100 launches", Gate.CORRECTNESS, "after timing"),
         ("illegal address", Gate.RUNTIME, "CUDA_ERROR_ILLEGAL_ADDRESS"),
         ("misaligned address", Gate.RUNTIME, "CUDA_ERROR_MISALIGNED_ADDRESS"),
@@ -137,6 +137,8 @@ def test_a_planted_bug_meets_its_gate_and_the_next_candidate_is_unaffected(
     assert isinstance(verdict, Rejection)
     assert gate == verdict.gate
     assert reason in verdict.reason
+    if "uninitialised" in bug:
+        assert 0 < verdict.checks[-1].nonfinite, "shared memory was scrubbed with NaN before the first launch"
     assert isinstance(following, Measurement)
     assert 0.95 < following.ratio < 1.05
 
@@ -259,7 +261,7 @@ def test_windows_agree_with_an_independent_loop_of_launches(bench: Bench) -> Non
         times.append(start.elapsed_time(end) * 1e3 / 50)
     kernel.unload()
 
-    assert torch.allclose(y, 1.5 * x + 0.25)
+    assert torch.allclose(y, 1.5 * x + 0.25, atol=1e-6)  # one rounding there, two here: it shows near zero
     assert statistics.median(times) == pytest.approx(statistics.median(verdict.windows_us), rel=0.1)
 
 

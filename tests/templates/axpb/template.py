@@ -99,4 +99,4 @@ def small_problems(values: Values, problem: AxpbProblem) -> list[AxpbProblem]:
 
 
 def work(values: Values, problem: AxpbProblem) -> Work:
-    return Work(0.0, 0.0, 8.0 * 256, 2048.0, 1.0)
+    return Work(0.0, 0.0, 8.0 * 256, 2048.0, 1.0, 8)

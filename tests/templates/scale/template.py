@@ -79,4 +79,6 @@ def small_problems(values: Values, problem: ScaleProblem) -> list[ScaleProblem]:
 
 
 def work(values: Values, problem: ScaleProblem) -> Work:
-    return Work(0.0, 0.0, 8.0 * values["THREADS"] * values["ITEMS"], 0.0, float(values["ITEMS"]))
+    return Work(
+        0.0, 0.0, 8.0 * values["THREADS"] * values["ITEMS"], 0.0, float(values["ITEMS"]), values["THREADS"] // 32
+    )
