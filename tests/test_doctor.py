@@ -221,7 +221,7 @@ def test_a_database_below_a_file_can_never_be_made(tmp_path: Path) -> None:
 
 
 def test_a_database_that_exists_is_opened(tmp_path: Path) -> None:
-    from evoengine.archive import Archive
+    from evoengine.archive.archive import Archive
 
     url = f"sqlite:///{tmp_path}/study.db"
     with closing(Archive.open(url)) as archive:
