@@ -1,4 +1,4 @@
-"""The whole of evoengine on a real card, through its command line: search, kill, resume, export, and the header in use."""
+"""The whole of evoengine on a real card, by its command line: search, kill, resume, export, the header in use."""
 
 from __future__ import annotations
 
