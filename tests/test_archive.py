@@ -25,7 +25,8 @@ from evoengine.archive.records import Baseline, Elite, StudySpec
 from evoengine.archive.study import Study
 from evoengine.errors import UserError
 from evoengine.sampler import Proposal
-from evoengine.space import Axis, Point
+from evoengine.sampler.proposer import Proposer
+from evoengine.space import Axis, FeasibleSet, Point
 from evoengine.verdict import (
     Artifact,
     Check,
@@ -403,6 +404,24 @@ class TestContract:
 
             assert states == [trial.state for trial in loaded.trials]
         assert [0] == [record.number for record in study.records()]
+
+    def test_a_sampler_rebuilt_from_the_archive_goes_on_identically(
+        self, study: Study, reopen: Callable[[], Archive]
+    ) -> None:
+        space = SPEC.frozen_space
+        feasible = FeasibleSet([one.point for one in proposals(48)], {}, 48)
+        whole = Proposer(space, feasible, sampler="evolution", seed=3)
+        for _ in range(4):
+            for candidate in study.claim(whole.propose(8)):
+                slow = replace(MEASUREMENT, control_reference_us=10.0 + 7 * candidate.number % 11)
+                study.commit(candidate, REJECTION if candidate.number % 5 == 4 else slow, ARTIFACT)
+            whole.observe(record.seen(measures=True) for record in study.records())
+        resumed = Proposer(space, feasible, sampler="evolution", seed=3)
+        resumed.observe(record.seen(measures=True) for record in reopen().open_study(SPEC.name).records())
+        expected = whole.propose(6)
+
+        assert expected == resumed.propose(6)
+        assert all(proposal.parents for proposal in expected)
 
     def test_release_hands_unfinished_candidates_on(self, study: Study, archive: Archive) -> None:
         candidates = study.claim(proposals(3))
