@@ -30,7 +30,8 @@ L4 = CARDS["l4"]
         ("l4", 1024, 64, 0, 1, "threads"),
         ("l4", 1024, 65, 0, 0, "registers"),  # 28 warps fit, the CTA has 32
         ("l4", 384, 168, 0, 1, "registers"),
-        ("l4", 33, 255, 101376, 1, "smem"),  # 33 threads are two warps
+        ("l4", 33, 168, 0, 6, "registers"),  # 33 threads are two warps
+        ("l4", 33, 255, 101376, 1, "smem"),
         ("l4", 256, 64, 50048, 2, "smem"),
         ("a10g", 32, 24, 0, 16, "ctas"),
         ("a100", 128, 143, 40960, 3, "registers"),
