@@ -57,6 +57,24 @@ def processes_below(folder: Path) -> set[int]:
     return found
 
 
+def stat_of(process: int) -> tuple[str, int]:
+    """Name and parent of a process; empty and 0 when it is gone."""
+    try:
+        text = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return "", 0
+    name, _, rest = text.partition("(")[2].rpartition(")")
+    return name, int(rest.split()[1])
+
+
+def names_below(folder: Path) -> dict[int, str]:
+    return {process: stat_of(process)[0] for process in processes_below(folder)}
+
+
+def parent_of(process: int) -> int:
+    return stat_of(process)[1]
+
+
 def eventually(condition: Callable[[], bool]) -> bool:
     for _ in range(200):
         if condition():
@@ -117,12 +135,47 @@ def test_a_deadline_takes_the_compilers_children_along(
     home: Path, template: Template, fake_nvcc: Callable[[str], None]
 ) -> None:
     fake_nvcc("sleep 600 & sleep 600")
+    gone = []
+
+    def look(index: int, result: Artifact | Rejection) -> None:
+        gone.append(eventually(lambda: "sleep" not in names_below(home).values()))
+
     with Builder(template, "sm_89", compiler="nvcc", jobs=1, deadline_seconds=2.0, home=home) as builder:
-        hung, fine = builder.build([request(7), request(1)])
+        hung, fine = builder.build([request(7), request(1)], on_done=look)
 
     assert isinstance(hung, Rejection)
     assert Gate.TIMEOUT == hung.gate
     assert isinstance(fine, Artifact)
+    assert [True, True] == gone
+    assert set() == processes_below(home)
+
+
+def test_a_shot_worker_takes_its_hanging_compile_along(home: Path, hanging: Path) -> None:
+    """Else the compile would hold the channel open, and the engine would wait for it without a deadline."""
+    done = threading.Event()
+
+    def shoot_workers() -> None:
+        while not done.wait(0.05):
+            parents = {process: parent_of(process) for process in processes_below(home)}
+            names = names_below(home)
+            for process, parent in parents.items():
+                if names.get(parent) == "ninja" and process in parents.values():  # a worker with its compile running
+                    os.kill(process, signal.SIGKILL)
+
+    builder = Builder(load_template(hanging), "sm_89", jobs=1, deadline_seconds=600.0, home=home)
+    shooter = threading.Thread(target=shoot_workers)
+    shooter.start()
+    give_up = threading.Timer(60.0, builder.close)  # ends the build with an error
+    give_up.start()
+    try:
+        (lost,) = builder.build([request(7)])
+    finally:
+        done.set()
+        give_up.cancel()
+        shooter.join()
+
+    assert isinstance(lost, Rejection)
+    assert (Gate.COMPILE, "compile worker died twice without a result") == (lost.gate, lost.reason)
     assert set() == processes_below(home)
 
 
