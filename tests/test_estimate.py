@@ -18,7 +18,9 @@ from evoengine.verdict import ResourceUsage
 L4, H200 = CARDS["l4"], CARDS["h200"]
 RESOURCES = ResourceUsage(128, 0, 0, 0, 0, 32 * 1024)
 LAUNCH = Launch((58, 1, 1), 128, 32 * 1024)
-WORK = Work(tensor_flops=8.4e6, exponentials=32768.0, l2_bytes=147456.0, smem_bytes=524288.0, steps=8.0, compute_warps=4)
+WORK = Work(
+    tensor_flops=8.4e6, exponentials=32768.0, l2_bytes=147456.0, smem_bytes=524288.0, steps=8.0, compute_warps=4
+)
 
 
 def ranks(values: list[float]) -> np.ndarray:

@@ -16,8 +16,8 @@ L4 = CARDS["l4"]
 @pytest.mark.parametrize(
     ("name", "threads", "registers", "smem_bytes", "ctas", "bound_by"),
     [
-        # Computed by cuda_occupancy.h of CUDA 13.0, largest shared-memory carve-out, one barrier a CTA. The first rows are
-        # tiles of BLOCK_M x BLOCK_N x STAGES.
+        # Computed by cuda_occupancy.h of CUDA 13.0: largest carve-out, one barrier a CTA. The first six are
+        # tiles of BLOCK_M x BLOCK_N (x STAGES).
         ("l4", 128, 156, 24576, 3, "registers"),  # 64x64x1
         ("l4", 128, 143, 40960, 2, "smem"),  # 64x64x2
         ("l4", 64, 160, 24576, 4, "smem"),  # 32x64
