@@ -19,7 +19,7 @@ import ninja
 from evoengine.build.toolchain import WORKER
 
 CANDIDATES_PER_EDGE = 4
-"""At most: a worker starts in 0.2-0.3 s, so 4 compiles of 0.65 s leave a tenth of the time to starting."""
+"""At most: a worker starts in 0.1-0.2 s, so 4 compiles of 0.4-0.7 s leave less than a tenth of the time to that."""
 SIGNAL_SECONDS = 0.5
 """A Ctrl-C just before the wait for a message does not end that wait, so it has an end of its own."""
 MESSAGE_BYTES = 16384
@@ -41,7 +41,7 @@ class NinjaRun:
     Each edge runs one worker over one chunk and its declared outputs are the candidates' result.json, which a failed
     compile has as well. `command` is the fixed part of the compile, `candidates` maps a folder name in `work` to its
     `-D` options. The workers hold the other end of a socket, which tells three things without polling: who has
-    finished, that all of them are gone (it reads as closed here), and that the engine is gone (there).
+    finished, that ninja and all of them are gone (it reads as closed here), and that the engine is gone (there).
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class NinjaRun:
             )
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        """Messages as pairs of kind and text; worker.py lists the kinds. Ends when the last worker is gone."""
+        """Messages as pairs of kind and text; worker.py lists the kinds. Ends when ninja and every worker are gone."""
         while True:
             try:
                 message = self._channel.recv(MESSAGE_BYTES)

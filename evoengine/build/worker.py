@@ -1,9 +1,9 @@
 """Compiles the candidates of one ninja edge, each in a child process of its own with a deadline.
 
 Run as a script, `worker.py CHUNK.json CHANNEL_FD`, with the batch's work folder as current folder (or with
-`--identify-nvrtc`, to print what tells one NVRTC from another). Importing NVRTC
-costs 0.1-0.2 s; a fork after the import costs 15 ms, so one worker serves several candidates and still each of them
-can crash, hang or be killed alone. It imports nothing of evoengine, whose nouns would add to every start.
+`--identify-nvrtc`, to print what tells one NVRTC from another). Importing NVRTC costs 0.1-0.2 s and its first compile
+15 ms more than the next; only the latter is paid again in a fork. So one worker serves several candidates, and still
+each of them can crash, hang or be killed alone. It imports nothing of evoengine, whose nouns would add to every start.
 
 For each candidate it leaves, in the candidate's folder, build.log, kernel.cubin and kernel.ptx (where the compile
 succeeded) and last of all result.json:
