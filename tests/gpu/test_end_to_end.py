@@ -141,13 +141,9 @@ def outputs(cubin: bytes, facts: HeaderFacts, problem: AttentionProblem) -> Any:
 
 def test_a_search_that_was_killed_goes_on_where_it_stopped(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "evoengine", "search", "--budget", "24", "--batch", "8", "--seed", "3", "-v"]
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("#11 "):  # in the middle of the second batch
-            break
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True) as process:
+        wait_for("#11 ", process)  # in the middle of the second batch
+        process.send_signal(signal.SIGKILL)
     before = verdicts(tmp_path)
     result = json.loads(evoengine(tmp_path, "resume", "--json"))
     after = verdicts(tmp_path)
@@ -157,6 +153,12 @@ def test_a_search_that_was_killed_goes_on_where_it_stopped(tmp_path: Path) -> No
     assert list(range(24)) == sorted(after)
     assert 24 == result["spent"]
     assert result["elites"]
+
+
+def wait_for(start: str, process: subprocess.Popen[str]) -> None:
+    """Read progress up to a line that starts with `start`."""
+    assert process.stderr is not None
+    next(line for line in process.stderr if line.startswith(start))
 
 
 def verdicts(folder: Path) -> dict[int, tuple[str, str]]:
@@ -200,16 +202,12 @@ def test_named_limits_hold_while_timing_on_another_card(tmp_path: Path) -> None:
 
 def test_ctrl_c_prints_what_there_is_and_can_be_resumed(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "evoengine", "search", "--budget", "64", "--batch", "8", "-v"]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("#9 "):
-            break
-    process.send_signal(signal.SIGINT)
-    started = time.monotonic()
-    out, _ = process.communicate(timeout=60)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment(), **pipes) as process:  # type: ignore[call-overload]
+        wait_for("#9 ", process)
+        process.send_signal(signal.SIGINT)
+        started = time.monotonic()
+        out, _ = process.communicate(timeout=60)
 
     assert 130 == process.returncode
     assert "measured in the search" in out
