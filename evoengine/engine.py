@@ -29,6 +29,7 @@ FINALISTS = 8
 """Configs that meet in the final run: as many as Helion re-times (autotuner/base_search.py)."""
 FINAL_SEED = 1_000_003
 """Added to the run's seed for the final run, so that it judges on inputs that no search has seen."""
+SPENT_BEFORE = "nothing to do: the budget was spent before, raise it with --budget"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,8 @@ class Search:
         self._listener = listener
         self._seen: dict[int, Seen] = {}
         self._twins: dict[str, tuple[int, Verdict]] = {}
-        self._spent = 0
+        self._proof: tuple[str, Verdict] | None = None
+        self._paid: set[int] = set()
         self._stop = False
 
     def request_stop(self) -> None:
@@ -109,29 +111,45 @@ class Search:
         self._remember(self._study.records())
         setup: Setup | None = None
         finals: Finals | None = None
-        stopped, interrupted = "budget spent", False
+        stopped, interrupted = SPENT_BEFORE, False
         try:
             setup = self._prove_default()
-            while True:
-                self._study.renew()
+            while batch := self._next_batch():
+                self._evaluate(batch)
+                stopped = "budget spent"
                 if self._budget.seconds is not None and time.monotonic() - started >= self._budget.seconds:
                     stopped = f"{self._budget.seconds:g} s are over"
                     break
-                batch = self._study.claim_waiting(self._batch, estimated=self._timing is not None)
-                if not batch:
-                    left = self._budget.candidates - self._spent
-                    if left <= 0:
-                        break
-                    batch = self._claim(min(self._batch, left))
-                if not batch:
+            else:
+                if self._left > 0:
                     stopped = "every feasible config has been tried"
-                    break
-                self._evaluate(batch)
             finals = self._confirm()
         except Interrupted:
             stopped, interrupted = "stopped by the user", True
+        except TemplateError as error:
+            self._study.set_status(str(error))
+            raise
         self._study.set_status(stopped)
-        return Outcome(stopped, self._spent, interrupted, setup, finals)
+        return Outcome(stopped, len(self._paid), interrupted, setup, finals)
+
+    @property
+    def _left(self) -> int:
+        return self._budget.candidates - len(self._paid)
+
+    def _next_batch(self) -> list[Candidate]:
+        """What waits to be measured, then what was in flight when a run ended, then what the sampler proposes.
+
+        The first kind has been paid for; the others may not overdraw the budget.
+        """
+        self._check_stop()
+        self._study.renew()
+        batch: list[Candidate] = []
+        if self._timing is not None:
+            batch = self._study.claim_waiting(self._batch, estimated=True)
+        affordable = min(self._batch, self._left)
+        if not batch and affordable > 0:
+            batch = self._study.claim_waiting(affordable, estimated=False) or self._claim(affordable)
+        return batch
 
     def _remember(self, records: Iterable[Record]) -> None:
         """Counts, twins and the sampler's view, rebuilt from what the database holds."""
@@ -139,18 +157,19 @@ class Search:
             self._seen[record.number] = record.seen(measures=self._timing is not None)
             if record.verdict is None:
                 continue
-            self._count(record.verdict, record.twin_of)
-            if record.build is not None and record.twin_of is None and not self._is_provisional(record.verdict):
-                self._twins[record.build.cubin_sha256] = (record.number, record.verdict)
+            self._count(record.number, record.verdict, record.twin_of)
+            # An estimate decides nothing where there is a GPU.
+            provisional = isinstance(record.verdict, Estimate) and self._timing is not None
+            if record.build is not None and record.twin_of is None and not provisional:
+                identity = self._question.identity(record.config.values, record.build.cubin_sha256)
+                self._twins[identity] = (record.number, record.verdict)
         self._proposer.observe(self._seen.values())
 
-    def _count(self, verdict: Verdict, twin_of: int | None) -> None:
+    def _count(self, number: int, verdict: Verdict, twin_of: int | None) -> None:
+        """A trial is paid for once: measured after its estimate, it costs nothing more."""
         static = isinstance(verdict, Rejection) and verdict.gate is Gate.STATIC
-        self._spent += not static and twin_of is None
-
-    def _is_provisional(self, verdict: Verdict) -> bool:
-        """An estimate decides nothing where there is a GPU."""
-        return isinstance(verdict, Estimate) and self._timing is not None
+        if not static and twin_of is None:
+            self._paid.add(number)
 
     def _prove_default(self) -> Setup | None:
         """The default config must build, fit and be right, or nothing this template yields can be trusted."""
@@ -167,9 +186,13 @@ class Search:
             for baseline in confirm.baselines_at_start(setup):
                 self._study.add_baseline(baseline)
             return setup
+        identity = self._question.identity(default.values, built.cubin_sha256)
+        if identity in self._twins and not isinstance(self._twins[identity][1], Rejection):
+            return None  # proven by an earlier run of this study
         for _, verdict in self._device.judge([(candidate, built)]):
             if isinstance(verdict, Rejection):
                 raise TemplateError(f"the default config {default.label} is rejected: {verdict.reason}")
+            self._proof = (identity, verdict)
         return None
 
     def _claim(self, n: int) -> list[Candidate]:
@@ -229,31 +252,39 @@ class Search:
                 self._commit(candidate, built, None)
                 continue
             refusal = self._question.resource_gate(candidate.config.values, built)
-            twin = self._twins.get(built.cubin_sha256)
+            identity = self._question.identity(candidate.config.values, built.cubin_sha256)
+            twin = self._twins.get(identity)
             if refusal is not None:
                 self._commit(candidate, refusal, built)
             elif twin is not None:
                 self._commit(candidate, twin[1], built, twin_of=twin[0])
-            elif built.cubin_sha256 in followers:
-                followers[built.cubin_sha256].append((candidate, built))
+            elif self._proof is not None and identity == self._proof[0]:
+                self._settle(candidate, self._proof[1], built)
+            elif identity in followers:
+                followers[identity].append((candidate, built))
             else:
-                followers[built.cubin_sha256] = []
+                followers[identity] = []
                 work.append((candidate, built))
         self._listener.phase(f"judging {len(work)} candidates on {self._device.name}")
         artifacts = {candidate.number: artifact for candidate, artifact in work}
         for candidate, verdict in self._device.judge(work):
             artifact = artifacts[candidate.number]
-            self._commit(candidate, verdict, artifact)
-            self._twins[artifact.cubin_sha256] = (candidate.number, verdict)
-            for follower, copy in followers[artifact.cubin_sha256]:
+            for follower, copy in followers[self._settle(candidate, verdict, artifact)]:
                 self._commit(follower, verdict, copy, twin_of=candidate.number)
             self._check_stop()
+
+    def _settle(self, candidate: Candidate, verdict: Verdict, artifact: Artifact) -> str:
+        """Commit what was judged, for the twins still to come too. Returns the identity they share."""
+        self._commit(candidate, verdict, artifact)
+        identity = self._question.identity(candidate.config.values, artifact.cubin_sha256)
+        self._twins[identity] = (candidate.number, verdict)
+        return identity
 
     def _commit(
         self, candidate: Candidate, verdict: Verdict, artifact: Artifact | None, twin_of: int | None = None
     ) -> None:
         self._study.commit(candidate, verdict, artifact, twin_of=twin_of)
-        self._count(verdict, twin_of)
+        self._count(candidate.number, verdict, twin_of)
         value = None
         if isinstance(verdict, Measurement):
             value = verdict.median_us
@@ -262,9 +293,7 @@ class Search:
         seen = dataclasses.replace(self._seen[candidate.number], value=value, state="done")
         self._seen[candidate.number] = seen
         self._proposer.observe([seen])
-        if twin_of is not None:
-            self._study.add_counts({"twin": 1})
-        self._listener.judged(candidate, verdict, artifact, self._spent)
+        self._listener.judged(candidate, verdict, artifact, len(self._paid))
 
     def _confirm(self) -> Finals | None:
         """Time the best against default and baselines, together, in a fresh process; keep what is confirmed."""
@@ -280,8 +309,7 @@ class Search:
         ]
         finals = self._timing.finals(work, self._study.spec.seed + FINAL_SEED)
         artifacts = {candidate.number: artifact for candidate, artifact in work}
-        for elite in confirm.elites(finals, artifacts, self._question.template.digest):
-            self._study.add_elite(elite)
+        self._study.replace_elites(confirm.elites(finals, artifacts, self._question.template.digest))
         known = {baseline.name: baseline for baseline in self._study.baselines()}
         for baseline in confirm.baselines_at_end(finals, known):
             self._study.add_baseline(baseline)

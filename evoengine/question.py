@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from evoengine.errors import UserError
 from evoengine.gates import Ceilings, hardware_rules, resource_gate, static_gate
 from evoengine.hardware import DeviceLimits
 from evoengine.problem import Problem
@@ -40,10 +41,26 @@ class Question:
         Raises:
             UserError: nothing is feasible.
         """
+        if not self.feasible.points:
+            refusal = self.static_gate(self.space.default)
+            assert refusal is not None, "the default would be feasible"
+            raise UserError(
+                f"no config of {self.space.name} is feasible for {self.problem.label} within these limits (the default "
+                f"breaks {refusal.reason}): relax the limits or choose another shape"
+            )
         return self.space.nearest(self.space.default, self.feasible)
 
     def launch(self, values: Values) -> Launch:
         return self.template.module.launch(values, self.problem)
+
+    def identity(self, values: Values, cubin_sha256: str) -> str:
+        """What runs: the cubin, its launch and its arguments. Configs of one identity are twins.
+
+        The cubin alone would not do: a grid size or an argument may be a knob that the compiler never sees.
+        """
+        launch = self.launch(values)
+        arguments = [(one.kind, one.value) for one in self.template.module.arguments(values, self.problem)]
+        return f"{cubin_sha256} {launch.grid} {launch.block} {launch.smem_bytes} {arguments}"
 
     def static_gate(self, values: Values) -> Rejection | None:
         return static_gate(self.space, self.hardware, values, self.problem, self.limits)

@@ -17,6 +17,7 @@ import optuna
 import pytest
 import sqlalchemy
 from optuna.trial import TrialState
+from sqlalchemy import exc
 
 from evoengine.archive import lease
 from evoengine.archive.archive import Archive
@@ -252,7 +253,10 @@ class TestContract:
         for candidate, value in zip(study.claim(proposals(3)), (30.0, 10.0, 20.0), strict=True):
             study.commit(candidate, Estimate(value), ARTIFACT)
 
-        assert [] == study.claim_waiting(9, estimated=False)
+        new = study.claim(proposals(1, first=3))
+        study.release()
+        study.acquire(Owner.current())
+        assert new == study.claim_waiting(9, estimated=False)
         claimed = study.claim_waiting(2, estimated=True)
         assert [1, 2] == [candidate.number for candidate in claimed]
         study.commit(claimed[0], MEASUREMENT, ARTIFACT)
@@ -260,7 +264,7 @@ class TestContract:
 
         assert MEASUREMENT == replace(by_number[1].verdict, checks=MEASUREMENT.checks)  # type: ignore[type-var]
         assert Estimate(10.0) == by_number[1].estimate
-        assert ["waiting", "done", "running"] == [one.state for one in by_number.values()]
+        assert ["waiting", "done", "running", "running"] == [one.state for one in by_number.values()]
         assert [1] == [one.number for one in study.best(5)]
 
     def test_seen_does_not_mix_estimates_and_measurements(self, study: Study) -> None:
@@ -334,7 +338,7 @@ class TestContract:
         second.acquire(Owner.current())
 
         assert [0, 2] == [record.number for record in second.recover()]
-        assert [claimed[0], claimed[2]] == second.claim_waiting(9, estimated=True)
+        assert [claimed[0], claimed[2]] == second.claim_waiting(9, estimated=False)
         assert [] == second.recover()
 
     def test_a_verdict_of_a_process_that_was_taken_over_is_refused(self, archive: Archive) -> None:
@@ -344,7 +348,7 @@ class TestContract:
         second = archive.open_study(SPEC.name)
         second.acquire(Owner.current())
         second.recover()
-        [again] = second.claim_waiting(1, estimated=True)
+        [again] = second.claim_waiting(1, estimated=False)
         second.commit(again, MEASUREMENT, ARTIFACT)
 
         with pytest.raises(UserError, match="taken over by another process"):
@@ -361,7 +365,7 @@ class TestContract:
         mine.acquire(Owner.current(), shared=True)
 
         assert [] == mine.recover()
-        assert [] == mine.claim_waiting(9, estimated=True)
+        assert [] == mine.claim_waiting(9, estimated=False)
 
     def test_two_processes_never_claim_one_waiting_candidate(
         self, archive: Archive, monkeypatch: pytest.MonkeyPatch
@@ -430,7 +434,7 @@ class TestContract:
         after = archive.open_study(SPEC.name)
         after.acquire(Owner.current())
 
-        assert candidates[1:] == after.claim_waiting(9, estimated=True)
+        assert candidates[1:] == after.claim_waiting(9, estimated=False)
 
     def test_a_live_owner_is_named_and_refused(self, study: Study, archive: Archive) -> None:
         with pytest.raises(UserError, match=f"being searched by pid {os.getpid()} on .* since "):
@@ -478,9 +482,7 @@ class TestContract:
         )  # fmt: skip
         study.add_baseline(Baseline("sdpa", MEASUREMENT, {"torch": "2.13"}, "2026-01-01"))
         study.add_baseline(Baseline("sdpa-flash", absent, {}, "2026-01-01"))
-        study.add_elite(replace(elite, number=9, median_us=10.0))
-        study.add_elite(replace(elite, median_us=99.0))
-        study.add_elite(elite)
+        study.replace_elites([replace(elite, number=9, median_us=10.0), elite])
         found = reopen().open_study(SPEC.name)
 
         assert [elite, replace(elite, number=9, median_us=10.0)] == found.elites()
@@ -488,6 +490,27 @@ class TestContract:
         assert ("sdpa", {"torch": "2.13"}) == (first.name, first.environment)
         assert MEASUREMENT.windows_us == first.verdict.windows_us  # type: ignore[union-attr]
         assert absent == second.verdict
+
+    def test_elites_are_those_of_one_final_run(self, study: Study, reopen: Callable[[], Archive]) -> None:
+        elite = Elite(4, 9.5, 0.004, 0.81, {}, "FASTER", b"\x7fELF", "e" * 64, "ab12", {}, {}, "2026-01-02T03:04:05")
+        before = [elite, replace(elite, number=9, median_us=10.0)]
+        study.replace_elites(before)
+        with pytest.raises(exc.IntegrityError):  # the same trial twice: nothing of it may stay
+            study.replace_elites([replace(elite, number=7), replace(elite, number=7)])
+        kept = reopen().open_study(SPEC.name).elites()
+        again = replace(elite, median_us=11.0)
+        study.replace_elites([replace(elite, number=5), again])
+
+        assert before == kept
+        assert [replace(elite, number=5), again] == reopen().open_study(SPEC.name).elites()
+        study.replace_elites([])
+        assert [] == study.elites()
+
+    def test_a_raised_budget_is_kept(self, study: Study, reopen: Callable[[], Archive]) -> None:
+        study.set_budget(300)
+        found = reopen().open_study(SPEC.name)
+
+        assert replace(SPEC, budget=300) == study.spec == found.spec
 
     def test_counts_add_up(self, study: Study) -> None:
         study.add_counts({"static:smem": 3, "repeat": 1})
@@ -584,7 +607,7 @@ def search_and_die(url: str, kill_at: int, write: int) -> None:
     study.acquire(Owner.current())
     study.recover()
     while True:
-        batch = study.claim_waiting(3, estimated=True)
+        batch = study.claim_waiting(3, estimated=False)
         known = {one.point for one in study.records()}
         fresh = [proposal for proposal in proposals(16) if proposal.point not in known]
         batch += study.claim(fresh[: 3 - len(batch)])

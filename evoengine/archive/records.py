@@ -14,7 +14,7 @@ from evoengine.verdict import Estimate, Evidence, Measurement, Rejection, Resour
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudySpec:
-    """What a study searches, and all that is needed to go on with it. Never changes once the study exists.
+    """What a study searches, and all that is needed to go on with it. Only `budget` may change once the study exists.
 
     `measures` is False where the study began without a GPU. `created_at` is ISO 8601, UTC.
     """

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
-from sqlalchemy import ColumnElement, Connection, Table, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from evoengine.archive import tables
 from evoengine.archive.codec import read_verdict, verdict_columns
@@ -25,7 +24,8 @@ def put_baseline(connection: Connection, study_id: int, baseline: Baseline) -> N
         "measured_at": baseline.measured_at or now(),
     }
     same = (tables.baseline.c.study_id == study_id) & (tables.baseline.c.name == baseline.name)
-    _replace(connection, tables.baseline, same, values)
+    connection.execute(delete(tables.baseline).where(same))
+    connection.execute(insert(tables.baseline).values(**values))
 
 
 def baselines(connection: Connection, study_id: int) -> list[Baseline]:
@@ -38,12 +38,12 @@ def baselines(connection: Connection, study_id: int) -> list[Baseline]:
     return found
 
 
-def put_elite(connection: Connection, study_id: int, elite: Elite) -> None:
-    """An elite confirmed again replaces itself."""
-    fields = {item.name: getattr(elite, item.name) for item in dataclasses.fields(Elite)}
-    values = {"study_id": study_id, **fields, "confirmed_at": elite.confirmed_at or now()}
-    same = (tables.elite.c.study_id == study_id) & (tables.elite.c.number == elite.number)
-    _replace(connection, tables.elite, same, values)
+def replace_elites(connection: Connection, study_id: int, confirmed: Iterable[Elite]) -> None:
+    connection.execute(delete(tables.elite).where(tables.elite.c.study_id == study_id))
+    for elite in confirmed:
+        fields = {item.name: getattr(elite, item.name) for item in dataclasses.fields(Elite)}
+        values = {"study_id": study_id, **fields, "confirmed_at": elite.confirmed_at or now()}
+        connection.execute(insert(tables.elite).values(**values))
 
 
 def elites(connection: Connection, study_id: int) -> list[Elite]:
@@ -67,8 +67,3 @@ def add_counts(connection: Connection, study_id: int, counts: Mapping[str, int])
 def counts(connection: Connection, study_id: int) -> dict[str, int]:
     query = select(tables.count.c.name, tables.count.c.count).where(tables.count.c.study_id == study_id)
     return {row["name"]: row["count"] for row in connection.execute(query.order_by(tables.count.c.name)).mappings()}
-
-
-def _replace(connection: Connection, table: Table, same: ColumnElement[bool], values: Mapping[str, Any]) -> None:
-    connection.execute(delete(table).where(same))
-    connection.execute(insert(table).values(**values))

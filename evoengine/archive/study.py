@@ -7,7 +7,8 @@ completes what a killed process left half done.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from optuna.trial import TrialState
@@ -87,9 +88,9 @@ class Study:
         return [one for proposal in proposals if (one := self._claim_one(proposal)) is not None]
 
     def claim_waiting(self, limit: int, *, estimated: bool) -> list[Candidate]:
-        """Up to `limit` waiting candidates: first those never evaluated, then (with `estimated`) those that wait to be
-        measured, the best estimate first."""
-        waiting = [one for one in self.records() if one.state == "waiting" and (estimated or one.estimate is None)]
+        """Up to `limit` waiting candidates: those never evaluated, or those `estimated` that wait to be measured, the
+        best estimate first."""
+        waiting = [one for one in self.records() if one.state == "waiting" and (one.estimate is not None) == estimated]
         waiting.sort(key=lambda one: (one.estimate.estimated_us if one.estimate else 0.0, one.number))
         claimed: list[Candidate] = []
         for one in waiting:
@@ -185,12 +186,19 @@ class Study:
         """What every verdict of this session is reached with: device, driver, toolchain."""
         self._ledger.write(lambda c: sessions.set_environment(c, self._own, environment))
 
+    def set_budget(self, candidates: int) -> None:
+        """Raise the budget, so that later resumes know it too."""
+        spec = replace(self.spec, budget=candidates)
+        mine = tables.study.c.id == self._ledger.id
+        self._ledger.update(update(tables.study).where(mine).values(spec=spec.as_json()))
+        self.spec = spec
+
     def set_status(self, status: str) -> None:
         """One line for `evoengine studies`."""
         self._ledger.update(update(tables.study).where(tables.study.c.id == self._ledger.id).values(status=status))
 
     def add_counts(self, counts: Mapping[str, int]) -> None:
-        """Add to the counts of what cost nothing: static rejects by rule, repeats, twins."""
+        """Add to the counts of what cost nothing: infeasible proposals, repeats."""
         self._ledger.write(lambda c: results.add_counts(c, self._ledger.id, counts))
 
     def counts(self) -> dict[str, int]:
@@ -203,9 +211,9 @@ class Study:
     def baselines(self) -> list[Baseline]:
         return self._ledger.read(lambda c: results.baselines(c, self._ledger.id))
 
-    def add_elite(self, elite: Elite) -> None:
-        """Store an elite; confirmed again, it replaces itself."""
-        self._ledger.write(lambda c: results.put_elite(c, self._ledger.id, elite))
+    def replace_elites(self, elites: Sequence[Elite]) -> None:
+        """Keep these and no others, in one transaction: times of two final runs must not be ranked together."""
+        self._ledger.write(lambda c: results.replace_elites(c, self._ledger.id, elites))
 
     def elites(self) -> list[Elite]:
         """The fastest first."""
