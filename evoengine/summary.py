@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Any
 
@@ -9,7 +10,7 @@ from evoengine.archive.records import Elite, Record
 from evoengine.archive.study import Study
 from evoengine.hardware import DeviceLimits, occupancy
 from evoengine.template import Launch
-from evoengine.verdict import Check, Estimate, Measurement, Rejection
+from evoengine.verdict import Check, Estimate, Gate, Measurement, Rejection
 
 SDPA = "sdpa"
 """The baseline that users compare with: PyTorch's own choice of backend."""
@@ -45,6 +46,7 @@ def summarise(study: Study, launches: dict[int, Launch], limits: DeviceLimits, t
         "budget": study.spec.budget,
         "spent": sum(is_paid(record) for record in records),
         "verdicts": dict(_verdicts(records)),
+        "rejections": _rejections(records),
         "free": study.counts(),
         "elites": [rows[elite.number] | _elite(elite, by_number[elite.number]) for elite in elites[:top]],
         "winner": winner(elites),
@@ -86,6 +88,20 @@ def _verdicts(records: list[Record]) -> Counter[str]:
         else:
             counts["in flight"] += 1
     return counts
+
+
+def _rejections(records: list[Record]) -> list[dict[str, Any]]:
+    """Why candidates were refused, the commonest first: reasons that differ in their numbers alone are one."""
+    alike: dict[tuple[Gate, str], list[tuple[int, str]]] = {}
+    for record in records:
+        if isinstance(record.verdict, Rejection):
+            kind = record.verdict.gate, re.sub(r"\d+", "", record.verdict.reason)
+            alike.setdefault(kind, []).append((record.number, record.verdict.reason))
+    rows = [
+        {"gate": str(gate), "count": len(found), "example": found[0][1], "trial": found[0][0]}
+        for (gate, _), found in alike.items()
+    ]
+    return sorted(rows, key=lambda row: -int(row["count"]))
 
 
 def _figures(record: Record, launch: Launch | None, limits: DeviceLimits) -> dict[str, Any]:

@@ -66,6 +66,7 @@ def find_target(device: str, target: str, limits: str | None) -> Target:
     Raises:
         UserError: a GPU was asked for and there is none, or a card's name is unknown.
     """
+    own = card(target)
     named = card(limits) if limits is not None else None
     gpu = None
     ordinal = 0
@@ -80,7 +81,6 @@ def find_target(device: str, target: str, limits: str | None) -> Target:
         if gpu is None and kind == "cuda":
             raise UserError(f"device {device!r}: no such GPU here; `evoengine doctor` says what is missing")
     if gpu is None:
-        own = card(target)
         return Target(own, gate_limits(own, named) if named else own, None)
     return Target(gpu, gate_limits(gpu, named) if named else gpu, ordinal)
 

@@ -10,6 +10,10 @@ from evoengine.archive.study import Study
 from evoengine.cli.tables import console, table
 from evoengine.question import Question
 from evoengine.summary import summarise
+from evoengine.verdict import Gate
+
+REASONS = 8
+"""Rows of the table of rejections; `--json` has them all."""
 
 
 def summary_of(question: Question, study: Study, top: int) -> dict[str, Any]:
@@ -24,6 +28,8 @@ def show_result(summary: dict[str, Any]) -> None:
     out.print(f"{summary['spent']} of {summary['budget']} candidates: {_counts(summary['verdicts'])}")
     if summary["free"]:
         out.print(f"free of charge: {_counts(summary['free'])}")
+    if summary["rejections"]:
+        _rejections(summary["rejections"])
     if summary["elites"]:
         _configs("confirmed in the final run", summary["elites"], "median_us")
         out.print(Text(f"winner: {summary['winner']}", "bold"))
@@ -39,10 +45,29 @@ def show_result(summary: dict[str, Any]) -> None:
                 "yellow",
             )
         )
-    if not (summary["elites"] or summary["measured"] or summary["shortlist"]):
-        out.print(Text("no config passed every gate", "red"))
     if summary["baselines"]:
         _baselines(summary["baselines"])
+
+
+def nothing_passed(summary: dict[str, Any]) -> str:
+    """One line for a study in which no config passed every gate; empty where one did."""
+    if summary["elites"] or summary["measured"] or summary["shortlist"]:
+        return ""
+    if not summary["rejections"]:
+        return "no config was judged: raise --budget or --seconds"
+    worst = summary["rejections"][0]
+    remedy = "relax that limit" if worst["gate"] == Gate.RESOURCES else "search on with `resume --budget N`"
+    return (
+        f"no config passed every gate; the commonest reason, {worst['count']} times, is at the gate {worst['gate']}: "
+        f"{worst['example']}: {remedy}, or choose another shape"
+    )
+
+
+def _rejections(rows: list[dict[str, Any]]) -> None:
+    drawn = table("\nrejected", "gate", ">configs", "why (an example)", ">trial")
+    for row in rows[:REASONS]:
+        drawn.add_row(row["gate"], str(row["count"]), row["example"], str(row["trial"]))
+    console().print(drawn)
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -8,8 +8,10 @@ import hashlib
 import json
 import os
 import signal
-from contextlib import ExitStack
+import sys
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
+from pathlib import Path
 from types import FrameType
 
 from evoengine.archive.archive import Archive
@@ -21,7 +23,7 @@ from evoengine.build.toolchain import Compiler
 from evoengine.cli import space as space_command
 from evoengine.cli.display import Display
 from evoengine.cli.resolve import Target, find_question, find_target, reopen, resume_target
-from evoengine.cli.result import show_result, summary_of
+from evoengine.cli.result import nothing_passed, show_result, summary_of
 from evoengine.cli.storage import storage_url
 from evoengine.cli.tables import console
 from evoengine.devices import Device, TimingDevice
@@ -35,6 +37,7 @@ from evoengine.sampler import check_sampler
 from evoengine.sampler.proposer import Proposer
 
 INTERRUPTED = 130
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -49,11 +52,23 @@ def _search(arguments: argparse.Namespace) -> int:
     check_sampler(arguments.sampler)
     target = find_target(arguments.device, arguments.target, arguments.limits)
     question, path = find_question(arguments, target)
+    builder = Builder(question.template, target.device.arch, compiler=arguments.compiler, jobs=arguments.jobs)
+    # Before anything is written: a space in which nothing is feasible must not leave an empty study behind.
+    _ = question.default
+    proposer = Proposer(question.space, question.feasible, sampler=arguments.sampler, seed=arguments.seed)
+    with closing(Archive.open(storage_url(arguments.storage))) as archive:
+        name = arguments.study or _free_name(archive, question, target, builder)
+        study = archive.create_study(_spec(arguments, name, question, path, target, builder))
+        budget = Budget(arguments.budget, arguments.seconds)
+        return _run(arguments, question, target, builder, proposer, study, budget)
+
+
+def _spec(
+    arguments: argparse.Namespace, name: str, question: Question, path: Path, target: Target, builder: Builder
+) -> StudySpec:
     template = question.template
-    builder = Builder(template, target.device.arch, compiler=arguments.compiler, jobs=arguments.jobs)
-    archive = Archive.open(storage_url(arguments.storage))
-    spec = StudySpec(
-        name=arguments.study or _free_name(archive, question, target, builder),
+    return StudySpec(
+        name=name,
         template=template.name,
         template_digest=template.digest,
         template_folder=str(template.folder),
@@ -78,8 +93,6 @@ def _search(arguments: argparse.Namespace) -> int:
         measures=target.ordinal is not None,
         created_at=datetime.now(UTC).isoformat(),
     )
-    study = archive.create_study(spec)
-    return _run(arguments, question, target, builder, study, Budget(arguments.budget, arguments.seconds))
 
 
 def _free_name(archive: Archive, question: Question, target: Target, builder: Builder) -> str:
@@ -107,7 +120,11 @@ def _free_name(archive: Archive, question: Question, target: Target, builder: Bu
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    study = Archive.open(storage_url(arguments.storage)).open_study(arguments.study)
+    with closing(Archive.open(storage_url(arguments.storage))) as archive:
+        return _resume_study(arguments, archive.open_study(arguments.study))
+
+
+def _resume_study(arguments: argparse.Namespace, study: Study) -> int:
     question = reopen(study.spec)
     target, note = resume_target(study.spec, arguments.device)
     compiler: Compiler = "nvcc" if study.spec.toolchain.startswith("nvcc") else "nvrtc"
@@ -119,8 +136,9 @@ def _resume(arguments: argparse.Namespace) -> int:
         )
     if note:
         console(stderr=True).print(note)
+    proposer = Proposer(question.space, question.feasible, sampler=study.spec.sampler, seed=study.spec.seed)
     budget = Budget(arguments.budget or study.spec.budget, arguments.seconds)
-    return _run(arguments, question, target, builder, study, budget)
+    return _run(arguments, question, target, builder, proposer, study, budget)
 
 
 def _run(
@@ -128,16 +146,20 @@ def _run(
     question: Question,
     target: Target,
     builder: Builder,
+    proposer: Proposer,
     study: Study,
     budget: Budget,
 ) -> int:
     feasible = question.feasible
-    proposer = Proposer(question.space, feasible, sampler=study.spec.sampler, seed=study.spec.seed)
     measures = target.ordinal is not None
     out = console(stderr=True)
     with ExitStack() as stack:
+        for number in STOP_SIGNALS:
+            stack.callback(signal.signal, number, signal.getsignal(number))
         study.acquire(Owner.current())
         stack.callback(study.release)
+        if budget.candidates > study.spec.budget:
+            study.set_budget(budget.candidates)
         stack.enter_context(builder)
         device, timing = _device(question, target, study, builder.jobs)
         stack.callback(device.close)
@@ -184,8 +206,8 @@ def _stop_on_signals(search: Search, display: Display) -> None:
         display.note("stopping after the verdict in flight; press Ctrl-C again to stop at once")
         search.request_stop()
 
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
+    for number in STOP_SIGNALS:
+        signal.signal(number, stop)
 
 
 def _finish(arguments: argparse.Namespace, question: Question, study: Study, outcome: Outcome) -> int:
@@ -201,4 +223,7 @@ def _finish(arguments: argparse.Namespace, question: Question, study: Study, out
             command += f" --storage {arguments.storage.split('@')[-1] if '@' not in arguments.storage else 'URL'}"
         console(stderr=True).print(f"go on with: {command}", soft_wrap=True)
         return INTERRUPTED
-    return 0 if summary["elites"] or summary["measured"] or summary["shortlist"] else 1
+    failure = nothing_passed(summary)
+    if failure:
+        print(f"evoengine: {failure}", file=sys.stderr)
+    return int(bool(failure))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import closing
 
 from evoengine.archive.archive import Archive
 from evoengine.cli.resolve import reopen
@@ -13,8 +14,8 @@ from evoengine.cli.tables import console, table
 
 
 def run(arguments: argparse.Namespace) -> int:
-    archive = Archive.open(storage_url(arguments.storage))
-    return _studies(archive, arguments.json) if arguments.verb == "studies" else _show(archive, arguments)
+    with closing(Archive.open(storage_url(arguments.storage))) as archive:
+        return _studies(archive, arguments.json) if arguments.verb == "studies" else _show(archive, arguments)
 
 
 def _studies(archive: Archive, as_json: bool) -> int:
