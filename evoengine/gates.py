@@ -80,7 +80,7 @@ def resource_gate(
     and timing decides.
     """
     smem = resources.static_smem_bytes + resources.smem_bytes
-    fit = occupancy(limits, launch.block, resources.registers, smem)
+    fit = occupancy(limits, launch.block, resources.registers, smem, resources.barriers)
     evidence = {
         "registers": resources.registers,
         "spill_bytes": resources.spill_bytes,

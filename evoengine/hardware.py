@@ -34,6 +34,7 @@ class DeviceLimits:
     smem_reserved_per_block: int = 1024
     smem_unit: int = 128
     register_unit: int = 256
+    barriers_per_sm: int | None = None
 
     @property
     def arch(self) -> str:
@@ -46,6 +47,11 @@ class DeviceLimits:
 
 _KB = 1024
 _MB = 1024 * 1024
+
+
+def barriers_per_sm(compute_capability: tuple[int, int]) -> int | None:
+    """Hardware barriers that CTAs on one SM share; None where they never bind (cuda_occupancy.h, CUDA 13.0)."""
+    return 64 if compute_capability[0] == 9 else None
 
 
 def _card(
@@ -71,6 +77,7 @@ def _card(
         clock_mhz=clock_mhz,
         dram_gbps=dram_gbps,
         tensor_tflops=tensor_tflops,
+        barriers_per_sm=barriers_per_sm(cc),
     )
 
 
@@ -118,7 +125,7 @@ class Occupancy:
     bound_by: str
 
 
-def occupancy(limits: DeviceLimits, threads: int, registers: int, smem_bytes: int) -> Occupancy:
+def occupancy(limits: DeviceLimits, threads: int, registers: int, smem_bytes: int, barriers: int = 1) -> Occupancy:
     """CTAs per SM for a kernel of `threads` a CTA, `registers` a thread and `smem_bytes` a CTA (static + dynamic).
 
     Follows cuda_occupancy.h (CUDA 13.0): registers are handed out per warp in units of 256 and warps are spread over
@@ -132,5 +139,7 @@ def occupancy(limits: DeviceLimits, threads: int, registers: int, smem_bytes: in
         bounds["registers"] = (limits.registers_per_sm // 4 // per_warp) * 4 // warps
     reserved = -(-smem_bytes // limits.smem_unit) * limits.smem_unit + limits.smem_reserved_per_block
     bounds["smem"] = limits.smem_per_sm // reserved
+    if limits.barriers_per_sm is not None:
+        bounds["barriers"] = limits.barriers_per_sm // max(barriers, 1)
     name = min(bounds, key=lambda key: bounds[key])
     return Occupancy(bounds[name], name)

@@ -113,7 +113,7 @@ def _figures(record: Record, launch: Launch | None, limits: DeviceLimits) -> dic
         row |= {"smem_bytes": resources.smem_bytes + resources.static_smem_bytes}
         row |= {"cubin_sha256": record.build.cubin_sha256}
         if launch is not None:
-            fit = occupancy(limits, launch.block, resources.registers, row["smem_bytes"])
+            fit = occupancy(limits, launch.block, resources.registers, row["smem_bytes"], resources.barriers)
             row |= {"ctas_per_sm": fit.ctas_per_sm, "bound_by": fit.bound_by}
     return row
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from evoengine.errors import UserError
-from evoengine.hardware import CARDS, DeviceLimits, card, gate_limits, occupancy
+from evoengine.hardware import CARDS, DeviceLimits, Occupancy, card, gate_limits, occupancy
 
 L4 = CARDS["l4"]
 
@@ -135,3 +135,11 @@ def test_a_larger_name_cannot_lift_the_devices_limits() -> None:
         limits.ctas_per_sm,
     )
     assert "NVIDIA H200" == limits.name
+
+
+def test_named_barriers_bind_on_hopper_alone() -> None:
+    h200, l4 = card("h200"), card("l4")
+
+    assert occupancy(h200, 64, 32, 1024, barriers=16) == Occupancy(4, "barriers")
+    assert occupancy(h200, 64, 32, 1024, barriers=1) == Occupancy(32, "ctas")
+    assert occupancy(l4, 64, 32, 1024, barriers=16) == Occupancy(24, "ctas")

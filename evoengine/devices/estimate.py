@@ -42,7 +42,7 @@ def estimate_us(launch: Launch, work: Work, resources: ResourceUsage, limits: De
         ValueError: not one CTA fits on an SM; the resource gate refuses such a candidate before.
     """
     smem_bytes = resources.static_smem_bytes + launch.smem_bytes
-    fitting = occupancy(limits, launch.block, resources.registers, smem_bytes).ctas_per_sm
+    fitting = occupancy(limits, launch.block, resources.registers, smem_bytes, resources.barriers).ctas_per_sm
     if fitting < 1:
         raise ValueError(f"no CTA of {launch.block} threads and {smem_bytes} B fits on {limits.name}")
     resident = min(fitting, -(-launch.ctas // limits.sms))

@@ -173,7 +173,7 @@ def _masks(problem: AttentionProblem, seq_q: int, seq_k: int) -> tuple[int, ...]
 
 
 def check_problems(values: Values, problem: AttentionProblem) -> tuple[AttentionProblem, ...]:
-    """Ragged lengths that no tile size divides, grouped heads, seq_q != seq_k, rows that see no key, less than a tile."""
+    """Lengths that no tile size divides or that fill no tile, grouped heads, seq_q != seq_k, rows that see no key."""
     lengths = ((203, 331), (37, values["BLOCK_N"] // 2 + 3))
     return tuple(
         dataclasses.replace(problem, batch=2, heads=4, kv_heads=2, seq_q=seq_q, seq_k=seq_k, diagonal=diagonal)
@@ -185,7 +185,7 @@ def check_problems(values: Values, problem: AttentionProblem) -> tuple[Attention
 def small_problems(values: Values, problem: AttentionProblem) -> tuple[AttentionProblem, ...]:
     """Enough tiles to wrap the ring, the last one ragged, in two CTAs of rows; and less than one tile.
 
-    The second is there for the zero-fill of rows that do not exist: after a wrap, finite stale keys would hide its lack.
+    The second is for the zero-fill of rows that do not exist: after a wrap, finite stale keys would hide its lack.
     """
     part = values["BLOCK_N"] // 2 + 3
     lengths = ((block_m(values) + 5, values["BLOCK_N"] * (values["STAGES"] + 1) + part), (5, part))

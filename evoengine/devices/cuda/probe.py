@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 from evoengine.devices.cuda.process import child_environment
-from evoengine.hardware import CARDS, DeviceLimits
+from evoengine.hardware import CARDS, DeviceLimits, barriers_per_sm
 
 PROBE_SECONDS = 60.0
 """cuInit takes 0.1-2 s, some 10 s without persistence mode on an eight-card host; past a minute the driver hangs."""
@@ -85,6 +85,7 @@ def read_limits(ordinal: int) -> DeviceLimits | None:
         registers_per_sm=read("MAX_REGISTERS_PER_MULTIPROCESSOR"),
         threads_per_block=read("MAX_THREADS_PER_BLOCK"),
         smem_reserved_per_block=read("RESERVED_SHARED_MEMORY_PER_BLOCK"),
+        barriers_per_sm=barriers_per_sm(capability),
     )
     for known in CARDS.values():
         if known.name == name:
