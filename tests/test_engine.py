@@ -1,0 +1,567 @@
+"""The loop: which candidate meets which gate, what is paid for, what survives a stop, and who becomes an elite."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import archive_databases
+import fakes
+import optuna
+import pytest
+from fakes import FakeBuilder, FakeDevice, FakeGpu, Script, Silent, fate, true_us
+from optuna.trial import TrialState
+
+from evoengine import confirm
+from evoengine.archive.archive import Archive
+from evoengine.archive.lease import Owner, process_start
+from evoengine.archive.records import Record, StudySpec
+from evoengine.archive.study import Study
+from evoengine.devices.cuda.results import Final
+from evoengine.engine import SPENT_BEFORE, Budget, Outcome, Search
+from evoengine.errors import TemplateError
+from evoengine.gates import Ceilings
+from evoengine.sampler.proposer import Proposer
+from evoengine.space import Values
+from evoengine.summary import summarise, winner
+from evoengine.verdict import Estimate, Gate, Measurement, Rejection
+
+SPEC = StudySpec(
+    name="fake", template="fake", template_digest="t", template_folder="t", space="fake",
+    space_digest=fakes.SPACE.digest, space_path="s", axes=fakes.SPACE.axes, default=fakes.SPACE.default, problem={},
+    problem_label=fakes.PROBLEM.label, problem_digest="p", device="NVIDIA L4", limits={"name": "NVIDIA L4"},
+    arch="sm_89", toolchain="fake 1", sampler="evolution", seed=3, budget=24, seconds=None, ceilings={}, command="",
+    measures=True, created_at="2026-01-02T03:04:05+00:00",
+)  # fmt: skip
+FEASIBLE = 60
+"""Configs of the space that keep its rule: 64 less the 4 with 128 * 8 rows."""
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing that handles errors handles it."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> archive_databases.Sqlite:
+    """Databases that evoengine has opened before: making Optuna's tables takes a second."""
+    made = archive_databases.Sqlite(tmp_path_factory.mktemp("sqlite"))
+    Archive.open(made.template).close()
+    return made
+
+
+@dataclass
+class Bench:
+    """One study on a database of its own, and runs over it with whatever parts a test gives."""
+
+    url: str
+    folder: Path
+    archive: Archive = field(init=False)
+    builder: FakeBuilder = field(init=False)
+    search: Search | None = None
+
+    def __post_init__(self) -> None:
+        self.builder = FakeBuilder(self.folder)
+        self.archive = Archive.open(self.url)
+        self.archive.create_study(SPEC)
+
+    def study(self) -> Study:
+        return self.archive.open_study("fake")
+
+    def run(
+        self,
+        device: FakeDevice,
+        *,
+        budget: int = 24,
+        seconds: float | None = None,
+        batch: int = 8,
+        sampler: str = "evolution",
+        proposer: Any = None,
+        listener: Silent | None = None,
+        ceilings: Ceilings | None = None,
+        owner: Owner | None = None,
+    ) -> Outcome:
+        """As the command line runs it; a `Killed` run does not give its study back."""
+        question = fakes.question(ceilings)
+        study = self.study()
+        study.acquire(owner or Owner.current())
+        self.search = Search(
+            question,
+            study,
+            proposer=proposer or Proposer(question.space, question.feasible, sampler=sampler, seed=3),
+            builder=self.builder,  # type: ignore[arg-type]
+            device=device,
+            timing=device if isinstance(device, FakeGpu) else None,
+            budget=Budget(budget, seconds),
+            batch=batch,
+            listener=listener or Silent(),
+        )
+        try:
+            return self.search.run()
+        except Killed:
+            study = None
+            raise
+        finally:
+            if study is not None:
+                study.release()
+
+    def records(self) -> list[Record]:
+        return self.study().records()
+
+    def summary(self) -> dict[str, Any]:
+        return summarise(self.study(), {}, fakes.question().limits, top=100)
+
+
+@pytest.fixture
+def bench(server: archive_databases.Sqlite, tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(server.copy(), tmp_path)
+    yield made
+    made.archive.close()
+
+
+@pytest.fixture
+def dead_owner() -> Owner:
+    """An owner on this host whose process is gone."""
+    process = multiprocessing.get_context("fork").Process(target=int)
+    process.start()
+    assert process.pid is not None
+    owner = Owner(Owner.current().host, process.pid, process_start(process.pid) or "")
+    process.join()
+    return owner
+
+
+def gate(record: Record) -> Gate | None:
+    assert record.verdict is not None, f"trial {record.number} has no verdict"
+    return record.verdict.gate if isinstance(record.verdict, Rejection) else None
+
+
+def population(records: list[Record]) -> list[tuple[Any, ...]]:
+    """All of a study that a resume must not change."""
+    return [
+        (one.number, one.config, one.operator, one.generation, one.parents, one.state, one.verdict, one.twin_of)
+        for one in records
+    ]
+
+
+def identity(values: Values) -> tuple[int, int, int]:
+    return values["TILE"], values["UNROLL"], values["GRID"]
+
+
+class TestGates:
+    @pytest.mark.parametrize("device", [FakeDevice(), FakeGpu()], ids=["estimates", "measures"])
+    def test_the_whole_space_gets_the_verdicts_it_deserves_once_each(self, bench: Bench, device: FakeDevice) -> None:
+        outcome = bench.run(device, budget=1000, sampler="random", batch=16)
+        records = bench.records()
+        right = {identity(one.config.values) for one in records if fate(one.config.values) is None}
+        tried = {identity(v) for one in records if fate(v := one.config.values) in JUDGED}
+        refused = [one for one in records if fate(one.config.values) in (Gate.COMPILE, Gate.RESOURCES)]
+
+        assert "every feasible config has been tried" == outcome.stopped
+        assert FEASIBLE == len(records) == len({one.config for one in records})
+        assert [fate(one.config.values) for one in records] == [gate(one) for one in records]
+        assert sorted(tried) == sorted(identity(values) for values in device.judged)
+        assert len(refused) + len(tried) == outcome.spent == bench.summary()["spent"]
+        assert len(right) == len(bench.summary()["measured"] + bench.summary()["shortlist"])
+
+    def test_an_infeasible_proposal_is_refused_before_the_compiler_sees_it(self, bench: Bench) -> None:
+        device = FakeGpu()
+        outcome = bench.run(device, proposer=Script(dict(TILE=128, UNROLL=8), dict(TILE=128, UNROLL=2)))
+        refused, measured = bench.records()
+
+        assert Gate.STATIC == gate(refused)
+        assert "rows: more than 512 rows" == refused.verdict.reason  # type: ignore[union-attr]
+        assert None is gate(measured)
+        assert 1 == outcome.spent == bench.summary()["spent"]
+
+    def test_the_users_ceilings_refuse_before_anything_is_judged(self, bench: Bench) -> None:
+        device = FakeDevice()
+        bench.run(device, budget=6, ceilings=Ceilings(max_registers=39))
+
+        assert {Gate.RESOURCES, Gate.COMPILE} >= {gate(one) for one in bench.records()}
+        assert [fakes.SPACE.default] == device.judged  # as the template's proof, not as a candidate
+
+    def test_default_is_proven_and_judged_in_one(self, bench: Bench) -> None:
+        device = FakeDevice()
+        bench.run(device, proposer=Script({}, dict(UNROLL=2)))
+
+        assert [fakes.SPACE.default, {**fakes.SPACE.default, "UNROLL": 2}] == device.judged
+        assert [Estimate, Estimate] == [type(one.verdict) for one in bench.records()]
+
+
+JUDGED = (None, Gate.CORRECTNESS, Gate.RUNTIME, Gate.TIMEOUT)
+"""Fates that only a device can tell."""
+
+
+class TestTwins:
+    @pytest.mark.parametrize("unroll", [2, 8], ids=["right", "crashes"])
+    def test_equal_cubins_in_one_batch_are_judged_once(self, bench: Bench, unroll: int) -> None:
+        device = FakeGpu()
+        first = dict(TILE=32, UNROLL=unroll)
+        outcome = bench.run(device, proposer=Script(first, {**first, "PAD": 1}))
+        one, twin = bench.records()
+
+        assert 1 == len(device.judged) == outcome.spent
+        assert (None, 0) == (one.twin_of, twin.twin_of)
+        assert one.verdict == twin.verdict
+        assert {"twin": 1} == {k: v for k, v in bench.summary()["verdicts"].items() if k == "twin"}
+
+    def test_equal_cubins_are_known_after_a_resume(self, bench: Bench) -> None:
+        bench.run(FakeGpu(), proposer=Script(dict(TILE=32, UNROLL=2)))
+        device = FakeGpu()
+        outcome = bench.run(device, proposer=Script(dict(TILE=32, UNROLL=2, PAD=1)))
+
+        assert [] == device.judged
+        assert [None, 0] == [one.twin_of for one in bench.records()]
+        assert 1 == outcome.spent
+        assert [0] == [one.number for one in bench.study().best(9)]
+
+    def test_one_cubin_launched_in_two_ways_is_two_candidates(self, bench: Bench) -> None:
+        device = FakeGpu()
+        outcome = bench.run(device, proposer=Script(dict(GRID=1), dict(GRID=2)))
+        first, second = bench.records()
+
+        assert first.build.cubin_sha256 == second.build.cubin_sha256  # type: ignore[union-attr]
+        assert [None, None] == [first.twin_of, second.twin_of]
+        assert 2 == len(device.judged) == outcome.spent
+        assert first.verdict.median_us < second.verdict.median_us  # type: ignore[union-attr]
+
+    def test_an_estimate_is_no_verdict_for_a_twin_that_can_be_measured(self, bench: Bench) -> None:
+        bench.run(FakeDevice(), proposer=Script(dict(TILE=32, UNROLL=2)))
+        device = FakeGpu()
+        bench.run(device, proposer=Script(dict(TILE=32, UNROLL=2, PAD=1)))
+
+        assert [Measurement, Measurement] == [type(one.verdict) for one in bench.records()]
+        assert 1 == len(device.judged)
+
+
+class TestBudget:
+    @pytest.mark.parametrize("budget", [1, 7, 24])
+    def test_is_spent_and_never_overdrawn(self, bench: Bench, budget: int) -> None:
+        listener = Silent()
+        outcome = bench.run(FakeGpu(), budget=budget, sampler="random", listener=listener)
+        records = bench.records()
+
+        assert ("budget spent", budget, budget) == (outcome.stopped, outcome.spent, bench.summary()["spent"])
+        assert sorted(listener.spent) == listener.spent
+        assert budget == sum(one.twin_of is None for one in records)
+        assert budget == listener.spent[-1]
+
+    def test_covers_the_study_over_all_its_runs(self, bench: Bench) -> None:
+        bench.run(FakeGpu(), budget=6)
+        assert SPENT_BEFORE == bench.run(FakeGpu(), budget=6).stopped
+        outcome = bench.run(FakeGpu(), budget=9)
+
+        assert ("budget spent", 9) == (outcome.stopped, outcome.spent)
+        assert 9 == bench.summary()["spent"]
+
+    def test_nothing_is_judged_again_when_nothing_is_to_do(self, bench: Bench) -> None:
+        bench.run(FakeDevice(), budget=6)
+        before = population(bench.records())
+        device = FakeDevice()
+        bench.run(device, budget=6)
+
+        assert [] == device.judged
+        assert before == population(bench.records())
+
+    def test_what_was_in_flight_waits_when_the_budget_is_lowered(self, bench: Bench) -> None:
+        stop_after(bench, 3, FakeGpu(), budget=24)
+        outcome = bench.run(FakeGpu(), budget=5)
+
+        assert 5 == outcome.spent == bench.summary()["spent"]
+        assert 3 == sum(one.state == "waiting" for one in bench.records())
+
+    def test_seconds_end_a_run_and_what_is_there_is_confirmed(self, bench: Bench) -> None:
+        outcome = bench.run(FakeGpu(), budget=24, seconds=1e-9, batch=4)
+
+        assert "1e-09 s are over" == outcome.stopped
+        assert 4 == len(bench.records())
+        assert outcome.finals is not None
+        assert bench.study().elites()
+
+
+class TestTemplateBroken:
+    @pytest.mark.parametrize(
+        ("device", "broken", "says"),
+        [
+            (FakeDevice, Gate.COMPILE, "does not build: error: expected a ';'"),
+            (FakeDevice, Gate.CORRECTNESS, "is rejected: refused by correctness"),
+            (FakeGpu, Gate.COMPILE, "does not build"),
+            (FakeGpu, Gate.CORRECTNESS, "is wrong"),
+        ],
+    )
+    def test_stops_before_the_first_candidate(
+        self, bench: Bench, device: type[FakeDevice], broken: Gate, says: str
+    ) -> None:
+        bench.builder.fate = lambda values: broken if broken is Gate.COMPILE else None
+        with pytest.raises(TemplateError, match=says) as raised:
+            bench.run(device(lambda values: broken))
+
+        assert 1 == raised.value.exit_code
+        assert [] == bench.records()
+        [summary] = bench.archive.studies()
+        assert says in summary.status
+
+
+class TestCommits:
+    @pytest.mark.parametrize("device", [FakeDevice(), FakeGpu()], ids=["estimates", "measures"])
+    def test_every_verdict_is_in_the_database_before_the_next_batch_is_asked_for(
+        self, bench: Bench, device: FakeDevice
+    ) -> None:
+        question = fakes.question()
+        proposer = Proposer(question.space, question.feasible, sampler="evolution", seed=3)
+        propose, other, known = proposer.propose, bench.study(), []
+
+        def asked(n: int) -> Any:
+            records = other.records()
+            known.append(len(records))
+            assert all(record.verdict is not None for record in records)
+            return propose(n)
+
+        proposer.propose = asked  # type: ignore[method-assign]
+        bench.run(device, budget=24, proposer=proposer)
+
+        assert [0, 8, 16] == known[:3]
+
+    def test_optuna_is_told_of_rejections_as_pruned_and_never_of_estimates(self, bench: Bench) -> None:
+        bench.run(FakeDevice(), budget=24)
+        before = optuna_trials(bench.url)
+        bench.run(FakeGpu(), budget=40)
+        after = optuna_trials(bench.url)
+        records = bench.records()
+
+        refused = [isinstance(one.verdict, Rejection) for one in records]
+        assert any(refused)
+        for trial, is_refused in zip(before, refused[: len(before)], strict=True):
+            state = TrialState.PRUNED if is_refused else TrialState.WAITING
+            assert (state, None) == (trial.state, trial.values)
+        for trial, record in zip(after, records, strict=True):
+            if isinstance(record.verdict, Measurement):
+                assert (TrialState.COMPLETE, [record.verdict.median_us]) == (trial.state, trial.values)
+            else:
+                assert (TrialState.PRUNED, None) == (trial.state, trial.values)
+
+
+def optuna_trials(url: str) -> list[optuna.trial.FrozenTrial]:
+    storage = optuna.storages.RDBStorage(url)
+    try:
+        return optuna.load_study(study_name="fake", storage=storage).get_trials()
+    finally:
+        storage.engine.dispose()
+
+
+def stop_after(bench: Bench, count: int, device: FakeDevice, *, event: str = "judged", **options: Any) -> Outcome:
+    """A run that is asked to stop at the `count`-th event."""
+    heard: Counter[str] = Counter()
+
+    def hook(what: str) -> None:
+        heard[what] += 1
+        if heard[event] == count:
+            assert bench.search is not None
+            bench.search.request_stop()
+
+    return bench.run(device, listener=Silent(hook), **options)
+
+
+@pytest.fixture(scope="module", params=["evolution", "random"])
+def undisturbed(
+    request: pytest.FixtureRequest, server: archive_databases.Sqlite, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, dict[str, list[tuple[Any, ...]]]]:
+    """Sampler, and the population of a whole run by kind of device."""
+    found = {}
+    for kind in ("FakeDevice", "FakeGpu"):
+        bench = Bench(server.copy(), tmp_path_factory.mktemp("cubins"))
+        bench.run(DEVICES[kind](), sampler=request.param)
+        found[kind] = population(bench.records())
+        bench.archive.close()
+    return request.param, found
+
+
+DEVICES: dict[str, type[FakeDevice]] = {"FakeDevice": FakeDevice, "FakeGpu": FakeGpu}
+
+
+@pytest.mark.parametrize("kind", list(DEVICES))
+class TestStops:
+    @pytest.mark.parametrize(
+        ("event", "count"), [("judged", 1), ("judged", 13), ("building", 1), ("building", 12), ("phase", 1)]
+    )
+    def test_a_stopped_search_goes_on_as_if_it_had_not_been(
+        self, bench: Bench, undisturbed: Any, kind: str, event: str, count: int
+    ) -> None:
+        sampler, whole = undisturbed
+        outcome = stop_after(bench, count, DEVICES[kind](), event=event, sampler=sampler)
+        states = Counter(one.state for one in bench.records() if one.verdict is None)
+        done = sum(one.verdict is not None for one in bench.records())
+
+        assert ("stopped by the user", True, None) == (outcome.stopped, outcome.interrupted, outcome.finals)
+        assert {"waiting"} >= set(states)
+        if event == "judged":
+            assert count <= done < count + 8
+        else:
+            assert done in (0, 8)
+
+        after = bench.run(DEVICES[kind](), sampler=sampler)
+        assert whole[kind] == population(bench.records())
+        assert not after.interrupted
+
+    @pytest.mark.parametrize(("event", "count"), [("judged", 1), ("judged", 13), ("building", 13), ("phase", 4)])
+    def test_a_killed_search_goes_on_as_if_it_had_not_been(
+        self, bench: Bench, undisturbed: Any, kind: str, event: str, count: int, dead_owner: Owner
+    ) -> None:
+        sampler, whole = undisturbed
+        heard: Counter[str] = Counter()
+
+        def hook(what: str) -> None:
+            heard[what] += 1
+            if heard[event] == count:
+                raise Killed
+
+        with pytest.raises(Killed):
+            bench.run(DEVICES[kind](), listener=Silent(hook), sampler=sampler, owner=dead_owner)
+        kept = {one.number: one.verdict for one in bench.records() if one.verdict is not None}
+        assert any(one.state == "running" for one in bench.records())
+
+        device = DEVICES[kind]()
+        bench.run(device, sampler=sampler)
+        after = bench.records()
+        assert whole[kind] == population(after)
+        assert kept == {one.number: one.verdict for one in after if one.number in kept}
+        assert {identity(v) for v in device.judged}.isdisjoint(
+            identity(after[number].config.values) for number in kept if fate(after[number].config.values) in JUDGED
+        )
+
+
+class TestEstimatedThenMeasured:
+    def test_the_shortlist_is_measured_first_best_estimate_first_and_for_free(self, bench: Bench) -> None:
+        bench.run(FakeDevice(), budget=16, sampler="random")
+        shortlist = bench.study().shortlist(99)
+        device = FakeGpu()
+        outcome = bench.run(device, budget=20, sampler="random", batch=4)
+        records = bench.records()
+
+        best_first = [one.config.values for one in shortlist]
+        assert sorted(best_first, key=true_us) == best_first
+        assert best_first == device.judged[: len(best_first)]
+        assert (20, 20) == (outcome.spent, bench.summary()["spent"])
+        assert [] == bench.study().shortlist(99)
+        assert {Measurement, Rejection} == {type(one.verdict) for one in records}
+        by_number = {one.number: one for one in records}
+        assert [one.verdict for one in shortlist] == [by_number[one.number].estimate for one in shortlist]
+
+    def test_without_new_budget_only_the_shortlist_is_measured(self, bench: Bench) -> None:
+        bench.run(FakeDevice(), budget=16)
+        before = [one.number for one in bench.records()]
+        outcome = bench.run(FakeGpu(), budget=16)
+
+        assert ("budget spent", 16) == (outcome.stopped, outcome.spent)
+        assert before == [one.number for one in bench.records()]
+        assert bench.study().elites()
+
+
+def final(low: float, high: float) -> Final:
+    return Final("config", (1.0,), 10, (low + high) / 2, low, high)
+
+
+class TestConfirm:
+    @pytest.mark.parametrize(
+        ("low", "high", "word"),
+        [
+            (0.90, 0.999, "FASTER"),
+            (0.90, 1.0, "SAME"),
+            (0.99, 1.01, "SAME"),
+            (1.0, 1.2, "SAME"),
+            (1.001, 1.2, "SLOWER"),
+        ],
+    )
+    def test_only_an_interval_that_leaves_one_out_decides(self, low: float, high: float, word: str) -> None:
+        assert word == confirm.compare(final(low, high))
+
+    def test_elites_hold_the_final_runs_numbers_and_not_the_searchs(self, bench: Bench) -> None:
+        device = FakeGpu(finals_us=lambda values: 50.0 + true_us(values))
+        bench.run(device)
+        elites = bench.study().elites()
+        best = bench.study().best(8)
+        control_us = 1.1 * true_us(fakes.SPACE.default)
+
+        assert [SPEC.seed + 1_000_003] == device.final_seeds
+        assert {one.number for one in best} == {one.number for one in elites} == set(device.finalists)
+        by_number = {one.number: one for one in best}
+        for elite in elites:
+            us = 50.0 + true_us(by_number[elite.number].config.values)
+            assert us == elite.median_us
+            assert us / control_us == pytest.approx(elite.control_ratio)
+            assert us / control_us / 2 == pytest.approx(elite.baseline_ratios["sdpa"])
+            assert elite.cubin == (bench.folder / elite.cubin_sha256 / "kernel.cubin").read_bytes()
+        assert sorted(elites, key=lambda one: one.median_us) == elites
+
+    def test_a_slower_lot_leaves_the_default(self, bench: Bench) -> None:
+        bench.run(FakeGpu(finals_us=lambda values: 500.0))
+
+        assert {"SLOWER"} == {one.verdict for one in bench.study().elites()}
+        assert "no significant winner: keep the default" == bench.summary()["winner"]
+
+    def test_the_fastest_confirmed_config_wins(self, bench: Bench) -> None:
+        bench.run(FakeGpu())
+        [first, *_] = bench.study().elites()
+
+        assert "FASTER" == first.verdict
+        assert f"trial {first.number}" == bench.summary()["winner"]
+        assert "none confirmed" == winner([])
+
+    def test_a_finalist_that_fails_is_no_elite(self, bench: Bench) -> None:
+        bench.run(FakeGpu(finals_us=lambda values: None if values["UNROLL"] == 2 else true_us(values)))
+        elites = {one.number for one in bench.study().elites()}
+        finalists = {one.number: one.config.values["UNROLL"] for one in bench.study().best(8)}
+
+        assert 2 in finalists.values()
+        assert elites == {number for number, unroll in finalists.items() if unroll != 2}
+
+    def test_a_later_final_run_replaces_the_elites_of_the_one_before(self, bench: Bench) -> None:
+        bench.run(FakeGpu(), budget=6)
+        before = {one.number for one in bench.study().elites()}
+        device = FakeGpu(finals_us=lambda values: 3 * true_us(values))
+        bench.run(device, budget=48)
+        elites = bench.study().elites()
+
+        assert before - set(device.finalists)  # else this test could not fail
+        assert set(device.finalists) == {one.number for one in elites}
+        assert {"SLOWER"} == {one.verdict for one in elites}
+
+    def test_baselines_keep_their_errors_and_the_reasons_why_they_do_not_run(self, bench: Bench) -> None:
+        bench.run(FakeGpu())
+        flash, sdpa = bench.summary()["baselines"]
+
+        assert {"name": "flash", "unavailable": "no kernel here"} == flash
+        assert ("sdpa", 1e-4) == (sdpa["name"], sdpa["error"])
+        assert 2.2 * true_us(fakes.SPACE.default) == pytest.approx(sdpa["median_us"])
+
+    def test_without_a_gpu_nothing_is_confirmed(self, bench: Bench) -> None:
+        outcome = bench.run(FakeDevice())
+        summary = bench.summary()
+
+        assert outcome.finals is None
+        assert ([], [], "none confirmed") == (summary["elites"], summary["measured"], summary["winner"])
+        assert all("median_us" not in row for row in summary["shortlist"])
+
+    def test_the_environment_of_the_session_is_that_of_its_verdicts(self, bench: Bench) -> None:
+        bench.run(FakeGpu(), budget=3)
+
+        assert [{"driver": "1"}] * 3 == [dict(one.environment) for one in bench.records()]
+
+
+def test_rejections_are_summed_up_by_reason_whatever_their_numbers(bench: Bench) -> None:
+    study = bench.study()
+    study.acquire(Owner.current())
+    script = Script({}, dict(UNROLL=1), dict(UNROLL=2), dict(TILE=16))
+    reasons = ["300 registers", "too wide", "290 registers", "4 registers"]
+    gates = [Gate.RESOURCES, Gate.COMPILE, Gate.RESOURCES, Gate.RESOURCES]
+    for candidate, why, at in zip(study.claim(script.propose(4)), reasons, gates, strict=True):
+        study.commit(candidate, Rejection(at, why, {}), None)
+    study.release()
+
+    assert [
+        {"gate": "resources", "count": 3, "example": "300 registers", "trial": 0},
+        {"gate": "compile", "count": 1, "example": "too wide", "trial": 1},
+    ] == bench.summary()["rejections"]
