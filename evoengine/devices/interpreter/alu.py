@@ -81,13 +81,27 @@ def _simple(function: Callable[..., Array]) -> Builder:
     return build
 
 
-def _by_kind(integer: Callable[..., Array], floating: Callable[..., Array]) -> Builder:
+def _div(instruction: Instruction, layout: Layout) -> Step:
+    type_ = _type(instruction)
+    return _build(np.divide if type_[0] == "f" else _quotient, instruction, layout, type_)
+
+
+def _extreme(number: np.ufunc, strict: np.ufunc, sign: int) -> Builder:
+    """min and max: of a number and a NaN the number, with .NaN the NaN (`strict`, which also serves integers).
+
+    Of two zeros max takes the positive and min the negative one; numpy takes either, by place and vector length.
+    """
+
     def build(instruction: Instruction, layout: Layout) -> Step:
-        type_ = _type(instruction, "NaN") if floating in (np.fmin, np.fmax) else _type(instruction)
-        function = floating if type_[0] == "f" else integer
-        if "NaN" in instruction.opcode:
-            function = integer  # np.minimum and np.maximum hand a NaN on, as min.NaN does
-        return _build(function, instruction, layout, type_)
+        type_ = _type(instruction, "NaN")
+        if type_[0] != "f":
+            return _build(strict, instruction, layout, type_)
+        pick = strict if "NaN" in instruction.opcode else number
+
+        def choose(a: Array, b: Array) -> Array:
+            return np.asarray(np.where((a == 0) & (b == 0), sign * (sign * a + sign * b), pick(a, b)))
+
+        return _build(choose, instruction, layout, type_)
 
     return build
 
@@ -266,8 +280,8 @@ def _reciprocal(values: Array) -> Array:
 
 BUILDERS: dict[str, Builder] = {
     "add": _simple(np.add), "sub": _simple(np.subtract), "mul": _mul, "mad": _mad, "fma": _mad,
-    "div": _by_kind(_quotient, np.divide), "rem": _simple(_remainder),
-    "min": _by_kind(np.minimum, np.fmin), "max": _by_kind(np.maximum, np.fmax),
+    "div": _div, "rem": _simple(_remainder),
+    "min": _extreme(np.fmin, np.minimum, -1), "max": _extreme(np.fmax, np.maximum, 1),
     "neg": _simple(np.negative), "abs": _simple(np.abs),
     "and": _simple(np.bitwise_and), "or": _simple(np.bitwise_or), "xor": _simple(np.bitwise_xor),
     "not": _simple(np.bitwise_not), "shl": _shift, "shr": _shift, "shf": _funnel, "lop3": _lop3,
