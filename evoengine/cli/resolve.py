@@ -91,7 +91,29 @@ def find_question(arguments: argparse.Namespace, target: Target) -> tuple[Questi
     path = space_path(arguments.space, template)
     problem = parse_shape(template.module.PROBLEM, arguments.shape)
     ceilings = Ceilings(arguments.max_registers, arguments.max_smem, arguments.max_spill_bytes)
-    return Question(template, load_space(path), problem, target.limits, ceilings), path
+    question = Question(template, load_space(path), problem, target.limits, ceilings)
+    _try_out(question, path)
+    return question, path
+
+
+def _try_out(question: Question, space: Path) -> None:
+    """Let template.py and the rules of the space see the default config: both are the user's code, and must agree.
+
+    Raises:
+        UserError: they fail on it.
+    """
+    module, values = question.template.module, question.space.default
+    try:
+        question.static_gate(values)
+        module.defines(values, question.problem)
+        module.arguments(values, question.problem)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{question.template.folder / 'template.py'} or {space} fails on the default config of the space "
+            f"({type(error).__name__}: {error}): template.py and the rules must read axes that the space has"
+        ) from error
 
 
 def reopen(spec: StudySpec, *, stale: bool = False) -> Question:

@@ -1,0 +1,432 @@
+"""The command line without a GPU: verbs, JSON, exit codes, and one clear line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy
+from command_line import JOBS, QUESTION, SPACE, empty_database, lay_out, make_template, start
+
+from evoengine.cli import main
+
+NAME = "first"
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        """Standard output, which must be one JSON document and nothing else."""
+        return json.loads(self.out)
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return empty_database(tmp_path_factory.mktemp("database") / "empty.db")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+    def run(*arguments: str) -> Ran:
+        try:
+            code = main(arguments)
+        except SystemExit as left:  # argparse
+            code = int(str(left.code))
+        return Ran(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh folder to work in, with a template `mine` and an empty database."""
+    monkeypatch.chdir(tmp_path)
+    return lay_out(tmp_path, database)
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, database: Path, cache_folder: Path
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A folder in which a search of six candidates has run, and what it printed."""
+    folder = lay_out(tmp_path_factory.mktemp("finished"), database)
+    options = ("--study", NAME, "--budget", "6", "--json", "--verbose")
+    process = start(folder, "search", *QUESTION, *JOBS, *options, stdout=subprocess.PIPE)
+    out, err = process.communicate(timeout=120)
+    return folder, subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+@pytest.fixture
+def searched(finished: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of that folder to work in; the template stays where the study knows it."""
+    shutil.copytree(finished[0] / "studies", tmp_path / "studies")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def one_line(ran: Ran, code: int, *words: str) -> None:
+    """The command failed with this code and one line on standard error that holds these words."""
+    assert code == ran.code
+    assert "" == ran.out
+    line = ran.err.removesuffix("\n")
+    assert "\n" not in line, f"more than one line:\n{line}"
+    assert line.startswith("evoengine: ")
+    for word in words:
+        assert word in line
+
+
+class TestSearch:
+    def test_prints_one_json_document_and_its_progress_elsewhere(self, finished: tuple[Path, Any]) -> None:
+        _, done = finished
+        document = json.loads(done.stdout)
+
+        assert 0 == done.returncode, done.stderr
+        assert "nothing is measured" in done.stderr
+        assert len(document["shortlist"]) <= 6 == document["spent"] == document["budget"]
+        assert {"estimated", "compile", "twin"} == set(document["verdicts"])
+        assert done.stderr.count("\n#") == sum(document["verdicts"].values())
+        assert ([], [], []) == (document["elites"], document["measured"], document["baselines"])
+        assert "none confirmed" == document["winner"]
+        assert "budget spent" == document["stopped"]
+
+    def test_json_has_what_a_reader_needs(self, finished: tuple[Path, Any]) -> None:
+        document = json.loads(finished[1].stdout)
+        told = dict(study=NAME, template="mine", shape="N1000", device="NVIDIA L4", arch="sm_89", sampler="evolution")
+
+        assert told == {key: document[key] for key in told}
+        assert {"n": 1000} == document["problem"]
+        assert document["command"].startswith(f"evoengine search {' '.join(QUESTION)}")
+        for row in document["shortlist"]:
+            assert SHORTLISTED == set(row)
+            assert row["estimated_us"] > 0
+            assert row["error"] < 1e-6
+            assert row["label"] == "t_{THREADS}.i_{ITEMS}.x_{IGNORED}".format(**row["config"])
+        estimates = [row["estimated_us"] for row in document["shortlist"]]
+        assert sorted(estimates) == estimates
+        [refused] = document["rejections"]
+        assert ("compile", 1) == (refused["gate"], refused["count"])
+        assert "threads must be a multiple of 32" in refused["example"]
+
+    def test_table_says_that_nothing_was_timed_and_quiet_prints_nothing_else(self, run: Run, folder: Path) -> None:
+        ran = run("search", *QUESTION, *JOBS, "--budget", "3", "--quiet", "--space", "mine/space.py")
+
+        assert (0, "") == (ran.code, ran.err)
+        assert "shortlist: ESTIMATED, not measured" in ran.out
+        assert "3 of 3 candidates: 2 estimated, 1 compile, 1 twin" in ran.out
+        assert "rule whole_warps: threads must be a multiple of 32" in ran.out
+        assert run("studies", "--json").document[0]["study"].startswith("mine-N1000-l4-")
+
+    def test_the_same_question_again_gets_a_name_of_its_own(self, run: Run, folder: Path) -> None:
+        for _ in range(2):
+            run("search", *QUESTION, *JOBS, "--budget", "1", "--quiet")
+        second, first = [row["study"] for row in run("studies", "--json").document]
+
+        assert f"{first}-2" == second
+
+    def test_nothing_that_passes_is_exit_code_1_with_the_commonest_reason(self, run: Run, folder: Path) -> None:
+        ran = run("search", *QUESTION, *JOBS, "--budget", "3", "--quiet", "--max-registers", "8")
+        last = ran.err.removesuffix("\n")
+
+        assert 1 == ran.code
+        assert "\n" not in last
+        assert "no config passed every gate" in last
+        assert "2 times, is at the gate resources: 12 registers a thread, allowed are 8: relax that limit" in last
+
+
+SHORTLISTED = {
+    "trial", "label", "config", "operator", "generation", "parents", "registers", "spill_bytes", "smem_bytes",
+    "cubin_sha256", "ctas_per_sm", "bound_by", "estimated_us", "error",
+}  # fmt: skip
+
+
+class TestResume:
+    def test_a_spent_budget_leaves_nothing_to_do(self, run: Run, searched: Path) -> None:
+        before = run("show", "--json").document
+        ran = run("resume", *JOBS)
+
+        assert 0 == ran.code
+        assert "nothing to do: the budget was spent before, raise it with --budget" in ran.out
+        assert before == run("show", "--json").document
+
+    def test_a_raised_budget_is_spent_and_remembered(self, run: Run, searched: Path) -> None:
+        before = run("show", NAME, "--json", "--top", "99").document
+        after = run("resume", NAME, *JOBS, "--budget", "8", "--json", "--top", "99").document
+        shown = run("show", "--json").document
+
+        assert (6, 8, 8) == (before["spent"], after["spent"], after["budget"])
+        assert (8, 8) == (shown["spent"], shown["budget"])
+        kept = {row["trial"]: row for row in after["shortlist"]}
+        assert before["shortlist"] == [kept[row["trial"]] for row in before["shortlist"]]
+        assert 2 == len(kept) - len(before["shortlist"]) + (
+            after["verdicts"]["compile"] - before["verdicts"]["compile"]
+        )
+
+    def test_a_changed_template_is_another_question(
+        self, run: Run, finished: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        moved = shutil.copytree(finished[0], tmp_path / "moved")
+        kernel = finished[0] / "mine" / "kernel.cu"
+        monkeypatch.chdir(moved)
+        before = kernel.read_text()
+        kernel.write_text(before + "\n// another\n")
+        try:
+            one_line(run("resume"), 2, "template of study first has changed", "start a new search")
+            assert 0 == run("show").code
+        finally:
+            kernel.write_text(before)
+
+    def test_a_gpu_that_is_not_here_is_missed(self, run: Run, searched: Path) -> None:
+        one_line(run("resume", "--device", "cuda"), 2, "'cuda': no such GPU", "evoengine doctor")
+
+
+class TestReading:
+    def test_show_repeats_what_the_search_said(self, run: Run, searched: Path, finished: tuple[Path, Any]) -> None:
+        said = json.loads(finished[1].stdout)
+        said.pop("stopped")
+
+        assert said == run("show", "--json").document
+        assert said["shortlist"][:1] == run("show", NAME, "--top", "1", "--json").document["shortlist"]
+        assert said["shortlist"][0]["label"] in run("show").out
+
+    def test_studies_lists_them(self, run: Run, searched: Path, finished: tuple[Path, Any]) -> None:
+        said = json.loads(finished[1].stdout)
+        [row] = run("studies", "--json").document
+
+        assert (NAME, "budget spent", "") == (row["study"], row["status"], row["searched_by"])
+        assert (None, said["shortlist"][0]["estimated_us"]) == (row["best_us"], row["best_estimated_us"])
+        assert (sum(said["verdicts"].values()), 1, 0) == (row["candidates"], row["rejected"], row["elites"])
+        assert NAME in run("studies").out
+
+    def test_no_study_yet(self, run: Run, folder: Path) -> None:
+        assert [] == run("studies", "--json").document
+        one_line(run("show"), 2, "holds no study yet", "evoengine search")
+        one_line(run("resume"), 2, "holds no study yet", "evoengine search")
+
+    def test_doctor_speaks_json(self, run: Run, folder: Path) -> None:
+        ran = run("doctor", "--json")
+        states = {finding["state"] for finding in ran.document}
+
+        assert {"name", "state", "detail", "remedy"} == set(ran.document[0])
+        assert {"ok", "warn", "missing"} >= states
+        assert int("missing" in states) == ran.code
+
+
+class TestSpace:
+    def test_dry_run_is_space_and_writes_nothing(
+        self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        space = run("space", "--device", "none", "--json").document
+        dry = run("search", "--device", "none", "--dry-run", "--json").document
+
+        assert space == dry
+        assert space["product"] == space["feasible"] + sum(space["infeasible_by_rule"].values())
+        assert 0 < space["feasible"] < space["product"]
+        assert [] == list(tmp_path.iterdir())
+
+    def test_text_has_axes_sizes_and_reasons(self, run: Run) -> None:
+        ran = run("space", "--device", "none")
+        told = run("space", "--device", "none", "--json").document
+
+        assert 0 == ran.code
+        assert all(axis["name"] in ran.out for axis in told["axes"])
+        assert f"{told['feasible']:,} of {told['product']:,} configs are feasible" in ran.out
+        assert all(rule in ran.out for rule, count in told["infeasible_by_rule"].items() if count)
+
+    def test_limits_of_another_card_shrink_the_space(self, run: Run) -> None:
+        h200 = run("space", "--device", "none", "--target", "h200", "--json").document
+        l4 = run("space", "--device", "none", "--target", "h200", "--limits", "l4", "--json").document
+
+        assert ("NVIDIA H200", "NVIDIA L4") == (h200["limits"]["name"], l4["limits"]["name"])
+        assert h200["feasible"] > l4["feasible"]
+
+
+class TestMistakes:
+    """Every line names the value and the remedy; the exit code is 2, and nothing is written."""
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            (("--shape", "1,8,512,64,sequence=4"), ("'sequence'", "batch", "head_dim")),
+            (("--shape", "1,8,512,80"), ("head_dim=80", "64 and 128")),
+            (("--shape", "1,8,many,64"), ("'many'",)),
+            (("--shape", "1,8,512,64,dtype=fp8"), ("'fp8'", "fp16 and bf16")),
+            (("--template", "atention"), ("'atention'", "attention")),
+            (("--template", "."), ("has no kernel.cu",)),
+            (("--space", "nowhere.py"), ("nowhere.py does not exist", "give the path")),
+            (("--target", "h10"), ("'h10'", "did you mean h100?")),
+            (("--limits", "h20"), ("'h20'", "did you mean h200?")),
+            (("--sampler", "evolutoin"), ("'evolutoin'", "did you mean evolution?")),
+            (("--max-smem", "1"), ("allowed are 1 B", "relax the limits")),
+            (("--device", "gpu"), ("'gpu'", "auto, cuda, cuda:N or none")),
+            (("--device", "cuda"), ("'cuda'", "evoengine doctor")),
+            (("--device", "cuda:7"), ("'cuda:7'", "evoengine doctor")),
+        ],
+        ids=lambda one: " ".join(one) if one[0].startswith("--") else "",
+    )
+    def test_in_the_question(
+        self,
+        run: Run,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        options: tuple[str, ...],
+        words: tuple[str, ...],
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+
+        one_line(run("search", "--device", "none", "--budget", "1", *options), 2, *words)
+        assert [] == list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize(
+        ("options", "word"),
+        [(("--budget", "0"), "'0' must be a whole number"), (("--seconds", "nan"), "'nan' must be a positive number")],
+    )
+    def test_in_a_number(self, run: Run, options: tuple[str, str], word: str) -> None:
+        ran = run("search", *options)
+
+        assert (2, "") == (ran.code, ran.out)
+        assert word in ran.err.splitlines()[-1]
+
+    def test_no_compiler(self, run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("CUDA_HOME", raising=False)
+        monkeypatch.setenv("PATH", str(folder))
+
+        one_line(run("search", *QUESTION, "--compiler", "nvcc"), 2, "nvcc is not in PATH", "CUDA_HOME", "nvrtc")
+        assert [] == run("studies", "--json").document
+
+    def test_unknown_study(self, run: Run, searched: Path) -> None:
+        for verb in ("show", "resume"):
+            one_line(run(verb, "frist"), 2, "'frist'", f"did you mean {NAME}?")
+
+    def test_taken_name(self, run: Run, searched: Path, finished: tuple[Path, Any]) -> None:
+        mine = str(finished[0] / "mine")
+        ran = run("search", *QUESTION, "--template", mine, "--study", NAME)
+
+        one_line(ran, 2, f"study {NAME} exists", f"evoengine resume {NAME}", "--study")
+
+
+class TestDatabase:
+    """A database that cannot be used is one line and exit code 2, whatever the verb."""
+
+    def check(self, run: Run, storage: str, *words: str) -> None:
+        for verb in (("studies",), ("show",), ("resume",), ("search", *QUESTION)):
+            one_line(run(*verb, "--storage", storage), 2, *words)
+
+    def test_a_folder(self, run: Run, folder: Path) -> None:
+        self.check(run, str(folder), str(folder), "is a folder: give a file")
+
+    def test_a_folder_that_cannot_be_made(self, run: Run, folder: Path) -> None:
+        self.check(run, "/proc/studies/evoengine.db", "/proc/studies/evoengine.db", "--storage")
+
+    def test_a_folder_that_is_a_file(self, run: Run, folder: Path) -> None:
+        self.check(run, "mine/kernel.cu/evoengine.db", "kernel.cu/evoengine.db", "--storage")
+
+    def test_a_file_that_is_no_database(self, run: Run, folder: Path) -> None:
+        self.check(run, "mine/kernel.cu", "kernel.cu", "not a database", "--storage")
+
+    def test_a_corrupt_database(self, run: Run, folder: Path) -> None:
+        broken = folder / "studies" / "evoengine.db"
+        pages = broken.read_bytes()
+        broken.write_bytes(pages[:8192] + b"\xa5" * (len(pages) - 8192))
+
+        self.check(run, str(broken), str(broken), "malformed", "--storage")
+
+    def test_a_newer_schema(self, run: Run, folder: Path) -> None:
+        engine = sqlalchemy.create_engine("sqlite:///studies/evoengine.db")
+        with engine.begin() as connection:
+            connection.execute(sqlalchemy.text("UPDATE evo_schema SET version = 9"))
+        engine.dispose()
+
+        self.check(run, "studies/evoengine.db", "schema 9", "upgrade evoengine")
+
+    def test_an_unknown_kind_and_a_server_that_is_away(self, run: Run, folder: Path) -> None:
+        one_line(run("studies", "--storage", "oracle9://x/y"), 2, "oracle9", "sqlite:///FILE")
+
+
+class TestOwnTemplate:
+    """What is wrong with a user's template is said in one line; no config of it is judged."""
+
+    def search(self, run: Run, *options: str) -> Ran:
+        return run("search", *QUESTION, *JOBS, "--budget", "2", "--quiet", *options)
+
+    @pytest.mark.parametrize(
+        ("name", "old", "new", "code", "words"),
+        [
+            ("kernel.cu", "staged[threadIdx.x] = i", "staged[threadIdx.x] = ;", 1, ("does not build", "expected")),
+            ("kernel.cu", "evo_scale(", "scale(", 1, ("kernel.cu must define", "evo_scale", "it defines scale")),
+            ("kernel.cu", "alpha * staged", "alpha + staged", 1, ("default config t_64.i_2.x_0 is rejected",)),
+            ("kernel.cu", "if (i < n) y[i]", "y[i]", 1, ("default config t_64.i_2.x_0 is rejected",)),
+            ("template.py", ', "EVO_ITEMS": values["ITEMS"]', "", 1, ("macro EVO_ITEMS", "defines()")),
+            ("template.py", "def launch", "def lunch", 2, ("template.py lacks launch",)),
+            ("template.py", "import numpy as np", "import nunpy as np", 2, ("does not run: ModuleNotFoundError",)),
+            ("template.py", 'values["ITEMS"])), 1', 'values["ROWS"])), 1', 2, ("KeyError: 'ROWS'", "space.py")),
+            ("space.py", "THREADS", "WARPS", 2, ("KeyError: 'THREADS'", "space.py")),
+            ("space.py", '"ITEMS": 2', '"ITEMS": 99', 2, ("ITEMS=99", "choices")),
+            ("space.py", "SPACE =", "SPASE =", 2, ("defines no SPACE",)),
+            ("space.py", "(\n        Axis", "(\n        Axes", 2, ("does not run: NameError",)),
+        ],
+        ids=lambda one: one if isinstance(one, str) and "\n" not in one and len(one) > 9 else "",
+    )
+    def test_a_mistake_in_it(
+        self, run: Run, folder: Path, name: str, old: str, new: str, code: int, words: tuple[str, ...]
+    ) -> None:
+        path = folder / "mine" / name
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+        one_line(self.search(run), code, *words)
+        judged = [row["candidates"] for row in run("studies", "--json").document]
+        assert judged in ([], [0])
+
+    @pytest.mark.parametrize(("name", "word"), [("kernel.cu", "has no kernel.cu"), ("space.py", "--space FILE")])
+    def test_a_missing_file(self, run: Run, folder: Path, name: str, word: str) -> None:
+        (folder / "mine" / name).unlink()
+
+        one_line(self.search(run), 2, word)
+        assert [] == run("studies", "--json").document
+
+    def test_a_space_anywhere(self, run: Run, folder: Path) -> None:
+        narrow = SPACE.replace("tuple(range(1, 17))", "(2,)").replace("48, 64, 128, 256", "64")
+        (folder / "narrow.py").write_text(narrow.replace('"THREADS": 48', '"THREADS": 32'))
+        ran = run("search", *QUESTION, *JOBS, "--budget", "9", "--space", "narrow.py", "--json", "--quiet")
+
+        assert (0, "") == (ran.code, ran.err)
+        assert "every feasible config has been tried" == ran.document["stopped"]
+        assert {"estimated": 3, "twin": 3} == ran.document["verdicts"]
+        assert 3 == ran.document["spent"]
+
+
+def test_help_names_every_verb_and_option(run: Run) -> None:
+    ran = run("--help")
+    verbs = ("search", "resume", "space", "studies", "show", "export", "doctor")
+
+    assert 0 == ran.code
+    assert all(verb in ran.out for verb in verbs)
+    for verb in verbs:
+        assert "--json" in run(verb, "--help").out
+
+
+def test_a_template_is_what_a_user_would_write(tmp_path: Path) -> None:
+    """The tests above speak for users' templates only while theirs is a plain folder outside the package."""
+    made = make_template(tmp_path / "mine")
+
+    assert {"kernel.cu", "config.cuh", "template.py", "space.py"} == {path.name for path in made.iterdir()}
