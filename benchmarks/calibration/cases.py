@@ -1,0 +1,177 @@
+"""What is run on the card and in the interpreter, and how a recording of it is kept."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.calibration import probes
+from evoengine.build import BuildRequest
+from evoengine.dtypes import BITS, Arrays, to_bits
+from evoengine.problem import AttentionProblem, Problem, parse_shape
+from evoengine.space import Values, load_space
+from evoengine.template import Template, TemplateModule, Tensor, load_template, shipped
+
+SEED = 20_261_121
+SAMPLE_STEP = 7
+"""Of an attention output every 7th element is recorded: all of them would make 0.8 MB of text. 7 divides no row length,
+so that every row gives 9 or 18 elements and every column its share."""
+
+SHAPES = (
+    "1,8,512,64",
+    "1,8,512,128,causal,dtype=bf16",
+    "1,8,512,64,dtype=bf16",
+    "1,8,512,128,causal",
+    "1,8,512,128",
+    "1,8,512,64,causal,dtype=bf16",
+    "1,8,512,64,causal",
+    "1,8,512,128,dtype=bf16",
+)
+"""Every combination of dtype, head_dim and mask."""
+COLUMNS = (
+    "WARPS_M",
+    "ROW_TILES",
+    "BLOCK_N",
+    "WARPS_KV",
+    "STAGES",
+    "PRODUCER_WARPS",
+    "SMEM_LAYOUT",
+    "Q_IN_REGS",
+    "MIN_CTAS",
+)
+CONFIGS = (
+    (1, 1, 16, 1, 1, 1, 2, 1, 4),
+    (2, 2, 48, 1, 4, 2, 0, 0, 1),
+    (1, 1, 128, 8, 3, 0, 1, 0, 2),
+    (1, 1, 64, 4, 2, 4, 0, 0, 2),
+    (4, 1, 16, 1, 6, 0, 2, 0, 3),
+    (8, 1, 32, 2, 2, 0, 1, 0, 1),
+    (2, 1, 48, 1, 2, 1, 2, 0, 6),
+    (1, 2, 192, 4, 1, 4, 2, 1, 1),
+    (2, 1, 256, 8, 1, 0, 1, 1, 1),
+    (1, 1, 384, 2, 1, 2, 0, 0, 1),
+    (1, 1, 512, 8, 1, 4, 2, 1, 1),
+    (1, 2, 16, 1, 3, 1, 0, 1, 3),
+    (1, 2, 32, 1, 4, 2, 2, 1, 2),
+    (1, 1, 64, 2, 2, 2, 1, 1, 3),
+    (2, 1, 16, 1, 4, 4, 1, 1, 3),
+    (1, 2, 48, 1, 6, 0, 1, 1, 1),
+    (2, 1, 32, 2, 3, 1, 2, 0, 4),
+    (4, 1, 32, 2, 1, 4, 0, 1, 1),
+    (8, 1, 16, 1, 2, 1, 2, 1, 2),
+    (1, 2, 16, 1, 1, 0, 0, 0, 6),
+    (1, 1, 96, 1, 1, 1, 1, 1, 1),
+    (2, 2, 64, 1, 2, 0, 1, 0, 4),
+    (1, 2, 16, 1, 8, 0, 0, 0, 1),
+    (1, 1, 64, 4, 3, 2, 1, 0, 1),
+)
+"""Values of COLUMNS, other axes at the space's default; config i has shape i modulo 8. Drawn for coverage of choices
+and of pairs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One launch of one build: `problem` is what is compiled for, `launched` what runs."""
+
+    name: str
+    template: Template
+    values: Values
+    problem: Problem
+    launched: Problem
+
+    @property
+    def is_probe(self) -> bool:
+        return isinstance(self.launched, probes.ProbeProblem)
+
+    @property
+    def result(self) -> str:
+        """What the output words hold: a dtype, or `words` where they are not numbers."""
+        return self.launched.probe.result if isinstance(self.launched, probes.ProbeProblem) else self._output.dtype
+
+    @property
+    def output(self) -> str:
+        """The name of the one output tensor."""
+        return self._output.name
+
+    @property
+    def _output(self) -> Tensor:
+        (tensor,) = [t for t in self.template.module.tensors(self.launched) if t.role == "output"]
+        return tensor
+
+    @property
+    def request(self) -> BuildRequest:
+        module = self.template.module
+        return BuildRequest(module.defines(self.values, self.problem), self._smem_bytes)
+
+    @property
+    def _smem_bytes(self) -> int:
+        return self.template.module.launch(self.values, self.problem).smem_bytes
+
+    def inputs(self) -> Arrays:
+        return self.template.module.inputs(self.launched, SEED)
+
+    def inputs_digest(self) -> str:
+        """16 hex digits over the input bits: a generator that has changed makes a recording worthless."""
+        tensors = {tensor.name: tensor.dtype for tensor in self.template.module.tensors(self.launched)}
+        hasher = hashlib.sha256()
+        for name, values in sorted(self.inputs().items()):
+            hasher.update(to_bits(values, tensors[name]).tobytes())
+        return hasher.hexdigest()[:16]
+
+    def sample(self, words: NDArray[np.unsignedinteger]) -> NDArray[np.unsignedinteger]:
+        """The part of an output that is recorded, flat."""
+        return words.reshape(-1)[:: 1 if self.is_probe else SAMPLE_STEP]
+
+
+def probe_template() -> Template:
+    """The probes as something to build and launch."""
+    return Template(Path(__file__).resolve().parent, cast(TemplateModule, probes))
+
+
+def probe_cases() -> Iterator[Case]:
+    template = probe_template()
+    for number, probe in enumerate(probes.PROBES):
+        problem = probes.ProbeProblem(number=number)
+        yield Case(probe.name, template, {}, problem, problem)
+
+
+def attention_cases() -> Iterator[Case]:
+    """Every config of CONFIGS on each of its small problems: ragged tails, GQA, rows without a key."""
+    template = load_template(shipped("kernel_templates") / "attention")
+    space = load_space(shipped("search_spaces") / "attention.py")
+    for i, choices in enumerate(CONFIGS):
+        values = {**space.default, **dict(zip(COLUMNS, choices, strict=True))}
+        problem = parse_shape(AttentionProblem, SHAPES[i % len(SHAPES)])
+        for small in template.module.small_problems(values, problem):
+            yield Case(f"config {i:02} {small.label}", template, values, problem, small)
+
+
+def encode(words: NDArray[np.unsignedinteger]) -> str:
+    """Words as text: little-endian bytes, zlib, base64."""
+    return base64.b64encode(zlib.compress(words.astype(words.dtype.newbyteorder("<")).tobytes(), 9)).decode()
+
+
+def decode(case: Case, record: Mapping[str, Any]) -> NDArray[np.unsignedinteger]:
+    """The recorded words of a case.
+
+    Raises:
+        ValueError: the case's inputs are not those it was recorded with.
+    """
+    if record["inputs"] != case.inputs_digest():
+        raise ValueError(f"{case.name}: recorded with other inputs, record again")
+    dtype = BITS["fp32" if case.is_probe else case.result].newbyteorder("<")
+    return np.frombuffer(zlib.decompress(base64.b64decode(record["words"])), dtype)
+
+
+def make_record(case: Case, words: NDArray[np.unsignedinteger], **more: Any) -> dict[str, Any]:
+    """What a recording keeps of a case."""
+    config = {} if case.is_probe else {"config": dict(case.values)}
+    return {**config, **more, "inputs": case.inputs_digest(), "words": encode(case.sample(words))}

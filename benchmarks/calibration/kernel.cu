@@ -1,0 +1,112 @@
+// Single instructions of the attention template's PTX, one per build: a warp per CTA, EVO_READS words in and EVO_WRITES
+// words out per lane. No CUDA header, and every instruction under test is inline PTX: nothing folds or fuses it.
+#if !defined(EVO_PROBE) || !defined(EVO_READS) || !defined(EVO_WRITES)
+#error "EVO missing EVO_PROBE, EVO_READS or EVO_WRITES"
+#endif
+
+using u32 = unsigned int;
+
+enum Probe {  // in the order of PROBES in probes.py
+  kMmaF16, kMmaBf16, kChainF16, kChainBf16, kLdmatrix, kLdmatrixTrans, kBfly, kIdx, kUp, kDown, kCpAsync, kCvtF16,
+  kCvtBf16, kEx2, kMax, kArithmetic
+};
+
+__device__ __forceinline__ u32 shared_address(const void* pointer) {
+  return static_cast<u32>(__cvta_generic_to_shared(pointer));
+}
+
+__device__ __forceinline__ float as_float(u32 word) { return __int_as_float(static_cast<int>(word)); }
+__device__ __forceinline__ u32 as_word(float value) { return static_cast<u32>(__float_as_int(value)); }
+
+#define MMA(type)                                                                                           \
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type ".f32 "                               \
+               "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"                          \
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                                             \
+               : "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]), "r"(x[4]), "r"(x[5]))
+
+// x: C (4 words), then A (4) and B (2) of every step. y: what the steps, one after the other, made of C.
+template <bool kHalf, int kSteps>
+__device__ __forceinline__ void mma(const u32* x, u32* y) {
+  float c[4];
+  for (int i = 0; i < 4; ++i) c[i] = as_float(x[i]);
+  x += 4;
+  for (int step = 0; step < kSteps; ++step, x += 6) {
+    if constexpr (kHalf) MMA("f16");
+    else MMA("bf16");
+  }
+  for (int i = 0; i < 4; ++i) y[i] = as_word(c[i]);
+}
+
+// x: one 16-byte row per lane, and which lane's row this lane gives the address of.
+template <bool kTransposed>
+__device__ __forceinline__ void ldmatrix(const u32* x, u32* y) {
+  __shared__ alignas(16) u32 rows[32][4];
+  for (int i = 0; i < 4; ++i) rows[threadIdx.x][i] = x[i];
+  __syncthreads();
+  const u32 from = shared_address(rows[x[4]]);
+  if constexpr (kTransposed) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];\n"
+                 : "=r"(y[0]), "=r"(y[1]), "=r"(y[2]), "=r"(y[3]) : "r"(from) : "memory");
+  } else {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
+                 : "=r"(y[0]), "=r"(y[1]), "=r"(y[2]), "=r"(y[3]) : "r"(from) : "memory");
+  }
+}
+
+// x: value, lane operand, clamp and segment operand, each lane its own. y: value, and whether its lane was in range.
+#define SHFL(mode)                                                                                          \
+  asm volatile("{ .reg .pred inside; shfl.sync." mode ".b32 %0|inside, %2, %3, %4, -1; selp.u32 %1, 1, 0, inside; }\n" \
+               : "=r"(y[0]), "=r"(y[1]) : "r"(x[0]), "r"(x[1]), "r"(x[2]))
+
+// x: 16 bytes, how many of them count, 12 bytes that keep the alignment. y: the 16 bytes that arrived.
+__device__ __forceinline__ void cp_async(const u32* x, u32* y) {
+  __shared__ alignas(16) u32 tile[32][4];
+  for (int i = 0; i < 4; ++i) tile[threadIdx.x][i] = 0xA5A5A5A5u;
+  __syncthreads();
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n"
+               "cp.async.commit_group;\n"
+               "cp.async.wait_group 0;\n"
+               :: "r"(shared_address(tile[threadIdx.x])), "l"(__cvta_generic_to_global(x)), "r"(x[4]) : "memory");
+  __syncthreads();
+  for (int i = 0; i < 4; ++i) y[i] = tile[threadIdx.x][i];
+}
+
+__device__ __forceinline__ void arithmetic(float a, float b, float c, u32* y) {
+  float fma, sum, product, inverse;
+  asm volatile("fma.rn.f32 %0, %1, %2, %3;\n" : "=f"(fma) : "f"(a), "f"(b), "f"(c));
+  asm volatile("add.f32 %0, %1, %2;\n" : "=f"(sum) : "f"(a), "f"(c));
+  asm volatile("mul.f32 %0, %1, %2;\n" : "=f"(product) : "f"(a), "f"(b));
+  asm volatile("rcp.rn.f32 %0, %1;\n" : "=f"(inverse) : "f"(b));
+  y[0] = as_word(fma), y[1] = as_word(sum), y[2] = as_word(product), y[3] = as_word(inverse);
+}
+
+extern "C" __global__ void __launch_bounds__(32) evo_probe(const u32* x, u32* y) {
+  const int lane = blockIdx.x * 32 + threadIdx.x;
+  x += lane * EVO_READS;
+  y += lane * EVO_WRITES;
+  float result;
+  switch (EVO_PROBE) {
+    case kMmaF16: mma<true, 1>(x, y); break;
+    case kMmaBf16: mma<false, 1>(x, y); break;
+    case kChainF16: mma<true, (EVO_READS - 4) / 6>(x, y); break;
+    case kChainBf16: mma<false, (EVO_READS - 4) / 6>(x, y); break;
+    case kLdmatrix: ldmatrix<false>(x, y); break;
+    case kLdmatrixTrans: ldmatrix<true>(x, y); break;
+    case kBfly: SHFL("bfly"); break;
+    case kIdx: SHFL("idx"); break;
+    case kUp: SHFL("up"); break;
+    case kDown: SHFL("down"); break;
+    case kCpAsync: cp_async(x, y); break;
+    case kCvtF16: asm volatile("cvt.rn.f16x2.f32 %0, %1, %2;\n" : "=r"(y[0]) : "f"(as_float(x[0])), "f"(as_float(x[1]))); break;
+    case kCvtBf16: asm volatile("cvt.rn.bf16x2.f32 %0, %1, %2;\n" : "=r"(y[0]) : "f"(as_float(x[0])), "f"(as_float(x[1]))); break;
+    case kEx2:
+      asm volatile("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(result) : "f"(as_float(x[0])));
+      y[0] = as_word(result);
+      break;
+    case kMax:
+      asm volatile("max.f32 %0, %1, %2;\n" : "=f"(result) : "f"(as_float(x[0])), "f"(as_float(x[1])));
+      y[0] = as_word(result);
+      break;
+    case kArithmetic: arithmetic(as_float(x[0]), as_float(x[1]), as_float(x[2]), y); break;
+  }
+}
