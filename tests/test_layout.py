@@ -215,7 +215,9 @@ def test_importing_the_package_and_its_nouns_loads_nothing_heavy() -> None:
     assert set() == loaded_after(f"import evoengine\n{nouns}")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["search", "--help"], ["export", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["search", "--help"], ["export", "--help"], ["replay", "--help"]]
+)
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     code = f"""
 from evoengine.cli import main

@@ -24,6 +24,7 @@ def make_parser() -> argparse.ArgumentParser:
     _studies(verbs)
     _show(verbs)
     _export(verbs)
+    _replay(verbs)
     _doctor(verbs)
     return parser
 
@@ -132,6 +133,26 @@ def _export(verbs: Verbs[argparse.ArgumentParser]) -> None:
     _storage(parser)
 
 
+def _replay(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    parser = _verb(verbs, "replay", "replay", "search a recorded space, to see what a sampler is worth")
+    parser.add_argument(
+        "file", metavar="FILE", help="every config's time: T4 results, a Kernel Tuner cachefile, or our own recording"
+    )
+    parser.add_argument("--sampler", metavar="NAME", default="evolution", help=f"one of {', '.join(SAMPLERS)}")
+    parser.add_argument("--budget", metavar="N", type=_natural, default=200, help="configs tried, failing ones too")
+    parser.add_argument("--batch", metavar="N", type=_natural, default=1, help="configs proposed at once")
+    parser.add_argument("--seed", metavar="N", type=_whole, default=0, help="seed of the first run")
+    parser.add_argument("--runs", metavar="K", type=_natural, default=1, help="runs, with seeds N, N+1, ...")
+    parser.add_argument(
+        "--noise",
+        metavar="PCT",
+        type=_percent,
+        default=0.0,
+        help="error of the times the sampler is told, in percent (log-normal, the same whenever a seed meets a "
+        "config); the result is judged by true times",
+    )
+
+
 def _doctor(verbs: Verbs[argparse.ArgumentParser]) -> None:
     _storage(_verb(verbs, "doctor", "doctor", "check GPU, driver, compilers, packages, database, cache"))
 
@@ -151,6 +172,16 @@ def _number(text: str, least: int) -> int:
         value = least - 1
     if value < least:
         raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from {least} on")
+    return value
+
+
+def _percent(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 100.0:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number from 0 to 100")
     return value
 
 

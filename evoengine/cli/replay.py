@@ -1,0 +1,131 @@
+"""`evoengine replay`: search a space whose every time is recorded, to see what a sampler is worth."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from evoengine.cli.tables import console, table
+from evoengine.recorded.load import load
+from evoengine.recorded.replay import replay
+from evoengine.recorded.summary import summarise
+from evoengine.sampler import check_sampler
+
+
+def run(arguments: argparse.Namespace) -> int:
+    sampler = check_sampler(arguments.sampler)
+    space = load(Path(arguments.file))
+    traces = []
+    with console(stderr=True).status("") as status:
+        for seed in range(arguments.seed, arguments.seed + arguments.runs):
+            status.update(f"{sampler}, seed {seed}")
+            traces.append(
+                replay(
+                    space,
+                    sampler=sampler,
+                    seed=seed,
+                    budget=arguments.budget,
+                    batch=arguments.batch,
+                    noise_percent=arguments.noise,
+                )
+            )
+    how = {"sampler": sampler, "batch": arguments.batch, "noise_percent": arguments.noise}
+    document = how | summarise(space, traces, arguments.budget)
+    if arguments.json:
+        print(json.dumps(document, indent=2, allow_nan=False))
+    else:
+        _show(document)
+    return 0
+
+
+def _show(document: dict[str, Any]) -> None:
+    out = console()
+    space, over = document["space"], document["over_runs"]
+    _show_space(space)
+    marks = list(over["percent_of_optimum"])
+    noise = f", {document['noise_percent']:g} % noise" if document["noise_percent"] else ""
+    drawn = table(
+        f"\n{document['sampler']}, {document['budget']} evaluations in batches of {document['batch']}{noise}",
+        ">seed",
+        f">best {space['unit']}",
+        *(f">% of optimum at {mark}" for mark in marks),
+        *([f">% picked at {marks[-1]}"] if noise and marks else []),
+        ">to 5 %",
+        ">to 1 %",
+        ">score over random",
+    )
+    for run in document["runs"]:
+        reached = [run["evaluations_to_5_percent"], run["evaluations_to_1_percent"]]
+        drawn.add_row(
+            str(run["seed"]),
+            _cost(run["best_so_far"][-1]),
+            *(f"{run['percent_of_optimum'][mark]:.1f}" for mark in marks),
+            *([f"{run['picked_percent_of_optimum'][marks[-1]]:.1f}"] if noise and marks else []),
+            *("-" if count is None else str(count) for count in reached),
+            _number(run["score_over_random"], 3),
+        )
+    out.print(drawn)
+    out.print(_over_runs(document, marks))
+
+
+def _show_space(space: dict[str, Any]) -> None:
+    failures = sum(space["failures"].values())
+    reasons = ", ".join(f"{count} {reason}" for reason, count in space["failures"].items())
+    lines = [
+        f"{space['name']} ({space['source']}){' on ' + space['device'] if space['device'] else ''}",
+        f"{space['configs']:,} of {space['product']:,} configs of {len(space['axes'])} axes are recorded; "
+        + (f"{failures:,} of them fail ({reasons})" if failures else "all of them work"),
+        f"optimum {_cost(space['optimum'])} {space['unit']}: "
+        + ", ".join(f"{name} {word}" for name, word in space["optimum_config"].items()),
+    ]
+    if space["is_rate"]:
+        lines.append(f"{space['objective']} is a rate: higher is better, so its inverse is minimised")
+    if space["constants"]:
+        lines.append("constant: " + ", ".join(f"{name} {word}" for name, word in space["constants"].items()))
+    if space["duplicates"]:
+        lines.append(
+            f"{space['duplicates']:,} entries repeat a config, which counts with the median of those that work"
+        )
+    if space["cut"]:
+        lines.append("the file was still being written: what it holds so far is taken for the whole space")
+    for line in lines:
+        console().print(line)
+
+
+def _over_runs(document: dict[str, Any], marks: list[str]) -> Any:
+    over, random = document["over_runs"], document["random"]
+    drawn = table(f"\nover all runs ({len(document['runs'])})", "", ">mean", ">standard error", ">random, exact")
+    for mark in marks:
+        exact = f"{random['percent_of_optimum'][mark]:.2f}"
+        drawn.add_row(f"% of optimum at {mark}", *_mean(over["percent_of_optimum"][mark], 2), exact)
+        if document["noise_percent"]:
+            picked = _mean(over["picked_percent_of_optimum"][mark], 2)
+            drawn.add_row(f"% of optimum at {mark}, config that measured best", *picked, "-")
+    drawn.add_row("score over random", *_mean(over["score_over_random"], 3), "0")
+    for close in (5, 1):
+        share, chance = over[f"within_{close}_percent"], random[f"within_{close}_percent"]
+        drawn.add_row(f"runs within {close} %", f"{share:.1%}", "", f"{chance:.1%}")
+    for close in (5, 1):
+        median = over[f"median_evaluations_to_{close}_percent"]
+        drawn.add_row(
+            f"median evaluations to {close} %",
+            "-" if median is None else f"{median:g}",
+            "",
+            str(random[f"median_evaluations_to_{close}_percent"]),
+        )
+    return drawn
+
+
+def _mean(found: dict[str, float | None] | None, digits: int) -> tuple[str, str]:
+    mean, error = (found["mean"], found["standard_error"]) if found else (None, None)
+    return _number(mean, digits), _number(error, digits)
+
+
+def _number(number: float | None, digits: int) -> str:
+    return "-" if number is None else f"{number:.{digits}f}"
+
+
+def _cost(cost: float | None) -> str:
+    return "-" if cost is None else f"{cost:.5g}"

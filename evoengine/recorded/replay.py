@@ -1,0 +1,82 @@
+"""Search a recorded space with a sampler, as if every config were built and timed when it is asked for.
+
+A config that has not been tried costs one evaluation, whether it works or fails; what a sampler proposes in vain is
+free, as in a real search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evoengine.recorded.space import RecordedSpace
+from evoengine.sampler import Seen
+from evoengine.sampler.proposer import Proposer
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One search: the rows evaluated, in order; the value the sampler was told of each (None: it failed); free ones."""
+
+    seed: int
+    rows: tuple[int, ...]
+    told: tuple[float | None, ...]
+    free: Mapping[str, int]
+
+    @property
+    def picked(self) -> tuple[int | None, ...]:
+        """After each evaluation the row that measured best, which under noise need not be the best one evaluated."""
+        picked: list[int | None] = []
+        least, at = None, None
+        for row, value in zip(self.rows, self.told, strict=True):
+            if value is not None and (least is None or value < least):
+                least, at = value, row
+            picked.append(at)
+        return tuple(picked)
+
+
+def replay(
+    space: RecordedSpace, *, sampler: str, seed: int, budget: int, batch: int = 1, noise_percent: float = 0.0
+) -> Trace:
+    """Search `space` with `budget` evaluations, `batch` proposals at a time; equal arguments give equal traces.
+
+    With `noise_percent` each config's time is told with an error that is fixed for (seed, config): log-normal, of that
+    standard deviation.
+
+    Raises:
+        UserError: no such sampler, or a space it cannot search.
+    """
+    proposer = Proposer(space.search_space, space.feasible, sampler=sampler, seed=seed)
+    costs = space.costs * noise(len(space), seed, noise_percent)
+    rows: list[int] = []
+    told: list[float | None] = []
+    while proposals := proposer.propose(min(batch, budget - len(rows))):
+        seen = []
+        for proposal in proposals:
+            row = space.row_of[proposal.point]
+            value = None if np.isnan(costs[row]) else float(costs[row])
+            seen.append(
+                Seen(
+                    len(rows),
+                    proposal.point,
+                    value,
+                    "done",
+                    proposal.operator,
+                    proposal.generation,
+                    proposal.parents,
+                    proposal.system_attrs,
+                )
+            )
+            rows.append(row)
+            told.append(value)
+        proposer.observe(seen)
+    return Trace(seed, tuple(rows), tuple(told), dict(sorted(proposer.free.items())))
+
+
+def noise(configs: int, seed: int, percent: float) -> NDArray[np.float64]:
+    """A factor for every config, log-normal with median 1. Its stream is apart from the samplers' of the same seed."""
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
+    return np.exp(percent / 100 * rng.standard_normal(configs))
