@@ -138,6 +138,13 @@ class FakeCard:
         start.kernel = kernel  # type: ignore[attr-defined]
         return start
 
+    def empty(self) -> Callable[[], None]:
+        def start() -> None:
+            """Costs a launch and does nothing."""
+
+        start.kernel = FakeKernel("none", 0.9)  # type: ignore[attr-defined]
+        return start
+
     def graph(self, start: Any, launches: int) -> FakeGraph:
         return FakeGraph(start, start.kernel, launches, self.events)
 

@@ -27,6 +27,7 @@ from evoengine.devices.cuda.messages import (
     Subject,
     Working,
 )
+from evoengine.devices.cuda.results import Deviation
 from evoengine.devices.cuda.serve import FatalCudaError, Tainted, Tell, serve
 from evoengine.errors import TemplateError
 from evoengine.verdict import Gate, Measurement, Rejection
@@ -87,7 +88,13 @@ class FakeBench:
                 return Dropped(subject.name, Rejection(Gate.CORRECTNESS, "wrong in the final"))
         laps = tuple(Lap(s.name, tuple(5.0 + 0.01 * i for i in range(50)), 100) for s in request.finalists)
         control = Lap("default", tuple(10.0 + 0.01 * (i % 3) for i in range(50)), 100)
-        return Raced(control, laps, (Lap("sdpa", (20.0,) * 50, 50),), {})
+        self._note("competitors", " ".join(request.competitors))
+        if "flex" in request.competitors:
+            self._tell(Working("prepare", "flex"))
+            os._exit(4)
+        sdpa = Lap("sdpa", (20.0,) * 50, 50, (), Deviation(1e-3, 1e-4, 0))
+        floor = Lap("empty kernel", (1.0,) * 50, 500)
+        return Raced(control, laps, (sdpa,), floor, {"sdpa_flash": "no kernel"}, {})
 
     def _act(self, subject: Subject, about: str) -> str:
         fault = FAULTS[subject.values["BUG"]]

@@ -16,9 +16,21 @@ import pytest
 import torch
 from fake_card import QUANTUM_US, FakeCard, SimulatedEvents, SimulatedWindow
 
-from evoengine.devices.cuda import baselines, bench, timer
+from evoengine.devices.cuda import bench, timer, windows
+from evoengine.devices.cuda.baselines import sdpa
 from evoengine.devices.cuda.buffers import GUARD_BYTES, GuardedBuffer
-from evoengine.devices.cuda.messages import Dropped, Judge, Judged, Open, Raced, RunFinals, SetUp, Subject, Working
+from evoengine.devices.cuda.messages import (
+    SDPA,
+    Dropped,
+    Judge,
+    Judged,
+    Open,
+    Raced,
+    RunFinals,
+    SetUp,
+    Subject,
+    Working,
+)
 from evoengine.devices.cuda.probe import find_gpu
 from evoengine.devices.cuda.references import derive_seed, input_set
 from evoengine.devices.cuda.results import ratio_interval
@@ -60,7 +72,7 @@ class Bench:
 @pytest.fixture
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.setattr(bench, "Card", FakeCard)
-    monkeypatch.setattr(bench, "WARM_UP_SECONDS", 0.01)
+    monkeypatch.setattr(windows, "WARM_UP_SECONDS", 0.01)
     return Bench(tmp_path)
 
 
@@ -193,11 +205,15 @@ def test_the_final_run_times_everyone_in_every_round(fresh: Bench) -> None:
 
     assert isinstance(raced, Raced)
     assert ["1", "2"] == [lap.name for lap in raced.finalists]
-    assert {bench.FINAL_ROUNDS} == {len(lap.windows_us) for lap in (raced.control, *raced.finalists)}
+    assert {windows.FINAL_ROUNDS} == {len(lap.windows_us) for lap in (raced.control, *raced.finalists)}
     assert bench.FINAL_REPEATS == raced.finalists[0].checks[0].repeats
     ratio = np.median(np.array(raced.finalists[0].windows_us) / np.array(raced.control.windows_us))
     assert 0.8 == pytest.approx(ratio, rel=0.005)
     assert Working("check", "2") in fresh.told
+    assert 0.9 == pytest.approx(np.median(raced.floor.windows_us), rel=0.005)
+    deviation = raced.finalists[0].deviation
+    assert deviation is not None
+    assert 0 <= deviation.rel_fro < 1e-7
 
 
 @pytest.mark.parametrize(
@@ -367,26 +383,28 @@ def test_baselines_compute_the_problem_that_they_are_compared_on(changes: dict[s
     inputs = template.module.inputs(problem, 3)
     dtype = torch.float16 if problem.dtype == "fp16" else torch.bfloat16
     tensors = [torch.from_numpy(inputs[name]).to(dtype) for name in ("q", "k", "v")]
-    calls = baselines.calls(problem, tensors)
+    calls = sdpa.calls(problem, tensors)
     truth = template.module.reference(problem, inputs)["o"]
 
-    assert ["sdpa", "sdpa_flash", "sdpa_efficient", "sdpa_cudnn", "sdpa_math"] == list(calls)
+    assert list(SDPA) == list(calls)
     for name in ("sdpa", "sdpa_math"):
         error = np.abs(calls[name]().double().numpy() - truth).max()
         assert error < 8 * 2.0 ** (-11 if problem.dtype == "fp16" else -8), name
 
 
-def test_other_problems_have_no_baseline() -> None:
-    template = load_template(AXPB)
+def test_other_problems_have_no_competitor(fresh: Bench) -> None:
+    fresh.set_up()
 
-    assert {} == baselines.calls(template.module.PROBLEM(), [])
+    assert () == fresh.ready.baselines
+    assert {} == dict(fresh.ready.unavailable)
 
 
-def test_the_scrub_kernel_compiles_for_every_card() -> None:
+def test_our_own_kernels_compile_for_every_card() -> None:
     from evoengine.devices.cuda import scrub
 
-    source = Path(scrub.__file__).with_name("scrub.cu")
-    assert all(scrub._compile(source, arch).startswith(b"\x7fELF") for arch in ("sm_80", "sm_89", "sm_90"))
+    for name in ("scrub.cu", "empty.cu"):
+        source = Path(scrub.__file__).with_name(name)
+        assert all(scrub.compile_source(source, arch).startswith(b"\x7fELF") for arch in ("sm_80", "sm_89", "sm_90"))
 
 
 def test_no_gpu_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:

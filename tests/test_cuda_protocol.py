@@ -16,6 +16,7 @@ from fake_cuda_worker import FAULTS
 from evoengine.devices.cuda import CudaDevice, Final, device
 from evoengine.devices.cuda.lock import GpuLock
 from evoengine.devices.cuda.messages import (
+    COMPETITORS,
     Dropped,
     Hello,
     Judge,
@@ -37,7 +38,7 @@ from evoengine.devices.cuda.messages import (
     encode,
 )
 from evoengine.devices.cuda.process import child_environment
-from evoengine.devices.cuda.results import BaselineTiming
+from evoengine.devices.cuda.results import BaselineTiming, Deviation
 from evoengine.errors import EvoengineError, TemplateError, UserError
 from evoengine.hardware import card
 from evoengine.space import Config
@@ -102,6 +103,7 @@ def judge(made: CudaDevice, *faults: str) -> list[Verdict]:
         SetUp(Subject("default", {"BUG": 0}, "kernel.cubin", "00"), None),
         Judge(Subject("1", {"BUG": 0}, "kernel.cubin", "00"), 3.5),
         RunFinals(Subject("default", {}, "c", "00"), (Subject("1", {"BUG": 1}, "c", "01"),), 9),
+        RunFinals(Subject("default", {}, "c", "00"), (), 9, ("sdpa", "flex")),
     ],
 )
 def test_requests_survive_the_wire(message: Request) -> None:
@@ -117,7 +119,14 @@ def test_requests_survive_the_wire(message: Request) -> None:
         Ready(5.5, (BaselineTiming("sdpa", (1.0, 2.0), (1.0, 1.0), 9, 0.1, 0.2, 0),), {"a": "b"}, ("w",)),
         Judged(Measurement((1.0,), (2.0,), 2.0, 5, "warm", "beaten", {"before": {}}, (CHECK,), ("throttled",))),
         Judged(Rejection(Gate.CORRECTNESS, "wrong", {"seed": 3}, (CHECK, CHECK)), stray=True),
-        Raced(Lap("default", (1.0,), 5, (CHECK,)), (Lap("1", (2.0,), 5),), (Lap("sdpa", (3.0,), 5),), {"x": 1}),
+        Raced(
+            Lap("default", (1.0,), 5, (CHECK,), Deviation(0.1, 0.2, 3)),
+            (Lap("1", (2.0,), 5),),
+            (Lap("triton", (3.0,), 5, about="a config"),),
+            Lap("empty kernel", (1.0,), 500),
+            {"flex": "no compiler"},
+            {"x": 1},
+        ),
         Dropped("1", Rejection(Gate.RUNTIME, "CUDA_ERROR", {}, (CHECK,))),
         Trouble("bug", "text", "traceback"),
     ],
@@ -256,6 +265,22 @@ def test_the_final_run_is_fresh_and_drops_who_fails(make: Callable[[], CudaDevic
     assert 1.0 == finals.control.ratio
     assert ["sdpa"] == [baseline.name for baseline in finals.baselines]
     assert ["1", "77", "77", "77", "77"] == notes(tmp_path, "seeds"), "each try in a process of its own"
+
+
+def test_a_comparison_needs_no_search_and_leaves_out_a_competitor_that_dies(
+    make: Callable[[], CudaDevice], tmp_path: Path
+) -> None:
+    work = [(candidate(1), ARTIFACT), (candidate(2, "sticky"), ARTIFACT)]
+    finals = make().compare((candidate(0).config.values, ARTIFACT), work, seed=5)
+
+    asked = [line.split() for line in notes(tmp_path, "competitors")]
+    assert [list(COMPETITORS), [name for name in COMPETITORS if name != "flex"]] == asked
+    assert {"flex", "sdpa_flash"} == set(finals.unavailable)
+    assert "ended with code 4" in finals.unavailable["flex"]
+    assert Deviation(1e-3, 1e-4, 0) == finals.baselines[0].deviation
+    assert finals.floor is not None
+    assert 1.0 == finals.floor.median_us
+    assert [Final, Rejection] == [type(result) for _, result in finals.finalists]
 
 
 def test_two_evoengines_do_not_share_a_card(make: Callable[[], CudaDevice]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import random
 import statistics
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,10 +13,12 @@ from typing import Any
 
 import torch
 
-from evoengine.devices.cuda import baselines, timer
-from evoengine.devices.cuda.card import Card, Start, identify
+from evoengine.devices.cuda import timer
+from evoengine.devices.cuda.baselines import deviation
+from evoengine.devices.cuda.card import Card, identify
 from evoengine.devices.cuda.driver import CudaError, Kernel, LaunchGraph
 from evoengine.devices.cuda.messages import (
+    SDPA,
     Dropped,
     Hello,
     Judge,
@@ -36,6 +37,7 @@ from evoengine.devices.cuda.messages import (
 from evoengine.devices.cuda.prove import Proof, Prover
 from evoengine.devices.cuda.results import BaselineTiming
 from evoengine.devices.cuda.serve import Tainted, Tell
+from evoengine.devices.cuda.windows import Windows
 from evoengine.errors import TemplateError, UserError
 from evoengine.template import load_template
 from evoengine.verdict import Gate, Measurement, Rejection
@@ -44,8 +46,6 @@ QUICK_REPEATS = 50
 """Bit-equal repeats for every candidate; a missing barrier of an earlier kernel failed 19-21 launches of 100."""
 FINAL_REPEATS = 250
 """For finalists: FlashAttention's race test (tests/cute/test_flash_attn_race_condition.py)."""
-WARM_UP_SECONDS = 0.5
-"""The control runs this long before anything is timed: clocks reach their level under load."""
 CONTROL_WINDOWS = 2 * timer.MAX_PAIRS
 NOISY = 0.03
 """Relative standard deviation of the control's windows above which the card is not fit for timing (timing.md)."""
@@ -53,8 +53,7 @@ DRIFT = 0.02
 """The control may move this much from its set-up before a measurement is flagged."""
 THROTTLED = 0.9
 """Share of the control's SM clock below which a measurement is flagged (nvbench has 0.75 of the nominal clock)."""
-FINAL_ROUNDS, MIN_FINAL_ROUNDS, FINAL_SECONDS = 100, 50, 60.0
-"""Windows a finalist: 100, down to 50 where a hundred rounds would take more than a minute."""
+FLOOR = "empty kernel"
 FINAL_WARM_UP = 50
 """Launches of each finalist before its first window."""
 
@@ -83,6 +82,7 @@ class GpuBench:
         self._template = load_template(Path(request.template))
         self._problem = make_problem(self._template.module.PROBLEM, request.problem)
         self._card = Card(self._ordinal)
+        self._windows = Windows(self._card, self._tell)
         with self._faults():
             self._prover = Prover(
                 self._template, self._problem, request.seed, Path(request.scratch), self._card, self._tell,
@@ -93,8 +93,8 @@ class GpuBench:
         with self._faults():
             proof = self._prove_control(request.control, QUICK_REPEATS)
             self._tell(Working("time"))
-            window = self._window(proof.launch)
-            self._warm_up(window)
+            window = self._windows.of(proof.launch)
+            self._windows.warm_up(window)
             times = timer.time_windows([window] * CONTROL_WINDOWS, self._card.events)
             reference_us = request.reference_us or statistics.median(times)
             self._control = Control(proof, window, reference_us, self._card.clocks().get("sm_clock_mhz"))
@@ -126,8 +126,8 @@ class GpuBench:
                 raise Tainted(f"the default config's output changed when {request.subject.name} was judged")
             return Judged(proof.rejection, proof.stray)
         self._tell(Working("time"))
-        estimate = self._estimate(proof.launch)
-        window = self._window(proof.launch, estimate)
+        estimate = self._windows.estimate(proof.launch)
+        window = self._windows.of(proof.launch, estimate)
         beaten = estimate > timer.BEATEN * request.best_us
         pairs = timer.compare(window, self._control.window, self._card.events, beaten=beaten)
         window.destroy()
@@ -164,35 +164,42 @@ class GpuBench:
             windows: dict[str, timer.Window] = {}
             for name, proof in proofs.items():
                 self._tell(Working("check", name))  # still alone on the card: a fault has a name
-                windows[name] = self._window(proof.launch)
+                windows[name] = self._windows.of(proof.launch)
                 for _ in range(-(-FINAL_WARM_UP // windows[name].launches)):
                     windows[name].replay()
                 self._card.synchronize()
-            calls, _ = self._baseline_windows()
-            windows |= calls
+            contenders, unavailable = self._windows.line_up(request.competitors, self._problem, self._inputs())
+            windows |= {name: one.window for name, one in contenders.items()}
             self._tell(Working("time"))
-            self._warm_up(windows[request.control.name])
+            windows[FLOOR] = self._windows.of(self._card.empty())
+            self._windows.warm_up(windows[request.control.name])
             times = timer.rounds(
                 windows,
                 self._card.events,
-                self._rounds(windows),
+                self._windows.rounds(windows),
                 random.Random(request.seed),
                 lambda: self._tell(Working("time")),
             )
+            timed, output = self._prover.timed, self._prover.buffers.outputs[0]
+            errors = {}
             for name, proof in reversed(proofs.items()):  # the control last: a finalist may be what spoilt it
                 wrong = self._prover.recheck(proof)
                 if wrong and name == request.control.name:
                     raise TemplateError(f"the default config is wrong after timing: {wrong}")
                 if wrong:
                     return Dropped(name, Rejection(Gate.CORRECTNESS, f"after timing: {wrong}", {}, proof.checks))
+                errors[name] = deviation(output.values(), timed)
+            errors |= {name: deviation(one.call(), timed) for name, one in contenders.items()}
 
             def lap(name: str) -> Lap:
                 checks = proofs[name].checks if name in proofs else ()
-                return Lap(name, tuple(times[name]), windows[name].launches, checks)
+                about = contenders[name].about if name in contenders else ""
+                return Lap(name, tuple(times[name]), windows[name].launches, checks, errors.get(name), about)
 
             finalists = tuple(lap(subject.name) for subject in request.finalists)
             clocks = {"before": before, "after": self._card.clocks()}
-            return Raced(lap(request.control.name), finalists, tuple(lap(name) for name in calls), clocks)
+            laps = tuple(lap(name) for name in contenders)
+            return Raced(lap(request.control.name), finalists, laps, lap(FLOOR), unavailable, clocks)
 
     def _prove_control(self, control: Subject, repeats: int) -> Proof:
         try:
@@ -205,63 +212,30 @@ class GpuBench:
             raise TemplateError(f"the default config is wrong: {proof.rejection.reason}")
         return proof
 
-    def _window(self, launch: Start, estimated_us: float | None = None) -> LaunchGraph:
-        estimated_us = estimated_us or self._estimate(launch)
-        return self._card.graph(launch, timer.launches_per_window(estimated_us, self._card.quantum_us))
-
-    def _estimate(self, launch: Start) -> float:
-        return timer.estimate_us(lambda count: self._card.graph(launch, count), self._card.events)
-
-    def _warm_up(self, window: timer.Window) -> None:
-        end = time.perf_counter() + WARM_UP_SECONDS
-        while time.perf_counter() < end:
-            timer.time_windows([window], self._card.events)
-
-    def _rounds(self, windows: Mapping[str, timer.Window]) -> int:
-        """As many rounds as FINAL_SECONDS allow, by the time of one."""
-        once = timer.time_windows(list(windows.values()), self._card.events)
-        round_us = sum(each * window.launches for each, window in zip(once, windows.values(), strict=True))
-        return min(max(int(FINAL_SECONDS * 1e6 / round_us), MIN_FINAL_ROUNDS), FINAL_ROUNDS)
-
-    def _baseline_windows(self) -> tuple[dict[str, baselines.CallGraph], dict[str, str]]:
-        """Baselines that run, each as a window, and why the others do not."""
-        inputs = [buffer.values() for buffer in self._prover.buffers.inputs]
-        windows: dict[str, baselines.CallGraph] = {}
-        unavailable: dict[str, str] = {}
-        for name, function in baselines.calls(self._problem, inputs).items():
-            self._tell(Working("time", name))
-            try:
-                for _ in range(baselines.WARM_CALLS):
-                    function()
-
-                def make(count: int, function: baselines.Call = function) -> baselines.CallGraph:
-                    return baselines.CallGraph(function, count, self._card.torch_stream)
-
-                estimate = timer.estimate_us(make, self._card.events)
-                windows[name] = make(timer.launches_per_window(estimate, self._card.quantum_us))
-            except RuntimeError as error:  # torch's way to say that a backend does not take this problem
-                self._card.synchronize()  # anything worse is a fault of the card, and raises here
-                unavailable[name] = str(error).partition("\n")[0]
-                torch.cuda.empty_cache()
-        return windows, unavailable
-
     def _time_baselines(self) -> tuple[list[BaselineTiming], dict[str, str]]:
         self._prover.buffers.restore()
-        windows, unavailable = self._baseline_windows()
-        inputs = [buffer.values() for buffer in self._prover.buffers.inputs]
-        functions = baselines.calls(self._problem, inputs)
+        contenders, unavailable = self._windows.line_up(SDPA, self._problem, self._inputs())
         timings = []
-        for name, window in windows.items():
+        for name, one in contenders.items():
             self._tell(Working("time", name))
-            pairs = timer.compare(window, self._control.window, self._card.events, beaten=False)
-            max_abs, rel_fro, nonfinite = baselines.errors(functions[name](), self._prover.timed)
+            pairs = timer.compare(one.window, self._control.window, self._card.events, beaten=False)
+            error = deviation(one.call(), self._prover.timed)
             timings.append(
                 BaselineTiming(
-                    name, tuple(pairs.windows_us), tuple(pairs.control_us), window.launches, max_abs, rel_fro, nonfinite
+                    name,
+                    tuple(pairs.windows_us),
+                    tuple(pairs.control_us),
+                    one.window.launches,
+                    error.max_abs,
+                    error.rel_fro,
+                    error.nonfinite,
                 )
             )
-            window.destroy()
+            one.window.destroy()
         return timings, unavailable
+
+    def _inputs(self) -> list[torch.Tensor]:
+        return [buffer.values() for buffer in self._prover.buffers.inputs]
 
     def _warnings(self, control_us: list[float]) -> Iterator[str]:
         noise = statistics.stdev(control_us) / statistics.mean(control_us)

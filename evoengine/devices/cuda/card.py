@@ -8,6 +8,7 @@ import statistics
 import sys
 import uuid
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from cuda.bindings import driver
 from evoengine.devices.cuda.driver import Events, Kernel, LaunchGraph, call, pack
 from evoengine.devices.cuda.nvml import Nvml
 from evoengine.devices.cuda.probe import read_limits
-from evoengine.devices.cuda.scrub import Scrubber
+from evoengine.devices.cuda.scrub import Scrubber, compile_source
 from evoengine.devices.cuda.timer import quantum_of
 from evoengine.errors import UserError
 from evoengine.template import Launch
@@ -82,6 +83,11 @@ class Card:
         kernel.allow(launch.smem_bytes)
         parameters = pack(arguments)
         return lambda: kernel.launch(launch, parameters, self._stream)
+
+    def empty(self) -> Start:
+        """What starts a kernel of one warp that does nothing: the floor under every time."""
+        kernel = Kernel(compile_source(Path(__file__).with_name("empty.cu"), self.limits.arch), "empty")
+        return self.bind(kernel, Launch((1, 1, 1), 32, 0), ())
 
     def graph(self, start: Start, launches: int) -> LaunchGraph:
         """`launches` starts as one window."""

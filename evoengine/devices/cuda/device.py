@@ -8,7 +8,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from evoengine.devices.cuda.messages import Dropped, Judge, Judged, Lap, Raced, Ready, RunFinals, SetUp, Subject
+from evoengine.devices.cuda.messages import (
+    COMPETITORS,
+    SDPA,
+    Dropped,
+    Judge,
+    Judged,
+    Lap,
+    Raced,
+    Ready,
+    RunFinals,
+    SetUp,
+    Subject,
+)
 from evoengine.devices.cuda.results import Final, Finals, Setup, make_final
 from evoengine.devices.cuda.session import START_SECONDS, JobFailed, Session
 from evoengine.errors import EvoengineError, TemplateError
@@ -100,17 +112,46 @@ class CudaDevice:
             EvoengineError: the card fails, and no finalist can be named for it.
         """
         assert self._control is not None, "start comes first"
+        return self._race(self._control, work, seed, SDPA, self._job_seconds)
+
+    def compare(
+        self, control: tuple[Values, Artifact], work: Sequence[tuple[Candidate, Artifact]], seed: int
+    ) -> Finals:
+        """The final run by itself, without a search before it, against every competitor there is.
+
+        A competitor that takes the worker down is left out, with the reason, and the run repeated.
+
+        Raises:
+            TemplateError: the default config fails.
+            UserError: another evoengine uses the card, or the problem does not fit on it.
+            EvoengineError: the card fails, and nobody can be named for it.
+        """
+        return self._race(_subject("default", *control), work, seed, COMPETITORS, START_SECONDS)
+
+    def _race(
+        self,
+        control: Subject,
+        work: Sequence[tuple[Candidate, Artifact]],
+        seed: int,
+        competitors: Sequence[str],
+        seconds: float,
+    ) -> Finals:
         subjects = {str(c.number): _subject(str(c.number), c.config.values, a) for c, a in work}
         rejected: dict[str, Rejection] = {}
+        crashed: dict[str, str] = {}
         unexplained = 0
         while True:
             finalists = tuple(subject for name, subject in subjects.items() if name not in rejected)
+            names = tuple(name for name in competitors if name not in crashed)
             try:
                 environment = self._session.open(seed)
-                raced, _ = self._session.ask(RunFinals(self._control, finalists, seed), self._job_seconds)
+                raced, _ = self._session.ask(RunFinals(control, finalists, seed, names), seconds)
             except JobFailed as failed:
                 if failed.about in subjects:
                     rejected[failed.about] = failed.rejection
+                    continue
+                if failed.about in names:
+                    crashed[failed.about] = str(failed)
                     continue
                 unexplained += 1
                 if unexplained == START_TRIES:
@@ -118,7 +159,7 @@ class CudaDevice:
                 continue
             self._session.stop()
             if isinstance(raced, Raced):
-                return self._finals(work, raced, rejected, environment, seed)
+                return self._finals(work, raced, rejected, crashed, environment, seed)
             assert isinstance(raced, Dropped), raced
             rejected[raced.name] = raced.rejection
 
@@ -139,6 +180,7 @@ class CudaDevice:
         work: Sequence[tuple[Candidate, Artifact]],
         raced: Raced,
         rejected: Mapping[str, Rejection],
+        crashed: Mapping[str, str],
         environment: Mapping[str, Any],
         seed: int,
     ) -> Finals:
@@ -146,13 +188,23 @@ class CudaDevice:
         control_us = raced.control.windows_us
 
         def final(name: str, lap: Lap) -> Final:
-            return make_final(name, lap.windows_us, control_us, lap.launches_per_window, seed, lap.checks)
+            checks, launches = lap.checks, lap.launches_per_window
+            return make_final(name, lap.windows_us, control_us, launches, seed, checks, lap.deviation, lap.about)
 
         finalists = tuple(
             (c, rejected.get(str(c.number)) or final(c.config.label, laps[str(c.number)])) for c, _ in work
         )
         baselines = tuple(final(lap.name, lap) for lap in raced.baselines)
-        return Finals(final("default", raced.control), finalists, baselines, environment, seed, raced.clocks)
+        return Finals(
+            final("default", raced.control),
+            finalists,
+            baselines,
+            environment,
+            seed,
+            raced.clocks,
+            final(raced.floor.name, raced.floor),
+            {**raced.unavailable, **crashed},
+        )
 
     def _verdict(self, subject: Subject) -> Measurement | Rejection:
         verdict, failed = self._attempt(subject)

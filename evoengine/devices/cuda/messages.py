@@ -7,12 +7,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from evoengine.devices.cuda.results import BaselineTiming
+from evoengine.devices.cuda.results import BaselineTiming, Deviation
 from evoengine.problem import Problem
 from evoengine.verdict import Check, Gate, Measurement, Rejection
 
-Phase = Literal["start", "reference", "check", "time"]
+Phase = Literal["start", "reference", "prepare", "check", "time"]
 """What the worker is busy with; each phase has its own deadline."""
+
+SDPA = ("sdpa", "sdpa_flash", "sdpa_efficient", "sdpa_cudnn", "sdpa_math")
+"""PyTorch's own choice of backend, and every backend: the baselines of a search, ready within a second."""
+COMPETITORS = (*SDPA, "flex", "triton", "flash_attn_4", "flashinfer")
+"""Everything a comparison knows; compiling and tuning the others takes a minute a shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +58,12 @@ class Judge:
 
 @dataclass(frozen=True, slots=True)
 class RunFinals:
-    """Time the control, the finalists and the baselines in rounds of random order."""
+    """Time the control, the finalists and the named competitors in rounds of random order."""
 
     control: Subject
     finalists: tuple[Subject, ...]
     seed: int
+    competitors: tuple[str, ...] = SDPA
 
 
 Request = Open | SetUp | Judge | RunFinals
@@ -73,7 +79,7 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Working:
-    """The worker entered a phase; `about` names the finalist it concerns, where there is one."""
+    """The worker entered a phase; `about` names the finalist or competitor it concerns, where there is one."""
 
     phase: Phase
     about: str = ""
@@ -106,21 +112,25 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Lap:
-    """All windows of one subject of the final run."""
+    """All windows of one subject of the final run, and its error after them."""
 
     name: str
     windows_us: tuple[float, ...]
     launches_per_window: int
     checks: tuple[Check, ...] = ()
+    deviation: Deviation | None = None
+    about: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Raced:
-    """The final run: the control first, then finalists in request order, then baselines."""
+    """The final run: the control first, then finalists in request order, then baselines, then an empty kernel."""
 
     control: Lap
     finalists: tuple[Lap, ...]
     baselines: tuple[Lap, ...]
+    floor: Lap
+    unavailable: Mapping[str, str]
     clocks: Mapping[str, Any]
 
 
@@ -163,7 +173,7 @@ def decode_request(data: bytes) -> Request:
         return Judge(Subject(**fields["subject"]), fields["best_us"])
     assert name == "RunFinals", name
     finalists = tuple(Subject(**subject) for subject in fields["finalists"])
-    return RunFinals(Subject(**fields["control"]), finalists, fields["seed"])
+    return RunFinals(Subject(**fields["control"]), finalists, fields["seed"], tuple(fields["competitors"]))
 
 
 def decode_reply(data: bytes) -> Reply:
@@ -189,6 +199,8 @@ def decode_reply(data: bytes) -> Reply:
         _lap(fields["control"]),
         tuple(_lap(lap) for lap in fields["finalists"]),
         tuple(_lap(lap) for lap in fields["baselines"]),
+        _lap(fields["floor"]),
+        fields["unavailable"],
         fields["clocks"],
     )
 
@@ -220,4 +232,5 @@ def _rejection(fields: dict[str, Any]) -> Rejection:
 
 
 def _lap(fields: dict[str, Any]) -> Lap:
-    return Lap(**{**_tuples(fields), "checks": _checks(fields["checks"])})
+    deviation = None if fields["deviation"] is None else Deviation(**fields["deviation"])
+    return Lap(**{**_tuples(fields), "checks": _checks(fields["checks"]), "deviation": deviation})

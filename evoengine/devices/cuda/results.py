@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from evoengine.verdict import Candidate, Check, Evidence, Measurement, Rejection
 
 RESAMPLES = 2000
 """Bootstrap resamples: the 95 % limits then move by about 3 % of the interval's width from seed to seed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deviation:
+    """How far an output is from the float64 reference: largest absolute and relative Frobenius error.
+
+    Both are over finite values; `nonfinite` counts the others.
+    """
+
+    max_abs: float
+    rel_fro: float
+    nonfinite: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +79,8 @@ class Final:
     """One subject of the final run. Window i of every subject was taken in round i, in random order.
 
     `ratio` to the control is the median over rounds, `ratio_low` and `ratio_high` its 95 % bootstrap interval.
-    Times are in microseconds a launch. Baselines carry no checks.
+    Times are in microseconds a launch. Baselines carry no checks. `deviation` was taken after timing; `about` says how
+    a baseline was set up.
     """
 
     name: str
@@ -77,6 +90,8 @@ class Final:
     ratio_low: float
     ratio_high: float
     checks: tuple[Check, ...] = ()
+    deviation: Deviation | None = None
+    about: str = ""
 
     @property
     def median_us(self) -> float:
@@ -90,7 +105,11 @@ class Final:
 
 @dataclass(frozen=True, slots=True)
 class Finals:
-    """The final run: the default config, every finalist and every baseline, interleaved in one fresh process."""
+    """The final run: the default config, every finalist and every baseline, interleaved in one fresh process.
+
+    `floor` is an empty kernel in the same kind of window: what a launch costs by itself. `unavailable` says why a
+    baseline did not run.
+    """
 
     control: Final
     finalists: tuple[tuple[Candidate, Final | Rejection], ...]
@@ -98,6 +117,8 @@ class Finals:
     environment: Evidence
     seed: int
     clocks: Evidence = field(default_factory=dict)
+    floor: Final | None = None
+    unavailable: Mapping[str, str] = field(default_factory=dict)
 
 
 def make_final(
@@ -107,10 +128,12 @@ def make_final(
     launches_per_window: int,
     seed: int,
     checks: tuple[Check, ...] = (),
+    deviation: Deviation | None = None,
+    about: str = "",
 ) -> Final:
     """A subject's windows with its ratio to the control's windows of the same rounds."""
     low, middle, high = ratio_interval(windows_us, control_us, seed)
-    return Final(name, tuple(windows_us), launches_per_window, middle, low, high, checks)
+    return Final(name, tuple(windows_us), launches_per_window, middle, low, high, checks, deviation, about)
 
 
 def ratio_interval(windows_us: Sequence[float], control_us: Sequence[float], seed: int) -> tuple[float, float, float]:

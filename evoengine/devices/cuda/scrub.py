@@ -19,7 +19,7 @@ class Scrubber:
     """The scrub kernel, compiled for this card once per worker."""
 
     def __init__(self, limits: DeviceLimits, stream: int) -> None:
-        self._kernel = Kernel(_compile(Path(__file__).with_name("scrub.cu"), limits.arch), "scrub")
+        self._kernel = Kernel(compile_source(Path(__file__).with_name("scrub.cu"), limits.arch), "scrub")
         self._kernel.allow(limits.smem_per_block)
         self._stream = stream
         self._launch = Launch((limits.sms, 1, 1), 256, limits.smem_per_block)
@@ -30,7 +30,9 @@ class Scrubber:
         self._kernel.launch(self._launch, self._parameters, self._stream)
 
 
-def _compile(source: Path, arch: str) -> bytes:
+def compile_source(source: Path, arch: str) -> bytes:
+    """A kernel of our own as a cubin; a failure is evoengine's fault, hence a RuntimeError."""
+
     def checked(result: tuple[nvrtc.nvrtcResult, ...]) -> object:
         if result[0] != nvrtc.nvrtcResult.NVRTC_SUCCESS:
             raise RuntimeError(f"NVRTC cannot compile {source.name}: {result[0].name}")

@@ -16,6 +16,8 @@ from evoengine.verdict import Gate, Rejection
 
 START_SECONDS = 300.0
 """Importing torch, making a context, timing every baseline: 10 s are usual, a cold disk takes minutes."""
+PREPARE_SECONDS = 900.0
+"""A competitor that compiles and tunes itself: 100 Triton configs take 20 s on 16 cores, a few minutes on two."""
 REFERENCE_SECONDS = 1800.0
 """A float64 reference on the CPU: a minute at 16 k keys on two cores, and its cost grows with the square."""
 
@@ -80,6 +82,7 @@ class Session:
         limits: dict[Phase, float] = {
             "start": START_SECONDS,
             "reference": REFERENCE_SECONDS,
+            "prepare": PREPARE_SECONDS,
             "check": seconds,
             "time": seconds,
         }
