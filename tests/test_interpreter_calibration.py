@@ -134,7 +134,8 @@ INSTRUCTIONS = {
     "cvt_rn_bf16x2": "cvt.rn.bf16x2.f32",
     "ex2_approx_ftz": "ex2.approx.ftz.f32",
     "max_f32": "max.f32",
-    "fma_add_mul_rcp": "fma.rn.f32 add.f32 mul.f32 rcp.rn.f32",
+    "fma_add_mul_rcp_div": "fma.rn.f32 add.f32 mul.f32 rcp.rn.f32 div.rn.f32",
+    "vote_any_all_ballot": "vote.sync.any.pred vote.sync.all.pred vote.sync.ballot.b32",
 }
 
 
@@ -145,7 +146,7 @@ def calibrated(name: str) -> list[str]:
     opcodes = [".".join(instruction.opcode) for instruction in instructions]
     exact = ("mov.", "ld.", "st.", "setp.", "selp.", "neg.", "cp.async.commit_group", "cp.async.wait_group")
     arithmetic = [opcode for opcode in opcodes if not opcode.startswith(exact)]
-    return [code for code in arithmetic if code.endswith("f32") or code.startswith(("ldmatrix", "shfl", "cp"))]
+    return [code for code in arithmetic if code.endswith("f32") or code.startswith(("ldmatrix", "shfl", "vote", "cp"))]
 
 
 @pytest.mark.parametrize("name", PROBE_NAMES)

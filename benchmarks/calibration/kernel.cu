@@ -8,7 +8,7 @@ using u32 = unsigned int;
 
 enum Probe {  // in the order of PROBES in probes.py
   kMmaF16, kMmaBf16, kChainF16, kChainBf16, kLdmatrix, kLdmatrixTrans, kBfly, kIdx, kUp, kDown, kCpAsync, kCvtF16,
-  kCvtBf16, kEx2, kMax, kArithmetic
+  kCvtBf16, kEx2, kMax, kArithmetic, kVote
 };
 
 __device__ __forceinline__ u32 shared_address(const void* pointer) {
@@ -72,12 +72,21 @@ __device__ __forceinline__ void cp_async(const u32* x, u32* y) {
 }
 
 __device__ __forceinline__ void arithmetic(float a, float b, float c, u32* y) {
-  float fma, sum, product, inverse;
+  float fma, sum, product, inverse, quotient;
   asm volatile("fma.rn.f32 %0, %1, %2, %3;\n" : "=f"(fma) : "f"(a), "f"(b), "f"(c));
   asm volatile("add.f32 %0, %1, %2;\n" : "=f"(sum) : "f"(a), "f"(c));
   asm volatile("mul.f32 %0, %1, %2;\n" : "=f"(product) : "f"(a), "f"(b));
   asm volatile("rcp.rn.f32 %0, %1;\n" : "=f"(inverse) : "f"(b));
-  y[0] = as_word(fma), y[1] = as_word(sum), y[2] = as_word(product), y[3] = as_word(inverse);
+  asm volatile("div.rn.f32 %0, %1, %2;\n" : "=f"(quotient) : "f"(a), "f"(b));
+  y[0] = as_word(fma), y[1] = as_word(sum), y[2] = as_word(product), y[3] = as_word(inverse), y[4] = as_word(quotient);
+}
+
+// x: this lane's vote. y: what any, all and ballot make of the warp's.
+__device__ __forceinline__ void vote(u32 yes, u32* y) {
+  asm volatile("{ .reg .pred mine, any, all; setp.ne.u32 mine, %3, 0; vote.sync.any.pred any, mine, -1; "
+               "vote.sync.all.pred all, mine, -1; vote.sync.ballot.b32 %2, mine, -1; "
+               "selp.u32 %0, 1, 0, any; selp.u32 %1, 1, 0, all; }\n"
+               : "=r"(y[0]), "=r"(y[1]), "=r"(y[2]) : "r"(yes));
 }
 
 extern "C" __global__ void __launch_bounds__(32) evo_probe(const u32* x, u32* y) {
@@ -108,5 +117,6 @@ extern "C" __global__ void __launch_bounds__(32) evo_probe(const u32* x, u32* y)
       y[0] = as_word(result);
       break;
     case kArithmetic: arithmetic(as_float(x[0]), as_float(x[1]), as_float(x[2]), y); break;
+    case kVote: vote(x[0], y); break;
   }
 }

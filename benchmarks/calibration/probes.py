@@ -102,6 +102,14 @@ def _shfl(rng: np.random.Generator, warps: int) -> Words:
     return np.concatenate([rng.integers(0, 2**32, shape, np.uint32), rng.integers(0, 64, shape, np.uint32), clamp], 2)
 
 
+def _vote(rng: np.random.Generator, warps: int) -> Words:
+    """None, all, all but one, one, then about half."""
+    yes = rng.integers(0, 2, (warps, LANES, 1), np.uint32)
+    yes[:4, :, 0] = np.array([0, 1, 1, 0], np.uint32)[:, None]
+    yes[2, 31], yes[3, 17] = 0, 1
+    return yes
+
+
 def _cp_async(rng: np.random.Generator, warps: int) -> Words:
     words = rng.integers(0, 2**32, (warps, LANES, 8), np.uint32)
     words[:, :, 4] = np.arange(warps * LANES).reshape(warps, LANES) % 17
@@ -148,7 +156,8 @@ PROBES = (
     Probe("cvt_rn_bf16x2", 64, 2, 1, _pairs, "bf16"),
     Probe("ex2_approx_ftz", 96, 1, 1, _ex2, "fp32"),
     Probe("max_f32", 64, 2, 1, _pairs, "fp32"),
-    Probe("fma_add_mul_rcp", 48, 3, 4, _arithmetic, "fp32"),
+    Probe("fma_add_mul_rcp_div", 48, 3, 5, _arithmetic, "fp32"),
+    Probe("vote_any_all_ballot", 8, 1, 3, _vote, "words"),
 )
 
 
