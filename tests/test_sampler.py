@@ -176,12 +176,13 @@ class TestEvolution:
         trials = {one.number: one for one in search("evolution", 96, 8)}
         children = [one for one in trials.values() if one.parents]
 
-        assert len(children) >= 60
+        assert len(children) >= 20
         for child in children:
             assert all(parent < child.number - child.number % 8 for parent in child.parents)
             assert all(trials[parent].value is not None for parent in child.parents)
             assert 1 + max(trials[parent].generation for parent in child.parents) == child.generation
         assert {"mutation", "crossover", "niche"} == {child.operator for child in children}
+        assert "model" in {one.operator for one in trials.values()}
 
     def test_finds_the_optimum_sooner_than_random(self) -> None:
         best = min(value for p in FEASIBLE.points if (value := latency(p)) is not None)
@@ -200,8 +201,12 @@ class TestEvolution:
         source.observe(seen(0, source.propose(32)))
         batch = source.propose(64)
 
+        def width(points: list[Point]) -> float:
+            pairs = list(itertools.combinations(points, 2))
+            return sum(SPACE.distance(a, b) for a, b in pairs) / len(pairs)
+
         assert 64 == len({p.point for p in batch})
-        assert len({p.parents for p in batch}) >= 16
+        assert width([p.point for p in batch]) > 0.7 * width(FEASIBLE.points)
         for at, axis in enumerate(AXES):
             assert len(axis.choices) == len({p.point[at] for p in batch})
 
@@ -222,7 +227,7 @@ class TestEvolution:
         batch = source.propose(40)
 
         assert not {p.point for p in pending} & {p.point for p in batch}
-        assert sum(7 in p.parents for p in batch) >= 8
+        assert sum(7 in p.parents for p in batch) >= 4
 
     def test_is_an_optuna_sampler(self) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -251,7 +256,7 @@ class TestEvolution:
             space = SearchSpace("cube", axes, (), default=dict.fromkeys((a.name for a in axes), 0))
             points = list(itertools.product(range(choices), repeat=5))
             source = Proposer(space, FeasibleSet(points, {}, space.product), sampler="evolution", seed=0)
-            trials = [Seen(n, p.point, float(sum(p.point)), "done") for n, p in enumerate(source.propose(100))]
+            trials = [Seen(n, p.point, float(9 + sum(p.point)), "done") for n, p in enumerate(source.propose(100))]
             source.observe(trials)
             start = time.process_time()
             source.propose(30)

@@ -1,4 +1,4 @@
-"""The default sampler: elitist evolution that knows the feasible set."""
+"""The default sampler: evolution that knows the feasible set and asks a surrogate which child to try."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from optuna.trial import FrozenTrial, TrialState
 
 from evoengine.sampler import starts
 from evoengine.sampler.encoding import distributions, to_params, to_point
-from evoengine.sampler.operators import Member, Target, best, cross, mutate, niches, pick
+from evoengine.sampler.features import Features
+from evoengine.sampler.model import History, Model
+from evoengine.sampler.operators import Child, Member, offspring
 from evoengine.sampler.valid import ValidSet
 from evoengine.space import FeasibleSet, SearchSpace
 
 OPERATOR, GENERATION, PARENTS = "evoengine:operator", "evoengine:generation", "evoengine:parents"
 """System attributes of a trial, so that a study says where each of its configs came from."""
 
-START_SIZE = 16
-ELITES = 20
+START_SIZE = 8
 MIN_FINISHED = 4
-"""Values needed before anything is bred; until then, starts are spread further."""
-DRAWS = 12
-"""Children tried for one that is feasible and new as it is, before one is moved to the nearest that is."""
+"""Values needed before a model means anything; until then, starts are spread further."""
 
 
 class EvolutionSampler(BaseSampler):
-    """Elites, crossover, one-knob mutation and niches over the feasible set; never infeasible, never a repeat.
+    """Spread starts, then the config of which a Gaussian process expects most: of all feasible ones where they can be
+    listed at every step, else of a random sample and of the elites' offspring. Never infeasible, never a repeat.
 
-    Nothing is carried from trial to trial: the random generator of a trial is seeded with (seed, trials before it) and
-    the population is read from the study, so a study that is reopened goes on as if it had never been closed.
+    Nothing is carried from trial to trial: random generators are seeded with (seed, trials before) and all else is read
+    from the study, so a study that is reopened goes on as if it had never been closed.
 
     Raises:
         UserError: nothing is feasible, or the space is too large (`ValidSet`).
@@ -44,6 +44,7 @@ class EvolutionSampler(BaseSampler):
         self._distributions = distributions(space.axes)
         self._rows: dict[tuple[str, int], int | None] = {}
         self.valid = ValidSet(space, feasible)
+        self._model = Model(Features(space.axes), self.valid, seed=seed)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return self._distributions
@@ -67,11 +68,15 @@ class EvolutionSampler(BaseSampler):
             raise ValueError(f"all {len(self.valid)} feasible configs have been proposed")
         members = [self._member(other) for other in others if other.state == TrialState.COMPLETE]
         rng = np.random.default_rng([self._seed, len(others)])
-        row, target = self._breed(members, taken, rng) if self._grown(members, taken) else self._start(taken, rng)
+        if len(members) >= MIN_FINISHED and all(row in taken for row, _ in self._starts):
+            self._model.learn(self._history(study, others))
+            row, child = self._most_promising(members, taken, rng)
+        else:
+            row, child = self._start(taken, rng)
         attrs: dict[str, Any] = {
-            OPERATOR: target.operator,
-            GENERATION: 1 + max(parent.generation for parent in target.parents) if target.parents else 0,
-            PARENTS: [parent.number for parent in target.parents],
+            OPERATOR: child.operator,
+            GENERATION: 1 + max(parent.generation for parent in child.parents) if child.parents else 0,
+            PARENTS: [parent.number for parent in child.parents],
         }
         for key, value in attrs.items():
             study._storage.set_trial_system_attr(trial._trial_id, key, value)
@@ -81,43 +86,39 @@ class EvolutionSampler(BaseSampler):
     def _starts(self) -> list[tuple[int, str]]:
         return starts.design(self._space, self.valid, START_SIZE, self._seed)
 
-    def _grown(self, members: list[Member], taken: set[int]) -> bool:
-        """Whether the starts are used up and enough of them finished to breed from."""
-        return len(members) >= MIN_FINISHED and all(row in taken for row, _ in self._starts)
-
-    def _start(self, taken: set[int], rng: np.random.Generator) -> tuple[int, Target]:
+    def _start(self, taken: set[int], rng: np.random.Generator) -> tuple[int, Child]:
         for row, operator in self._starts:
             if row not in taken:
-                return row, Target(self.valid.point(row), operator, ())
+                return row, Child(operator, ())
         far = next(starts.spread(self.valid, taken, rng), None)
         row = self.valid.draw(taken, rng) if far is None else far  # None: all that was sampled is taken
-        return row, Target(self.valid.point(row), "spread", ())
+        return row, Child("spread", ())
 
-    def _breed(self, members: list[Member], taken: set[int], rng: np.random.Generator) -> tuple[int, Target]:
-        """A child that is feasible and new: the first such of a few draws, else the last one moved there."""
-        elites = best(members, ELITES)
-        others = niches(members, self._space.axes)
-        for _ in range(DRAWS):
-            target = self._target(elites, others, rng)
-            row = self.valid.row(target.point)
-            if row is not None and row not in taken:
-                return row, target
-        row = self.valid.nearest(target.point, taken, target.keep)
-        if row is None:  # no free config has the choice that the mutation was about
-            row = self.valid.nearest(target.point, taken)
-        assert row is not None, "the caller checked that a config is free"
-        return row, target
+    def _most_promising(self, members: list[Member], taken: set[int], rng: np.random.Generator) -> tuple[int, Child]:
+        """The free config with the largest expected improvement, by the operator that leads to it."""
+        children = offspring(members, self.valid, rng)
+        pool, promise = self._model.over_pool()
+        promise = np.where(np.isin(pool, np.fromiter(taken, dtype=np.intp, count=len(taken))), -np.inf, promise)
+        at = int(promise.argmax())
+        row, most = int(pool[at]), promise[at]
+        if len(pool) < len(self.valid):
+            free = np.array([child for child in children if child not in taken], dtype=np.intp)
+            if len(free) and (ours := self._model.over(free)).max() > most:
+                row, most = int(free[ours.argmax()]), ours.max()
+        if most == -np.inf:  # all of the pool is taken
+            row = self.valid.draw(taken, rng)
+        return row, children.get(row, Child("model", ()))
 
-    def _target(self, elites: list[Member], others: list[Member], rng: np.random.Generator) -> Target:
-        axes = self._space.axes
-        draw = rng.random()
-        if draw < 0.5:
-            first, second = pick(elites, rng), pick(elites, rng)
-            if first is not second:
-                return cross(first, second, axes, rng)
-        elif draw < 0.65 and others:
-            return mutate(others[int(rng.integers(len(others)))], axes, "niche", rng)
-        return mutate(pick(elites, rng), axes, "mutation", rng)
+    def _history(self, study: Study, others: list[FrozenTrial]) -> History:
+        rows = [(self._row(study, other), other) for other in others]
+        inside = [(row, other) for row, other in rows if row is not None]
+        done = [(row, other) for row, other in inside if other.state.is_finished()]
+        values = [other.value if other.state == TrialState.COMPLETE else None for _, other in done]
+        return History(
+            np.array([row for row, _ in done], dtype=np.intp),
+            np.array([np.nan if value is None else value for value in values]),
+            np.array([row for row, other in inside if not other.state.is_finished()], dtype=np.intp),
+        )
 
     def _row(self, study: Study, trial: FrozenTrial) -> int | None:
         """The trial's row, None outside the feasible set; a trial keeps its parameters, so it is looked up once."""

@@ -1,7 +1,4 @@
-"""Genetic operators: pure functions from evaluated configs and a random generator to the target of a new one.
-
-A target need not be feasible; the sampler settles it on the nearest free member of the feasible set.
-"""
+"""Genetic operators: from evaluated configs to the feasible ones that mutation and crossover make of them."""
 
 from __future__ import annotations
 
@@ -10,10 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from evoengine.sampler.valid import ValidSet
 from evoengine.space import Axis, Point
 
 SMALL_AXIS = 4
 """An axis with at most this many choices is a switch: its every choice keeps a niche."""
+MUTATED = 3
+"""Fastest members of which every one-knob mutation is made."""
+CROSSED = 6
+"""Fastest members that are crossed with each other."""
+CROSSOVERS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +30,11 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """Where an operator wants to go. `keep` is the axis whose new choice is the point of the exercise."""
+class Child:
+    """Where a feasible config comes from."""
 
-    point: Point
     operator: str
     parents: tuple[Member, ...]
-    keep: int | None = None
 
 
 def best(members: Sequence[Member], count: int) -> list[Member]:
@@ -57,32 +58,44 @@ def niches(members: Sequence[Member], axes: Sequence[Axis]) -> list[Member]:
     return best(list(found.values()), len(found))
 
 
-def pick(elites: Sequence[Member], rng: np.random.Generator) -> Member:
-    """A parent: the square of a uniform draw prefers low ranks (the first quarter is taken half of the time)."""
-    return elites[int(len(elites) * rng.random() ** 2)]
+def offspring(members: Sequence[Member], valid: ValidSet, rng: np.random.Generator) -> dict[int, Child]:
+    """Feasible children by row: mutations of the fastest and of one niche, and crossovers of the fastest.
+
+    A config that several operators reach is the child of the first.
+    """
+    elites = best(members, CROSSED)
+    others = niches(members, valid.axes)
+    made = [(point, Child("mutation", (parent,))) for parent in elites[:MUTATED] for point in _mutants(parent, valid)]
+    if others:
+        parent = others[int(rng.integers(len(others)))]
+        made += [(point, Child("niche", (parent,))) for point in _mutants(parent, valid)]
+    if len(elites) > 1:
+        for _ in range(CROSSOVERS):
+            first, second = rng.choice(len(elites), 2, replace=False)
+            made.append(_crossover(elites[first], elites[second], valid, rng))
+    children: dict[int, Child] = {}
+    for row, (_, child) in zip(valid.rows([point for point, _ in made]), made, strict=True):
+        if row >= 0:
+            children.setdefault(int(row), child)
+    return children
 
 
-def mutate(parent: Member, axes: Sequence[Axis], operator: str, rng: np.random.Generator) -> Target:
-    """One knob of `parent` moved one step (to any other choice where its choices have no order)."""
-    movable = [at for at, axis in enumerate(axes) if len(axis.choices) > 1]
-    if not movable:
-        return Target(parent.point, operator, (parent,))
-    at = movable[int(rng.integers(len(movable)))]
-    return Target(_moved(parent.point, at, axes[at], rng), operator, (parent,), keep=at)
+def _mutants(parent: Member, valid: ValidSet) -> list[Point]:
+    """One knob of `parent` at each of its other choices."""
+    point = parent.point
+    return [
+        (*point[:at], index, *point[at + 1 :])
+        for at, size in enumerate(valid.sizes)
+        for index in range(size)
+        if index != point[at]
+    ]
 
 
-def cross(first: Member, second: Member, axes: Sequence[Axis], rng: np.random.Generator) -> Target:
-    """Uniform crossover; in one of three children a knob is mutated as well."""
-    mask = rng.random(len(axes)) < 0.5
-    point = tuple(a if take else b for a, b, take in zip(first.point, second.point, mask, strict=True))
-    if rng.random() < 1 / 3:
-        at = int(rng.integers(len(axes)))
-        point = _moved(point, at, axes[at], rng)
-    return Target(point, "crossover", (first, second))
-
-
-def _moved(point: Point, at: int, axis: Axis, rng: np.random.Generator) -> Point:
-    choices = axis.neighbours(point[at])
-    if not choices:
-        return point
-    return (*point[:at], choices[int(rng.integers(len(choices)))], *point[at + 1 :])
+def _crossover(first: Member, second: Member, valid: ValidSet, rng: np.random.Generator) -> tuple[Point, Child]:
+    """Each knob from either parent; in one of two children a knob is drawn afresh as well."""
+    mask = rng.random(len(valid.sizes)) < 0.5
+    point = [a if take else b for a, b, take in zip(first.point, second.point, mask, strict=True)]
+    if rng.random() < 0.5:
+        at = int(rng.integers(len(point)))
+        point[at] = int(rng.integers(valid.sizes[at]))
+    return tuple(point), Child("crossover", (first, second))

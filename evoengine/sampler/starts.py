@@ -11,7 +11,8 @@ from evoengine.sampler.valid import ValidSet
 from evoengine.space import SearchSpace
 
 SPREAD_SAMPLE = 1000
-"""Configs among which the next spread point is looked for: a max-min design over more costs time and changes little."""
+"""Configs among which the next spread point is looked for: a max-min design over more costs time and changes little.
+At most half of a small feasible set, or every seed would start alike."""
 
 
 def known(space: SearchSpace, valid: ValidSet) -> list[tuple[int, str]]:
@@ -27,7 +28,7 @@ def known(space: SearchSpace, valid: ValidSet) -> list[tuple[int, str]]:
 def spread(valid: ValidSet, seen: Collection[int], rng: np.random.Generator) -> Iterator[int]:
     """Unseen rows, each the farthest of a random sample from `seen` and all rows before it (max-min design)."""
     taken = set(seen)
-    sample = np.sort(rng.choice(len(valid), min(SPREAD_SAMPLE, len(valid)), replace=False))
+    sample = np.sort(rng.choice(len(valid), min(SPREAD_SAMPLE, -(-len(valid) // 2)), replace=False))
     sample = sample[~np.isin(sample, np.fromiter(taken, dtype=np.intp, count=len(taken)))]
     gap = np.full(len(sample), np.inf, dtype=np.float64)
     for row in sorted(taken):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,12 @@ class ValidSet:
         code = int(np.dot(np.array(point, dtype=np.int64), self._strides))
         at = int(np.searchsorted(self._codes, code))
         return int(self._order[at]) if at < len(self._codes) and self._codes[at] == code else None
+
+    def rows(self, points: Sequence[Point]) -> Rows:
+        """The row of each of `points`, -1 where it is not feasible."""
+        codes = np.array(points, dtype=np.int64).reshape(len(points), len(self.sizes)) @ self._strides
+        at = np.minimum(np.searchsorted(self._codes, codes), len(self) - 1)
+        return np.where(self._codes[at] == codes, self._order[at], -1)
 
     def distance(self, point: Point, among: Rows | None = None) -> NDArray[np.float64]:
         """`SearchSpace.distance` from `point` to every row, or to the rows `among`."""
