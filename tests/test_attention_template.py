@@ -28,6 +28,8 @@ MODULE = TEMPLATE.module
 SPACE = load_space(shipped("search_spaces") / "attention.py")
 HARDWARE = hardware_rules(TEMPLATE, tuple(axis.name for axis in SPACE), Ceilings())
 MISSION = AttentionProblem()
+MASKED = AttentionProblem(causal=True)
+"""The mission shape with a causal mask, under which no knob is out of use."""
 H200 = card("h200")
 
 SOURCES = {path.name: path.read_text() for path in TEMPLATE.sources if path.suffix != ".py"}
@@ -274,7 +276,7 @@ def families() -> dict[str, dict[Point, Artifact]]:
 
     Feasible by the limits of an H200, because an L4's 99 KB hold no tile of 512 keys; the instructions are the same.
     """
-    points = SPACE.feasible(MISSION, H200, HARDWARE).points
+    points = SPACE.feasible(MASKED, H200, HARDWARE).points
     asked = {axis.name: family(i, points) for i, axis in enumerate(SPACE)}
     asked["rest"] = [
         min(point for point in points if point[i] == choice)
@@ -282,7 +284,7 @@ def families() -> dict[str, dict[Point, Artifact]]:
         for choice in set(range(len(axis.choices))) - {point[i] for point in asked[axis.name]}
     ]
     flat = sorted({point for group in asked.values() for point in group})
-    results = dict(zip(flat, build([request(SPACE.config_at(point).values) for point in flat]), strict=True))
+    results = dict(zip(flat, build([request(SPACE.config_at(point).values, MASKED) for point in flat]), strict=True))
     refused = {
         SPACE.config_at(point).label: result for point, result in results.items() if isinstance(result, Rejection)
     }

@@ -45,6 +45,9 @@ def test_the_ranking_agrees_with_a_recorded_sweep() -> None:
             PRODUCER_WARPS=0,
             SMEM_LAYOUT=2,
             Q_IN_REGS=1,
+            OVERLAP=0,
+            LAZY_RESCALE=0,
+            SKIP_HIDDEN=0,
             MIN_CTAS=1,
         )
         launch, work = template.module.launch(values, problem), template.module.work(values, problem)

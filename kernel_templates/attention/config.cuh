@@ -25,6 +25,15 @@
 #ifndef EVO_Q_IN_REGS
 #error "EVO missing EVO_Q_IN_REGS"
 #endif
+#ifndef EVO_OVERLAP
+#error "EVO missing EVO_OVERLAP"
+#endif
+#ifndef EVO_LAZY_RESCALE
+#error "EVO missing EVO_LAZY_RESCALE"
+#endif
+#ifndef EVO_SKIP_HIDDEN
+#error "EVO missing EVO_SKIP_HIDDEN"
+#endif
 #ifndef EVO_MIN_CTAS
 #error "EVO missing EVO_MIN_CTAS"
 #endif
@@ -60,6 +69,9 @@ inline constexpr int kStages = EVO_STAGES;                 // slots of the K/V r
 inline constexpr int kProducerWarps = EVO_PRODUCER_WARPS;  // warps that only load; 0: every warp loads
 inline constexpr Layout kLayout = static_cast<Layout>(EVO_SMEM_LAYOUT);
 inline constexpr bool kQInRegs = EVO_Q_IN_REGS != 0;       // Q fragments kept for the whole main loop
+inline constexpr bool kOverlap = EVO_OVERLAP != 0;         // Q K^T of the next tile under this tile's softmax
+inline constexpr bool kLazyRescale = EVO_LAZY_RESCALE != 0;  // keep an outgrown maximum while that is safe
+inline constexpr bool kSkipHidden = EVO_SKIP_HIDDEN != 0;  // a warp passes by a tile whose keys its rows do not see
 inline constexpr int kMinCtas = EVO_MIN_CTAS;              // second argument of __launch_bounds__
 inline constexpr int kSmemBytes = EVO_SMEM_BYTES;
 
@@ -77,6 +89,8 @@ static_assert(EVO_SMEM_LAYOUT >= 0 && EVO_SMEM_LAYOUT <= 2, "EVO rule smem_layou
 static_assert(kRowTiles == 1 || kRowTiles == 2, "EVO rule row_tiles: one or two 16-row tiles a warp");
 static_assert(kBlockN % (16 * kWarpsKv) == 0, "EVO rule keys_per_warp: P feeds the second mma in slices of 16 keys");
 static_assert(kThreads <= 1024, "EVO rule threads_per_cta: CUDA allows 1024 threads a CTA");
+static_assert(!kSkipHidden || kCausal, "EVO rule skip_hidden: without a causal mask no tile is hidden");
+static_assert(!kOverlap || kStages >= 2, "EVO rule overlap_stages: the next tile's K needs a slot of its own");
 static_assert(kStages >= 1, "EVO rule stages: the ring needs a slot");
 static_assert(kProducerWarps == 0 || 3 * kStages <= 15, "EVO rule named_barriers: three a slot out of ids 1 to 15");
 

@@ -29,14 +29,14 @@ template <bool kFirst>
 __device__ __forceinline__ void attend(Consumer& consumer, const Tiles& at, int tile, int slot) {
   if constexpr (cfg::kQInRegs && kFirst) consumer.keep_q(at.q);
   if (consumer.sees(tile * cfg::kBlockN)) {
-    consumer.scores(at.q, at.k + slot * Loader::kSlotBytes);
-    consumer.mask(tile * cfg::kBlockN);
-    consumer.softmax<kFirst>();
+    consumer.scores<0>(at.q, at.k + slot * Loader::kSlotBytes);
+    consumer.mask<0>(tile * cfg::kBlockN);
+    consumer.softmax<0, kFirst>();
   }
 }
 
 __device__ __forceinline__ void gather(Consumer& consumer, const Tiles& at, int tile, int slot) {
-  if (consumer.sees(tile * cfg::kBlockN)) consumer.accumulate(at.v + slot * Loader::kSlotBytes);
+  if (consumer.sees(tile * cfg::kBlockN)) consumer.accumulate<0>(at.v + slot * Loader::kSlotBytes);
 }
 
 // No producer: every warp loads and computes. The first barrier of a tile says that K has landed for all and that all
@@ -113,6 +113,88 @@ __device__ __forceinline__ void consume(Consumer& consumer, int tiles, const Til
   for (int tile = 1; tile < tiles; ++tile) consume_step<false>(consumer, tiles, at, tile);
 }
 
+// Overlapped form: the scores of tile + 1 are issued before the softmax of `tile`, so that tensor cores work under it.
+template <int kBuffer>
+__device__ __forceinline__ void score(Consumer& consumer, const Tiles& at, int tile) {
+  if (consumer.sees(tile * cfg::kBlockN)) {
+    consumer.scores<kBuffer>(at.q, at.k + tile % cfg::kStages * Loader::kSlotBytes);
+  }
+}
+
+template <int kBuffer>
+__device__ __forceinline__ void weigh(Consumer& consumer, int tile) {
+  if (consumer.sees(tile * cfg::kBlockN)) {
+    consumer.mask<kBuffer>(tile * cfg::kBlockN);
+    consumer.softmax<kBuffer, false>();
+  }
+}
+
+template <int kBuffer>
+__device__ __forceinline__ void add(Consumer& consumer, const Tiles& at, int tile) {
+  if (consumer.sees(tile * cfg::kBlockN)) {
+    consumer.accumulate<kBuffer>(at.v + tile % cfg::kStages * Loader::kSlotBytes);
+  }
+}
+
+// One barrier a tile: it says that V of this tile and K of the next have landed for all, and that all are done with K of
+// this tile and V of the one before, whose slots are refilled.
+template <int kBuffer>
+__device__ __forceinline__ void overlap_step(Consumer& consumer, const Loader& loader, const Tiles& at, int tile) {
+  ptx::cp_async_wait<cfg::kStages - 2>();
+  __syncthreads();
+  loader.fetch_v(tile - 1 + cfg::kStages);
+  loader.fetch_k(tile + cfg::kStages);
+  ptx::cp_async_commit();
+  if (tile + 1 < loader.tiles) score<1 - kBuffer>(consumer, at, tile + 1);
+  weigh<kBuffer>(consumer, tile);
+  add<kBuffer>(consumer, at, tile);
+}
+
+__device__ __forceinline__ void run_overlapped(Consumer& consumer, const Loader& loader, const Tiles& at) {
+  loader.fetch_k(0);                                         // with Q
+  ptx::cp_async_commit();
+#pragma unroll
+  for (int tile = 1; tile < cfg::kStages; ++tile) {
+    loader.fetch_v(tile - 1);
+    loader.fetch_k(tile);
+    ptx::cp_async_commit();
+  }
+  if (loader.tiles == 0) return;
+  ptx::cp_async_wait<cfg::kStages - 1>();
+  __syncthreads();
+  if constexpr (cfg::kQInRegs) consumer.keep_q(at.q);
+  score<0>(consumer, at, 0);
+#pragma unroll 1
+  for (int tile = 0; tile < loader.tiles; tile += 2) {
+    overlap_step<0>(consumer, loader, at, tile);
+    if (tile + 1 < loader.tiles) overlap_step<1>(consumer, loader, at, tile + 1);
+  }
+}
+
+template <int kBuffer>
+__device__ __forceinline__ void consume_overlapped_step(Consumer& consumer, int tiles, const Tiles& at, int tile) {
+  if (tile + 1 < tiles) {
+    ptx::barrier_sync(kFullK + (tile + 1) % cfg::kStages, cfg::kThreads);
+    score<1 - kBuffer>(consumer, at, tile + 1);
+  }
+  weigh<kBuffer>(consumer, tile);
+  ptx::barrier_sync(kFullV + tile % cfg::kStages, cfg::kThreads);
+  add<kBuffer>(consumer, at, tile);
+  if (tile + cfg::kStages < tiles) ptx::barrier_arrive(kEmpty + tile % cfg::kStages, cfg::kThreads);
+}
+
+__device__ __forceinline__ void consume_overlapped(Consumer& consumer, int tiles, const Tiles& at) {
+  if (tiles == 0) return;
+  ptx::barrier_sync(kFullK, cfg::kThreads);
+  if constexpr (cfg::kQInRegs) consumer.keep_q(at.q);
+  score<0>(consumer, at, 0);
+#pragma unroll 1
+  for (int tile = 0; tile < tiles; tile += 2) {
+    consume_overlapped_step<0>(consumer, tiles, at, tile);
+    if (tile + 1 < tiles) consume_overlapped_step<1>(consumer, tiles, at, tile + 1);
+  }
+}
+
 }  // namespace
 
 // q, o: (batch, heads, seq_q, HEAD_DIM); k, v: (batch, kv_heads, seq_k, HEAD_DIM); contiguous, 16-byte aligned.
@@ -165,12 +247,20 @@ extern "C" __global__ void __launch_bounds__(cfg::kThreads, cfg::kMinCtas)
       load_tile<cfg::kBlockM, cfg::kConsumerThreads>(at.q, q, cta_row, seq_q, thread);
       ptx::cp_async_commit();
       ptx::cp_async_wait<0>();                               // kFullK of the first tile then says so to all consumers
-      consume(consumer, loader.tiles, at);
+      if constexpr (cfg::kOverlap) {
+        consume_overlapped(consumer, loader.tiles, at);
+      } else {
+        consume(consumer, loader.tiles, at);
+      }
     }
   } else {
     load_tile<cfg::kBlockM, cfg::kThreads>(at.q, q, cta_row, seq_q, thread);  // joins the group of K's first tile
-    prologue(loader);
-    run_together(consumer, loader, at);
+    if constexpr (cfg::kOverlap) {
+      run_overlapped(consumer, loader, at);
+    } else {
+      prologue(loader);
+      run_together(consumer, loader, at);
+    }
   }
 
   ptx::cp_async_wait<0>();                                   // a CTA that sees no key still has Q under way

@@ -59,17 +59,24 @@ struct KvLoader {
 
   static constexpr u32 kSlotBytes = cfg::kBlockN * cfg::kRowStride * 2;
 
-  // Both commit a group even when the tile does not exist, so that wait counts stay the same in every iteration.
-  __device__ __forceinline__ void load_k(int tile) const {
+  __device__ __forceinline__ void fetch_k(int tile) const {
     if (tile < tiles) {
       load_tile<cfg::kBlockN, kLoaders>(ring_k + tile % cfg::kStages * kSlotBytes, k, tile * cfg::kBlockN, seq_k, lane);
     }
-    ptx::cp_async_commit();
   }
-  __device__ __forceinline__ void load_v(int tile) const {
+  __device__ __forceinline__ void fetch_v(int tile) const {
     if (tile < tiles) {
       load_tile<cfg::kBlockN, kLoaders>(ring_v + tile % cfg::kStages * kSlotBytes, v, tile * cfg::kBlockN, seq_k, lane);
     }
+  }
+
+  // Both commit a group even when the tile does not exist, so that wait counts stay the same in every iteration.
+  __device__ __forceinline__ void load_k(int tile) const {
+    fetch_k(tile);
+    ptx::cp_async_commit();
+  }
+  __device__ __forceinline__ void load_v(int tile) const {
+    fetch_v(tile);
     ptx::cp_async_commit();
   }
 };

@@ -28,6 +28,19 @@ AXES = (
     "PRODUCER_WARPS",
     "SMEM_LAYOUT",
     "Q_IN_REGS",
+    "OVERLAP",
+    "LAZY_RESCALE",
+    "SKIP_HIDDEN",
+    "MIN_CTAS",
+)
+LAUNCH_AXES = (
+    "WARPS_M",
+    "ROW_TILES",
+    "BLOCK_N",
+    "WARPS_KV",
+    "STAGES",
+    "PRODUCER_WARPS",
+    "SMEM_LAYOUT",
     "MIN_CTAS",
 )
 
