@@ -93,7 +93,7 @@ class Config:
 
 @dataclass(frozen=True, slots=True)
 class FeasibleSet:
-    """Every config that breaks no rule, sorted, and how many product points each rule took out (the first one broken)."""
+    """Every config that breaks no rule, sorted; and by rule, how many product points it was the first to take out."""
 
     points: list[Point]
     rejected: dict[str, int]
