@@ -111,7 +111,7 @@ def _hyper(theta: Floats) -> Hyper:
 
 def _squares(a: Floats, b: Floats) -> Floats:
     """Squared distances between every row of `a` and every row of `b`."""
-    return np.maximum((a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1) - 2.0 * (a @ b.T), 0.0)
+    return np.asarray(np.maximum((a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1) - 2.0 * (a @ b.T), 0.0))
 
 
 def _negative_log_likelihood(theta: Floats, x: Floats, y: Floats) -> tuple[float, Floats]:
