@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections import Counter
 from types import TracebackType
@@ -57,6 +59,11 @@ class Display:
         """A line that stays."""
         if not self._quiet:
             self._console.print(text, soft_wrap=True)
+
+    def note_from_signal(self, text: str) -> None:
+        """The same from a signal handler: past rich, which may be in the middle of a line and would print it twice."""
+        if not self._quiet:
+            os.write(sys.stderr.fileno(), f"{text}\n".encode())
 
     def phase(self, text: str) -> None:
         self._phase = text

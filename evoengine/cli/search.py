@@ -203,7 +203,7 @@ def _stop_on_signals(search: Search, display: Display) -> None:
 
     def stop(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        display.note("stopping after the verdict in flight; press Ctrl-C again to stop at once")
+        display.note_from_signal("stopping after the verdict in flight; press Ctrl-C again to stop at once")
         search.request_stop()
 
     for number in STOP_SIGNALS:

@@ -10,6 +10,7 @@ import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -38,7 +39,6 @@ def _serve(
     connection: Connection, folder: Path, fields: dict[str, int | float | str | bool], limits: DeviceLimits
 ) -> None:
     """A worker's life: say ready, then one verdict per job until the connection closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     template = load_template(folder)
     trial = Trial(template, template.module.PROBLEM(**fields), limits)
     connection.send(None)
@@ -63,7 +63,13 @@ class _Worker:
         self.connection, theirs = context.Pipe()
         arguments = (theirs, template.folder, problem_fields(problem), limits)
         self.process: BaseProcess = context.Process(target=_serve, args=arguments, daemon=True)
-        self.process.start()
+        # Ctrl-C reaches the whole process group and is the parent's to handle, from the child's first instruction on.
+        resource_tracker.ensure_running()  # it would unblock SIGINT when `start` starts it
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         self.ready = False
         self.candidate: Candidate | None = None
