@@ -236,7 +236,7 @@ def test_json_holds_what_a_study_of_samplers_needs(recorded: Path, capsys: pytes
 
         assert 60 == len(run["best_so_far"]) == run["evaluations"]
         assert (reached[0] if reached else None) == run["evaluations_to_5_percent"]
-        assert {"50": 100 * 1000 / run["best_so_far"][49]} == run["percent_of_optimum"]
+        assert {"50": pytest.approx(100_000 / run["best_so_far"][49])} == run["percent_of_optimum"]
     mean = over["percent_of_optimum"]["50"]
     shares = [run["percent_of_optimum"]["50"] for run in runs]
     assert statistics.fmean(shares) == pytest.approx(mean["mean"])

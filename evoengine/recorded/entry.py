@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import statistics
 from collections.abc import Mapping, Sequence
@@ -85,7 +84,7 @@ def figure(found: Any) -> float | None:
         number = float(found)
     except OverflowError:
         return None
-    return number if 0.0 < number < FAILED_FROM and math.isfinite(number) else None
+    return number if 0.0 < number < FAILED_FROM else None
 
 
 def shown(text: Any, length: int = 80) -> str:

@@ -60,14 +60,14 @@ def replay(
             value = None if np.isnan(costs[row]) else float(costs[row])
             seen.append(
                 Seen(
-                    len(rows),
-                    proposal.point,
-                    value,
-                    "done",
-                    proposal.operator,
-                    proposal.generation,
-                    proposal.parents,
-                    proposal.system_attrs,
+                    number=len(rows),
+                    point=proposal.point,
+                    value=value,
+                    state="done",
+                    operator=proposal.operator,
+                    generation=proposal.generation,
+                    parents=proposal.parents,
+                    system_attrs=proposal.system_attrs,
                 )
             )
             rows.append(row)
