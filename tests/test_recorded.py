@@ -249,7 +249,7 @@ def test_names_from_a_file_cannot_steer_the_terminal(read: Any) -> None:
 
 def test_an_open_cachefile_may_end_anywhere(read: Any) -> None:
     """Every prefix is either what was complete by then, or refused; nothing is made up and nothing complete is lost."""
-    whole = cachefile(closed=False)
+    whole = cachefile(ROWS[:5], closed=False)
     first = whole.index('"cache": {') + len('"cache": {')
     held = []
     for end in range(first, len(whole)):
@@ -264,7 +264,7 @@ def test_an_open_cachefile_may_end_anywhere(read: Any) -> None:
             assert complete == len(space)
             assert space.cut
 
-    assert set(range(2, len(ROWS) + 1)) == set(held)
+    assert {2, 3, 4, 5} == set(held)
 
 
 def test_a_closed_file_is_not_cut(read: Any) -> None:
