@@ -22,7 +22,6 @@ from interpreted import ONE_MODE, Array, compile_ptx
 from benchmarks import calibrate_interpreter
 from benchmarks.calibration import probes
 from benchmarks.calibration.cases import (
-    COLUMNS,
     CONFIGS,
     SHAPES,
     Case,

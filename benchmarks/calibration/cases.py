@@ -76,8 +76,8 @@ CONFIGS = (
     (1, 2, 16, 1, 8, 0, 0, 0, 1, 0, 1, 1),
     (1, 1, 64, 4, 3, 2, 1, 0, 1, 1, 0, 1),
 )
-"""Values of COLUMNS, an axis newer than these at its default; config i has shape i modulo 8. Drawn for coverage of choices
-and of pairs."""
+"""Values of COLUMNS, an axis newer than these at its default; config i has shape i modulo 8. Drawn for coverage of
+choices and of pairs."""
 
 
 @dataclass(frozen=True, slots=True)
