@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-PIPE_WIDTH = 160
+PIPE_WIDTH = 176
 """Columns when standard output is not a terminal: wide enough for the longest config label beside its figures."""
 
 
