@@ -9,6 +9,8 @@ from evoengine import __version__
 from evoengine.sampler import SAMPLERS
 
 STORAGE = "studies/evoengine.db"
+SHAPE = "1,8,512,64"
+SHAPE_HELP = "batch,heads,seq,head_dim and then name=value or flags, such as 1,8,512,64,causal,dtype=bf16"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -24,6 +26,7 @@ def make_parser() -> argparse.ArgumentParser:
     _studies(verbs)
     _show(verbs)
     _export(verbs)
+    _compare(verbs)
     _replay(verbs)
     _doctor(verbs)
     return parser
@@ -55,8 +58,8 @@ def _question(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shape",
         metavar="SHAPE",
-        default="1,8,512,64",
-        help="problem: batch,heads,seq,head_dim and then name=value or flags, such as 1,8,512,64,causal,dtype=bf16",
+        default=SHAPE,
+        help=f"problem: {SHAPE_HELP}",
     )
     parser.add_argument(
         "--device",
@@ -130,6 +133,33 @@ def _export(verbs: Verbs[argparse.ArgumentParser]) -> None:
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="header to write")
     parser.add_argument("--trial", metavar="N", type=_whole, help="this trial instead of the best")
     parser.add_argument("--force", action="store_true", help="overwrite FILE, or export a config that went stale")
+    _storage(parser)
+
+
+def _compare(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    parser = _verb(verbs, "compare", "compare", "time a config beside SDPA, FlexAttention, a tuned Triton kernel, ...")
+    parser.formatter_class = argparse.HelpFormatter  # the defaults are said in words
+    parser.add_argument(
+        "what",
+        metavar="WHAT",
+        nargs="*",
+        help="an exported header, a study (its best elite), a config as its label (wm_4.bn_64) or as a list "
+        "(STAGES=2,BLOCK_N=64; other axes as in the default config); the default config where nothing is given",
+    )
+    parser.add_argument(
+        "--shape",
+        metavar="SHAPE",
+        action="append",
+        help=f"{SHAPE_HELP}; may be given again; default: the shape of the header or study, else {SHAPE}",
+    )
+    parser.add_argument("--shapes", metavar="FILE", type=Path, help="more shapes, one a line; # begins a comment")
+    parser.add_argument("--template", metavar="DIR", help="template: a shipped name or a folder (default: attention)")
+    parser.add_argument("--space", metavar="FILE", help="search space: a Python file (default: the template's own)")
+    parser.add_argument("--device", metavar="DEVICE", default="auto", help="auto, cuda or cuda:N (default: auto)")
+    parser.add_argument("--limits", metavar="CARD", help="refuse a config that would not fit this card, such as l4")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, help="also write the JSON document here, after every shape"
+    )
     _storage(parser)
 
 

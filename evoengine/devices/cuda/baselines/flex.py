@@ -13,7 +13,7 @@ MODE = "max-autotune-no-cudagraphs"
 """Tries every tile config that PyTorch ships for the card; the graph around the calls is ours."""
 
 
-def flex(problem: AttentionProblem, inputs: Sequence[torch.Tensor], *, compiled: bool = True) -> Call:
+def flex(problem: AttentionProblem, inputs: Sequence[torch.Tensor]) -> Call:
     """FlexAttention on Q, K, V; a causal mask as a block mask, so that hidden tiles are skipped."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
@@ -26,7 +26,7 @@ def flex(problem: AttentionProblem, inputs: Sequence[torch.Tensor], *, compiled:
             return key <= row + diagonal
 
         mask = create_block_mask(visible, None, None, problem.seq_q, problem.seq_k, device=query.device)
-    function = torch.compile(flex_attention, mode=MODE, dynamic=False, fullgraph=True) if compiled else flex_attention
+    function = torch.compile(flex_attention, mode=MODE, dynamic=False, fullgraph=True)
 
     def attention() -> torch.Tensor:
         output: torch.Tensor = function(
