@@ -229,11 +229,30 @@ def test_the_plain_causal_mask_is_torchs_own() -> None:
     np.testing.assert_allclose(MODULE.reference(problem, inputs)["o"], expected, 1e-12, 1e-13)
 
 
+def test_the_heads_of_a_large_problem_are_computed_on_threads_and_each_lands_in_its_place() -> None:
+    problem = AttentionProblem(batch=2, heads=4, kv_heads=2, seq_q=1030, causal=True)
+    assert problem.seq_q * problem.seq_k > MODULE.THREADED_SCORES
+    inputs = MODULE.inputs(problem, 3)
+    truth = MODULE.reference(problem, inputs)["o"]
+    rounded = MODULE.baseline(problem, inputs)["o"]
+
+    np.testing.assert_allclose(truth, scaled_dot_product(problem, inputs), 1e-11, 1e-13)
+    assert np.linalg.norm(rounded - truth) / np.linalg.norm(truth) < 1e-3
+
+
+def test_what_fails_on_a_thread_is_not_lost() -> None:
+    def fails(b: int, h: int, kv: int) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        MODULE._each_head(AttentionProblem(seq_q=1030), fails)
+
+
 @pytest.mark.parametrize("what", ["reference", "baseline"])
 def test_long_sequences_are_computed_in_blocks_of_rows(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    long = AttentionProblem(heads=1, seq_q=150, seq_k=2**17)
-    # 2^23 scores are 64 rows of 2^17 keys
-    assert [slice(0, 64), slice(64, 128), slice(128, 150)] == list(MODULE._row_blocks(long))
+    long = AttentionProblem(heads=1, seq_q=40, seq_k=2**17)
+    # 2^21 scores are 16 rows of 2^17 keys
+    assert [slice(0, 16), slice(16, 32), slice(32, 40)] == list(MODULE._row_blocks(long))
 
     problem = AttentionProblem(heads=2, seq_q=40, causal=True, diagonal=-3)
     inputs = MODULE.inputs(problem, 3)
