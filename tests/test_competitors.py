@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -122,6 +123,55 @@ def test_the_config_list_loses_only_what_cannot_win() -> None:
     assert 1 == max(tile.stages for tile in short if tile.block_n == 64)
 
 
+class Clock:
+    """Times by tile: an estimate first, then windows taken in turn."""
+
+    def __init__(self, medians: dict[str, float]) -> None:
+        self.medians = medians
+        self.timed_again = 0
+
+    def estimate_call(self, call: Any) -> float:
+        return 1.05 * self.medians.get(call(), 9.0)
+
+    def median_us(self, calls: list[Any]) -> list[float]:
+        self.timed_again = len(calls)
+        return [self.medians.get(call(), 9.0) for call in calls]
+
+
+def test_the_triton_opponent_is_the_best_of_all_that_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[str] = []
+
+    def launcher(problem: Any, inputs: Any, output: Any, tile: triton_flash.Tile) -> Any:
+        def launch(only_compile: bool) -> str:
+            if only_compile:
+                compiled.append(str(tile))
+            elif tile.stages == 4:
+                raise RuntimeError("out of resource: shared memory")
+            return str(tile)
+
+        return launch
+
+    triton: Any = ModuleType("triton")
+    triton.__version__ = "3.6.0"
+    triton.AsyncCompileMode = lambda pool, ignore_errors: nullcontext()
+    monkeypatch.setitem(sys.modules, "triton", triton)
+    monkeypatch.setattr(triton_flash, "launcher", launcher)
+    best = str(triton_flash.Tile(64, 32, 4, 3))
+    clock = Clock({best: 5.0, str(triton_flash.Tile(64, 64, 4, 3)): 5.1, str(triton_flash.Tile(64, 64, 4, 4)): 1.0})
+    call, about = triton_flash.tune(MISSION, tensors(MISSION), card("h200"), clock)
+
+    every = triton_flash.tiles(MISSION, card("h200"))
+    failing = sum(tile.stages == 4 for tile in every)
+    assert [str(tile) for tile in every] == compiled
+    assert best == call()
+    assert f"{best}: the best of {len(every)} configs, {failing} of them do not run; triton 3.6.0" == about
+    assert triton_flash.FINALISTS == clock.timed_again
+
+    monkeypatch.setattr(triton_flash, "tiles", lambda *_: [triton_flash.Tile(64, 64, 4, 4)])
+    with pytest.raises(Unavailable, match="none of 1 configs runs: RuntimeError: out of resource"):
+        triton_flash.tune(MISSION, tensors(MISSION), card("h200"), clock)
+
+
 class Line:
     """A line-up over a fake card, with competitors that behave as `acts` says."""
 
@@ -166,7 +216,7 @@ def test_who_runs_is_timed_and_who_fails_says_why(monkeypatch: pytest.MonkeyPatc
         "flex": "ValueError: no such layout",
         "triton": "no triton",
     } == line.unavailable
-    assert 2 == line.synchronized, "a failure that is the card's must surface at once"
+    assert 3 == line.synchronized, "a failure that is the card's must surface at once"
     assert [Working("prepare", name) for name in acts] == line.told
 
 

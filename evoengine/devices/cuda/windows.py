@@ -85,15 +85,14 @@ class Windows:
                 ready[name] = Contender(call, self.of_call(call), about)
             except FatalCudaError:
                 raise
-            except Unavailable as error:
-                unavailable[name] = str(error)
             except Exception as error:  # other people's code says in many ways that it does not take this problem
                 self._card.synchronize()  # anything worse is a fault of the card, and raises here
-                unavailable[name] = _first_line(error)
+                unavailable[name] = _reason(error)
                 torch.cuda.empty_cache()
         return ready, unavailable
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
+    """The first line of what it says, with its type where that is not torch's or our own."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return line if isinstance(error, RuntimeError) and line else f"{type(error).__name__}: {line}"
+    return line if isinstance(error, RuntimeError | Unavailable) and line else f"{type(error).__name__}: {line}"

@@ -66,7 +66,8 @@ def tune(
         import triton
     except ImportError as error:
         raise Unavailable(f"triton is not installed ({error})") from error
-    makers = {tile: _launcher(problem, inputs, tile) for tile in tiles(problem, limits)}
+    output = torch.empty_like(inputs[0])
+    makers = {tile: launcher(problem, inputs, output, tile) for tile in tiles(problem, limits)}
     # What does not compile fails again, with its reason, when it is called below.
     with (
         ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
@@ -94,12 +95,13 @@ def tune(
     return calls[winner], f"{best[winner]}: the best of {len(makers)} configs{failed}; triton {triton.__version__}"
 
 
-def _launcher(problem: AttentionProblem, inputs: Sequence[torch.Tensor], tile: Tile) -> Callable[[bool], torch.Tensor]:
-    """A function that compiles the kernel (True) or launches it (False)."""
+def launcher(
+    problem: AttentionProblem, inputs: Sequence[torch.Tensor], output: torch.Tensor, tile: Tile
+) -> Callable[[bool], torch.Tensor]:
+    """A function that compiles the kernel (True), or launches it on Q, K, V (False) and returns `output`."""
     from evoengine.devices.cuda.baselines.triton_kernel import attention_forward
 
     query, key, value = inputs
-    output = torch.empty_like(query)
     grid = (-(-problem.seq_q // tile.block_m), problem.heads, problem.batch)
     arguments = (
         query,
