@@ -8,6 +8,7 @@ from typing import Any
 from evoengine.devices.cuda.results import Final, Finals, ratio_interval
 from evoengine.devices.estimate import L2_BYTES_PER_CLOCK
 from evoengine.hardware import DeviceLimits
+from evoengine.oracle import BASELINE_FACTOR
 from evoengine.problem import Problem, problem_fields
 from evoengine.verdict import Rejection
 
@@ -40,7 +41,8 @@ def row(
 
     Times are microseconds a launch, noise is IQR over median, `error` the relative Frobenius error against float64,
     `ratio_to_ours` a competitor's time over ours (over the default config's where ours was refused) with its 95 %
-    interval over the rounds.
+    interval over the rounds. A competitor is `right` within the factor that binds candidates (`oracle`): its error is
+    at most twice that of the obvious half-precision implementation on the same input.
     """
     verdicts = [verdict for _, verdict in finals.finalists]
     verdict = verdicts[0] if verdicts else finals.control
@@ -71,8 +73,8 @@ def refused(problem: Problem, limits: DeviceLimits, ours: Mapping[str, Any], ref
 
 
 def best_competitor(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The fastest that ran."""
-    return next((one for one in row["competitors"] if "median_us" in one), None)
+    """The fastest that is right."""
+    return next((one for one in row["competitors"] if one.get("right")), None)
 
 
 def _head(problem: Problem, limits: DeviceLimits, ours: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,6 +120,7 @@ def _figures(one: Final, problem: Problem, least_us: float, finals: Finals, yard
         "error": one.deviation.rel_fro,
         "max_abs_error": one.deviation.max_abs,
         "nonfinite": one.deviation.nonfinite,
+        "right": one.deviation.rel_fro <= BASELINE_FACTOR * finals.control.checks[0].baseline_rel_fro,
         "windows": len(one.windows_us),
         "launches_per_window": one.launches_per_window,
         "fastest_window_us": min(one.windows_us),

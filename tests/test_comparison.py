@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -135,6 +136,22 @@ def test_what_cannot_be_compared_is_said_in_one_line(
         asked(*arguments)
 
 
+def test_a_study_brings_its_best_config_its_shape_and_its_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    search = ["search", "--budget", "2", "--device", "none", "--shape", "1,1,64,64", "--limits", "a10g", "--json"]
+    assert 0 == main([*search, "--study", "tiny", "-q"])
+    best = json.loads(capsys.readouterr().out)["shortlist"][0]
+    (one,) = asked("tiny")
+    (elsewhere,) = asked("tiny", "--shape", "1,1,128,64", "--limits", "l4")
+
+    assert best["config"] == one.config.values == elsewhere.config.values
+    assert ("B1_H1_S64_D64_fp16", "NVIDIA A10G") == (one.question.problem.label, one.question.limits.name)
+    assert ("B1_H1_S128_D64_fp16", "NVIDIA H200") == (elsewhere.question.problem.label, elsewhere.question.limits.name)
+    assert TEMPLATE.digest == one.recorded_digest
+
+
 def test_an_edited_header_is_refused(tmp_path: Path) -> None:
     path = header(tmp_path, AttentionProblem())
     path.write_text(path.read_text().replace("#define EVO_STAGES 2", "#define EVO_STAGES 3"))
@@ -214,6 +231,22 @@ def test_the_default_itself_is_measured_once() -> None:
 
     assert row["ours"]["is_default"]
     assert row["ours"]["median_us"] == row["default"]["median_us"]
+
+
+def test_a_wrong_competitor_is_not_the_best(capsys: pytest.CaptureFixture[str]) -> None:
+    run = finals(ours())
+    wrong = lap("triton", 1.0, error=0.1)
+    row = comparison.row(
+        AttentionProblem(), card("h200"), card("h200"), {**made(ours())["ours"]},
+        dataclasses.replace(run, baselines=(wrong, *run.baselines[:2])),
+    )  # fmt: skip
+    command.show({"environment": {}, "rows": [row]})
+    best = comparison.best_competitor(row)
+
+    assert best is not None
+    assert "sdpa" == best["name"]
+    assert [False, True, True] == [one["right"] for one in row["competitors"] if "median_us" in one]
+    assert "WRONG" in capsys.readouterr().out
 
 
 def test_a_refused_finalist_leaves_the_default_as_yardstick() -> None:

@@ -151,7 +151,8 @@ def _show_row(made: dict[str, Any]) -> None:
         measured.append({**made["default"], "name": "our default config"})
     for one in sorted(measured, key=lambda figures: float(figures["median_us"])):
         low, high = one["ratio_to_ours_95"]
-        lost = f"{one['nonfinite']} values are not finite; " if one["nonfinite"] else ""
+        lost = "" if one["right"] else "WRONG; "
+        lost += f"{one['nonfinite']} values are not finite; " if one["nonfinite"] else ""
         drawn.add_row(
             one["name"],
             f"{one['median_us']:.3f}",

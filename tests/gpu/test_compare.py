@@ -101,6 +101,7 @@ def test_every_competitor_runs_right_or_says_why(compared: tuple[dict[str, Any],
             if "unavailable" in one:
                 assert one["unavailable"]
                 continue
+            assert one["right"], one["name"]
             assert one["error"] < 1e-3, one["name"]
             assert 0 == one["nonfinite"]
             low, high = one["ratio_to_ours_95"]
