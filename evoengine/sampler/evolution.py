@@ -15,8 +15,9 @@ from evoengine.sampler import starts
 from evoengine.sampler.encoding import distributions, to_params, to_point
 from evoengine.sampler.features import Features
 from evoengine.sampler.model import History, Model
-from evoengine.sampler.operators import Child, Member, offspring
-from evoengine.sampler.valid import ValidSet
+from evoengine.sampler.operators import Child, Member, best, offspring
+from evoengine.sampler.surrogate import Floats
+from evoengine.sampler.valid import Rows, ValidSet
 from evoengine.space import FeasibleSet, SearchSpace
 
 OPERATOR, GENERATION, PARENTS = "evoengine:operator", "evoengine:generation", "evoengine:parents"
@@ -25,6 +26,8 @@ OPERATOR, GENERATION, PARENTS = "evoengine:operator", "evoengine:generation", "e
 START_SIZE = 8
 MIN_FINISHED = 4
 """Values needed before a model means anything; until then, starts are spread further."""
+PATIENCE, EVOLVE_EVERY = 20, 3
+"""After so many trials without a better one, each third config is the offspring of elites or of a niche, in turn."""
 
 
 class EvolutionSampler(BaseSampler):
@@ -43,6 +46,7 @@ class EvolutionSampler(BaseSampler):
         self._seed = seed
         self._distributions = distributions(space.axes)
         self._rows: dict[tuple[str, int], int | None] = {}
+        self._known: dict[tuple[str, int], Member] = {}
         self.valid = ValidSet(space, feasible)
         self._model = Model(Features(space.axes), self.valid, seed=seed)
 
@@ -63,14 +67,14 @@ class EvolutionSampler(BaseSampler):
             ValueError: every feasible config is already a trial of the study.
         """
         others = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number]
-        taken = {row for other in others if (row := self._row(study, other)) is not None}
+        taken = self._taken(study, others)
         if len(taken) >= len(self.valid):
             raise ValueError(f"all {len(self.valid)} feasible configs have been proposed")
-        members = [self._member(other) for other in others if other.state == TrialState.COMPLETE]
+        members = self._members(study, others)
         rng = np.random.default_rng([self._seed, len(others)])
-        if len(members) >= MIN_FINISHED and all(row in taken for row, _ in self._starts):
+        if self._can_model(members, taken):
             self._model.learn(self._history(study, others))
-            row, child = self._most_promising(members, taken, rng)
+            row, child = self._most_promising(members, len(others), taken, rng)
         else:
             row, child = self._start(taken, rng)
         attrs: dict[str, Any] = {
@@ -82,9 +86,25 @@ class EvolutionSampler(BaseSampler):
             study._storage.set_trial_system_attr(trial._trial_id, key, value)
         return to_params(self._space.axes, self.valid.point(row))
 
+    def expected_improvement(self, study: Study) -> float | None:
+        """What the most promising config that is left is expected to save, as a share of the best time.
+
+        None before there is a model. Where the feasible set is sampled, it is the most promising one of the sample.
+        """
+        trials = study.get_trials(deepcopy=False)
+        taken = self._taken(study, trials)
+        if not self._can_model(self._members(study, trials), taken):
+            return None
+        self._model.learn(self._history(study, trials))
+        _, promise = self._free_pool(taken)
+        return self._model.saving(float(promise.max()))
+
     @cached_property
     def _starts(self) -> list[tuple[int, str]]:
         return starts.design(self._space, self.valid, START_SIZE, self._seed)
+
+    def _can_model(self, members: list[Member], taken: set[int]) -> bool:
+        return len(members) >= MIN_FINISHED and all(row in taken for row, _ in self._starts)
 
     def _start(self, taken: set[int], rng: np.random.Generator) -> tuple[int, Child]:
         for row, operator in self._starts:
@@ -94,20 +114,32 @@ class EvolutionSampler(BaseSampler):
         row = self.valid.draw(taken, rng) if far is None else far  # None: all that was sampled is taken
         return row, Child("spread", ())
 
-    def _most_promising(self, members: list[Member], taken: set[int], rng: np.random.Generator) -> tuple[int, Child]:
+    def _most_promising(
+        self, members: list[Member], trials: int, taken: set[int], rng: np.random.Generator
+    ) -> tuple[int, Child]:
         """The free config with the largest expected improvement, by the operator that leads to it."""
-        children = offspring(members, self.valid, rng)
-        pool, promise = self._model.over_pool()
-        promise = np.where(np.isin(pool, np.fromiter(taken, dtype=np.intp, count=len(taken))), -np.inf, promise)
+        children = {row: child for row, child in offspring(members, self.valid, rng).items() if row not in taken}
+        pool, promise = self._free_pool(taken)
         at = int(promise.argmax())
         row, most = int(pool[at]), promise[at]
-        if len(pool) < len(self.valid):
-            free = np.array([child for child in children if child not in taken], dtype=np.intp)
-            if len(free) and (ours := self._model.over(free)).max() > most:
-                row, most = int(free[ours.argmax()]), ours.max()
+        stuck = trials - best(members, 1)[0].number > PATIENCE
+        turn, rest = divmod(trials, EVOLVE_EVERY)
+        bred = stuck and rest == 0
+        if bred or len(pool) < len(self.valid):
+            free = [r for r, child in children.items() if not bred or (child.operator == "niche") == (turn % 2 == 0)]
+            if free and (ours := self._model.over(np.array(free))).max() > (-np.inf if bred else most):
+                row, most = free[int(ours.argmax())], ours.max()
         if most == -np.inf:  # all of the pool is taken
             row = self.valid.draw(taken, rng)
         return row, children.get(row, Child("model", ()))
+
+    def _free_pool(self, taken: set[int]) -> tuple[Rows, Floats]:
+        """Rows of the model's pool and the logarithm of what is expected of each, -inf where taken."""
+        pool, promise = self._model.over_pool()
+        return pool, np.where(np.isin(pool, np.fromiter(taken, dtype=np.intp, count=len(taken))), -np.inf, promise)
+
+    def _taken(self, study: Study, trials: list[FrozenTrial]) -> set[int]:
+        return {row for trial in trials if (row := self._row(study, trial)) is not None}
 
     def _history(self, study: Study, others: list[FrozenTrial]) -> History:
         rows = [(self._row(study, other), other) for other in others]
@@ -120,14 +152,21 @@ class EvolutionSampler(BaseSampler):
             np.array([row for row, other in inside if not other.state.is_finished()], dtype=np.intp),
         )
 
+    def _members(self, study: Study, trials: list[FrozenTrial]) -> list[Member]:
+        """The trials that have a value; they keep it, so each is made a member once."""
+        members = []
+        for trial in trials:
+            if trial.state == TrialState.COMPLETE and trial.value is not None:
+                key = (study.study_name, trial.number)
+                if key not in self._known:
+                    point = to_point(self._space.axes, trial.params)
+                    self._known[key] = Member(trial.number, point, trial.system_attrs.get(GENERATION, 0), trial.value)
+                members.append(self._known[key])
+        return members
+
     def _row(self, study: Study, trial: FrozenTrial) -> int | None:
         """The trial's row, None outside the feasible set; a trial keeps its parameters, so it is looked up once."""
         key = (study.study_name, trial.number)
         if key not in self._rows:
             self._rows[key] = self.valid.row(to_point(self._space.axes, trial.params))
         return self._rows[key]
-
-    def _member(self, trial: FrozenTrial) -> Member:
-        assert trial.value is not None, "a COMPLETE trial has a value"
-        point = to_point(self._space.axes, trial.params)
-        return Member(trial.number, point, trial.system_attrs.get(GENERATION, 0), trial.value)

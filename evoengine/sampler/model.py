@@ -11,8 +11,8 @@ from evoengine.sampler.features import Features
 from evoengine.sampler.surrogate import Floats, Posterior, fit
 from evoengine.sampler.valid import Rows, ValidSet
 
-EXACT_POOL = 20_000
-"""Up to so many feasible configs, each of them is judged at every step (2 ms at 100 trials on one core) ..."""
+EXACT_POOL = 12_000
+"""Up to so many feasible configs, each of them is judged at every step (3 ms at 200 trials on one core) ..."""
 SAMPLED_POOL = 8_000
 """... of more, a random sample that changes with every fit, and the offspring that the sampler brings along."""
 MEMORY = 400
@@ -79,13 +79,18 @@ class Model:
         """Take in `history`; at least two of its values are finite."""
         first = _last_fit(len(history.rows))
         fitted = (first, history.rows[:first].tobytes(), history.values[:first].tobytes())
-        order = [*history.rows.tolist(), *history.running.tolist()]
-        if fitted != self._fitted or order[: len(self._order)] != self._order:
-            self._fit(history, first, again=fitted != self._fitted)
-            self._fitted, self._order = fitted, order[:first]
-        for row in order[len(self._order) :]:
+        if fitted != self._fitted:
+            self._fit(history, first)
+            self._fitted, self._order = fitted, []
+        later = [*history.rows[first:].tolist(), *history.running.tolist()]
+        same = next(
+            (at for at, (old, new) in enumerate(zip(self._order, later, strict=False)) if old != new), len(self._order)
+        )
+        same = min(same, len(later))
+        self._posterior.forget(len(self._kept) + same)
+        for row in later[same:]:
             self._posterior.append(self._at(np.array([row]))[0])
-        self._order = order
+        self._order = later
         told = np.r_[self._kept, first : len(history.rows)]
         self._scale = standardise(history.values[told])
         self._weights = self._posterior.weights(self._scale.values)
@@ -99,15 +104,17 @@ class Model:
         """The logarithm of the improvement expected of `rows`."""
         return log_improvement(*self._posterior.at(self._at(rows), self._weights), self._best)
 
-    def relative(self, log_improvement: float) -> float:
-        """An expected improvement as a share of the best time."""
-        return float(-np.expm1(-np.exp(log_improvement) * self._scale.unit))
+    def saving(self, promise: float) -> float:
+        """A logarithm of an expected improvement as a share of the best time.
 
-    def _fit(self, history: History, first: int, *, again: bool) -> None:
-        """The process of the `first` trials, its hyperparameters fitted `again` or as they were."""
+        Exact to first order: among the faster half, values are linear in log time.
+        """
+        return float(-np.expm1(-np.exp(promise) * self._scale.unit))
+
+    def _fit(self, history: History, first: int) -> None:
         self._kept = _memorable(history.values[:first])
         x = self._at(history.rows[self._kept])
-        hyper = fit(x, standardise(history.values[self._kept]).values) if again else self._posterior.hyper
+        hyper = fit(x, standardise(history.values[self._kept]).values)
         count = len(self._valid)
         if count <= EXACT_POOL:
             self.pool = np.arange(count)

@@ -71,6 +71,15 @@ class Posterior:
         self._v = np.empty((n + ROOM, len(pool)), dtype=np.float32)
         self._v[:n] = self._inverse[:n, :n].astype(np.float32) @ kernel(x, pool, hyper).astype(np.float32)
         self.variance = hyper.signal - np.einsum("ij,ij->j", self._v[:n], self._v[:n], dtype=np.float64)
+        self._first = (n, self.variance)
+
+    def forget(self, keep: int) -> None:
+        """Go back to the first `keep` configs, at least those it was made of, and the very variance it had then."""
+        if keep < len(self._x):
+            self._x = self._x[:keep]
+            first, self.variance = self._first
+            for row in self._v[first:keep]:
+                self.variance = self.variance - row.astype(np.float64) ** 2
 
     def append(self, x: Floats) -> None:
         """One more observed or running config with features `x` (columns,)."""
