@@ -27,7 +27,6 @@ NEVER = 10**9
 
 VARIANTS: dict[str, dict[str, object]] = {
     "evolution": {},
-    "no offspring when stuck": {"evolution.PATIENCE": NEVER},
     "starts 4": {"evolution.START_SIZE": 4},
     "starts 16": {"evolution.START_SIZE": 16},
     "no power-of-two features": {"features.POWER_OF_TWO_FROM": NEVER},

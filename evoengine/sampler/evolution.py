@@ -15,7 +15,8 @@ from evoengine.sampler import starts
 from evoengine.sampler.encoding import distributions, to_params, to_point
 from evoengine.sampler.features import Features
 from evoengine.sampler.model import History, Model
-from evoengine.sampler.operators import Child, Member, best, offspring
+from evoengine.sampler.operators import Child, Member, offspring
+from evoengine.sampler.prior import LogTimes, Prior
 from evoengine.sampler.surrogate import Floats
 from evoengine.sampler.valid import Rows, ValidSet
 from evoengine.space import FeasibleSet, SearchSpace
@@ -26,8 +27,6 @@ OPERATOR, GENERATION, PARENTS = "evoengine:operator", "evoengine:generation", "e
 START_SIZE = 8
 MIN_FINISHED = 4
 """Values needed before a model means anything; until then, starts are spread further."""
-PATIENCE, EVOLVE_EVERY = 20, 3
-"""After so many trials without a better one, each third config is the offspring of elites or of a niche, in turn."""
 
 
 class EvolutionSampler(BaseSampler):
@@ -41,14 +40,15 @@ class EvolutionSampler(BaseSampler):
         UserError: nothing is feasible, or the space is too large (`ValidSet`).
     """
 
-    def __init__(self, space: SearchSpace, feasible: FeasibleSet, *, seed: int) -> None:
+    def __init__(self, space: SearchSpace, feasible: FeasibleSet, *, seed: int, prior: LogTimes | None = None) -> None:
         self._space = space
         self._seed = seed
         self._distributions = distributions(space.axes)
         self._rows: dict[tuple[str, int], int | None] = {}
         self._known: dict[tuple[str, int], Member] = {}
         self.valid = ValidSet(space, feasible)
-        self._model = Model(Features(space.axes), self.valid, seed=seed)
+        known = None if prior is None else Prior(prior, self.valid, seed=seed)
+        self._model = Model(Features(space.axes), self.valid, known, seed=seed)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return self._distributions
@@ -74,7 +74,7 @@ class EvolutionSampler(BaseSampler):
         rng = np.random.default_rng([self._seed, len(others)])
         if self._can_model(members, taken):
             self._model.learn(self._history(study, others))
-            row, child = self._most_promising(members, len(others), taken, rng)
+            row, child = self._most_promising(members, taken, rng)
         else:
             row, child = self._start(taken, rng)
         attrs: dict[str, Any] = {
@@ -114,20 +114,15 @@ class EvolutionSampler(BaseSampler):
         row = self.valid.draw(taken, rng) if far is None else far  # None: all that was sampled is taken
         return row, Child("spread", ())
 
-    def _most_promising(
-        self, members: list[Member], trials: int, taken: set[int], rng: np.random.Generator
-    ) -> tuple[int, Child]:
+    def _most_promising(self, members: list[Member], taken: set[int], rng: np.random.Generator) -> tuple[int, Child]:
         """The free config with the largest expected improvement, by the operator that leads to it."""
-        children = {row: child for row, child in offspring(members, self.valid, rng).items() if row not in taken}
+        children = offspring(members, self.valid, rng)
         pool, promise = self._free_pool(taken)
         at = int(promise.argmax())
         row, most = int(pool[at]), promise[at]
-        stuck = trials - best(members, 1)[0].number > PATIENCE
-        turn, rest = divmod(trials, EVOLVE_EVERY)
-        bred = stuck and rest == 0
-        if bred or len(pool) < len(self.valid):
-            free = [r for r, child in children.items() if not bred or (child.operator == "niche") == (turn % 2 == 0)]
-            if free and (ours := self._model.over(np.array(free))).max() > (-np.inf if bred else most):
+        if len(pool) < len(self.valid):
+            free = [child for child in children if child not in taken]
+            if free and (ours := self._model.over(np.array(free))).max() > most:
                 row, most = free[int(ours.argmax())], ours.max()
         if most == -np.inf:  # all of the pool is taken
             row = self.valid.draw(taken, rng)

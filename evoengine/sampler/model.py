@@ -8,6 +8,7 @@ import numpy as np
 
 from evoengine.sampler.acquisition import log_improvement
 from evoengine.sampler.features import Features
+from evoengine.sampler.prior import Prior
 from evoengine.sampler.surrogate import Floats, Posterior, fit
 from evoengine.sampler.valid import Rows, ValidSet
 
@@ -67,9 +68,10 @@ class Model:
     number), so that rounding is the same whether they came one by one or all at once.
     """
 
-    def __init__(self, features: Features, valid: ValidSet, *, seed: int) -> None:
+    def __init__(self, features: Features, valid: ValidSet, prior: Prior | None = None, *, seed: int) -> None:
         self._features = features
         self._valid = valid
+        self._prior = prior
         self._seed = seed
         self._fitted: tuple[int, bytes, bytes] = (0, b"", b"")
         self._order: list[int] = []
@@ -78,6 +80,8 @@ class Model:
     def learn(self, history: History) -> None:
         """Take in `history`; at least two of its values are finite."""
         first = _last_fit(len(history.rows))
+        if np.isfinite(history.values[:first]).sum() < 2:  # nearly all of the first trials were rejected
+            first = len(history.rows)
         fitted = (first, history.rows[:first].tobytes(), history.values[:first].tobytes())
         if fitted != self._fitted:
             self._fit(history, first)
@@ -123,7 +127,8 @@ class Model:
         self._posterior = Posterior(x, hyper, self._at(self.pool))
 
     def _at(self, rows: Rows) -> Floats:
-        return self._features.of(self._valid.matrix[rows])
+        features = self._features.of(self._valid.matrix[rows])
+        return features if self._prior is None else np.hstack([features, self._prior.of(rows)])
 
 
 def _last_fit(trials: int) -> int:

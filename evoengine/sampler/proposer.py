@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 from evoengine.sampler import Proposal, Seen, check_sampler, starts
 from evoengine.sampler.encoding import distributions, to_params, to_point
 from evoengine.sampler.evolution import GENERATION, OPERATOR, PARENTS, EvolutionSampler
+from evoengine.sampler.prior import LogTimes
 from evoengine.sampler.stock import POPULATION, RESUMED_ATTRS, stock_sampler
 from evoengine.sampler.valid import ValidSet
 from evoengine.space import FeasibleSet, Point, SearchSpace
@@ -30,13 +31,22 @@ class Proposer:
 
     Everything but the stock samplers' own memory of vain proposals is rebuilt by `observe`, so a search goes on after a
     resume. `free` counts what cost nothing: `infeasible` and `repeat` proposals, and those `snapped` to a free config.
+    `prior` says what is known of a config's time beforehand; only `evolution` uses it.
     `random` draws uniformly from the feasible set, which Optuna's random sampler reaches only by rejection.
 
     Raises:
         UserError: no such sampler, nothing is feasible, the space is too large, or cmaes is not installed.
     """
 
-    def __init__(self, space: SearchSpace, feasible: FeasibleSet, *, sampler: str, seed: int) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        feasible: FeasibleSet,
+        *,
+        sampler: str,
+        seed: int,
+        prior: LogTimes | None = None,
+    ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # one line on stderr for each study and trial otherwise
         self.name = check_sampler(sampler)
         self.free: Counter[str] = Counter()
@@ -44,7 +54,7 @@ class Proposer:
         self._seed = seed
         self._ordinal = sampler == "cmaes"  # CMA-ES leaves categorical axes to random sampling
         self._distributions = distributions(space.axes, ordinal=self._ordinal)
-        self._evolution = EvolutionSampler(space, feasible, seed=seed) if sampler == "evolution" else None
+        self._evolution = EvolutionSampler(space, feasible, seed=seed, prior=prior) if sampler == "evolution" else None
         self._valid = self._evolution.valid if self._evolution else ValidSet(space, feasible)
         self._starts: list[tuple[int, str]] = []
         if sampler in ("tpe", "nsga2"):
