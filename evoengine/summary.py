@@ -69,9 +69,8 @@ def winner(elites: list[Elite]) -> str:
     """The answer in one word: a config's trial, or that the default stands."""
     if not elites:
         return "none confirmed"
-    if elites[0].verdict != "FASTER":
-        return "no significant winner: keep the default"
-    return f"trial {elites[0].number}"
+    faster = [elite for elite in elites if elite.verdict == "FASTER"]
+    return f"trial {faster[0].number}" if faster else "no significant winner: keep the default"
 
 
 def _verdicts(records: list[Record]) -> Counter[str]:

@@ -12,7 +12,7 @@ from evoengine.archive.archive import Archive
 from evoengine.archive.study import Study
 from evoengine.cli.parser import SHAPE
 from evoengine.cli.resolve import Target, find_template, reopen, space_path, stored_limits
-from evoengine.cli.storage import storage_url
+from evoengine.cli.storage import existing_storage
 from evoengine.errors import UserError
 from evoengine.export.header import parse_header
 from evoengine.gates import Ceilings
@@ -113,7 +113,7 @@ def _header(path: Path, arguments: argparse.Namespace) -> _Found:
 
 
 def _study(name: str, arguments: argparse.Namespace, target: Target) -> _Found:
-    with closing(Archive.open(storage_url(arguments.storage))) as archive:
+    with closing(Archive.open(existing_storage(arguments.storage))) as archive:
         study = archive.open_study(name)
         spec = study.spec
         question = reopen(spec, stale=True)

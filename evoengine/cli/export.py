@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from evoengine.archive.archive import Archive
 from evoengine.archive.study import Study
 from evoengine.cli.resolve import reopen
 from evoengine.cli.result import summary_of
-from evoengine.cli.storage import storage_url
+from evoengine.cli.storage import existing_storage
 from evoengine.cli.tables import console
 from evoengine.errors import UserError
 from evoengine.export.header import GridDim, HeaderFacts, render_header
@@ -24,11 +25,12 @@ METHOD = "device time per launch, warm L2, CUDA-graph windows interleaved with t
 
 
 def run(arguments: argparse.Namespace) -> int:
-    study = Archive.open(storage_url(arguments.storage)).open_study(arguments.study)
-    question = reopen(study.spec, stale=arguments.force)
-    summary = summary_of(question, study, top=study.spec.budget)
-    row = _row(summary, question, arguments.trial)
-    text = render_header(_facts(question, study, summary, row))
+    with closing(Archive.open(existing_storage(arguments.storage))) as archive:
+        study = archive.open_study(arguments.study)
+        question = reopen(study.spec, stale=arguments.force)
+        summary = summary_of(question, study, top=study.spec.budget)
+        row = _row(summary, question, arguments.trial)
+        text = render_header(_facts(question, study, summary, row))
     _write(arguments.output, text, force=arguments.force)
     if arguments.json:
         print(json.dumps({"header": str(arguments.output), **row}, indent=2))
@@ -51,10 +53,11 @@ def _row(summary: dict[str, Any], question: Question, trial: int | None) -> dict
         raise UserError(f"trial {trial} of {summary['study']} did not pass every gate: see `evoengine show --top 50`")
     if not rows:
         raise UserError(f"study {summary['study']} holds no config that passed every gate: search on with `resume`")
-    if summary["elites"] and rows[0]["verdict"] != "FASTER":
-        default = [row for row in rows if row["config"] == question.default.values]
-        return default[0] if default else rows[0]
-    return rows[0]
+    faster: list[dict[str, Any]] = [row for row in summary["elites"] if row["verdict"] == "FASTER"]
+    default = [row for row in rows if row["config"] == question.default.values]
+    if summary["elites"] and not faster and default:  # no significant winner
+        return default[0]
+    return [*faster, *rows][0]
 
 
 def _worth(row: dict[str, Any]) -> str:

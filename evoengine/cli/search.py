@@ -24,7 +24,7 @@ from evoengine.cli import space as space_command
 from evoengine.cli.display import Display
 from evoengine.cli.resolve import Target, find_question, find_target, reopen, resume_target
 from evoengine.cli.result import nothing_passed, show_result, summary_of
-from evoengine.cli.storage import storage_url
+from evoengine.cli.storage import existing_storage, storage_url
 from evoengine.cli.tables import console
 from evoengine.devices import Device, TimingDevice
 from evoengine.devices.cuda import CudaDevice
@@ -120,7 +120,7 @@ def _free_name(archive: Archive, question: Question, target: Target, builder: Bu
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    with closing(Archive.open(storage_url(arguments.storage))) as archive:
+    with closing(Archive.open(existing_storage(arguments.storage))) as archive:
         return _resume_study(arguments, archive.open_study(arguments.study))
 
 

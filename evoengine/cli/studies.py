@@ -9,12 +9,12 @@ from contextlib import closing
 from evoengine.archive.archive import Archive
 from evoengine.cli.resolve import reopen
 from evoengine.cli.result import show_result, summary_of
-from evoengine.cli.storage import storage_url
+from evoengine.cli.storage import existing_storage
 from evoengine.cli.tables import console, table
 
 
 def run(arguments: argparse.Namespace) -> int:
-    with closing(Archive.open(storage_url(arguments.storage))) as archive:
+    with closing(Archive.open(existing_storage(arguments.storage))) as archive:
         return _studies(archive, arguments.json) if arguments.verb == "studies" else _show(archive, arguments)
 
 
