@@ -30,7 +30,6 @@ VARIANTS: dict[str, dict[str, object]] = {
     "starts 4": {"evolution.START_SIZE": 4},
     "starts 16": {"evolution.START_SIZE": 16},
     "no power-of-two features": {"features.POWER_OF_TWO_FROM": NEVER},
-    "rejections as the slowest": {"model.REJECTED_QUANTILE": 1.0},
     "sampled pool": {"model.EXACT_POOL": 0, "model.SAMPLED_POOL": 1000},
     "sampled pool, no offspring": {
         "model.EXACT_POOL": 0,

@@ -141,14 +141,14 @@ class TestModel:
 
         assert np.array_equal(steady.over_pool()[1], fresh.over_pool()[1])
 
-    def test_the_slow_half_is_compressed_and_a_rejection_is_no_worse_than_the_slow(self) -> None:
+    def test_the_slow_half_is_compressed_and_a_rejection_is_as_bad_as_the_slowest(self) -> None:
         times = np.array([1.0, 1.1, 1.2, 1.3, 1.4, 50.0, 100.0, np.nan])
         told = standardise(times).values
 
         assert list(np.argsort(times)) == list(np.argsort(np.r_[told[:-1], np.inf]))
         # 454 times as far as the fast half is wide, uncompressed.
         assert told[6] - told[3] < 8 * (told[3] - told[0])
-        assert told[4] < told[7] < told[6]
+        assert told[6] == told[7]
 
     def test_a_long_history_keeps_its_best_and_stays_affordable(self) -> None:
         axes = tuple(Axis(f"A{i}", tuple(range(6)), f"a{i}") for i in range(4))

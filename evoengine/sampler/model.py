@@ -21,9 +21,6 @@ MEMORY = 400
 grows with the third power."""
 FIT_GROWTH, FIT_LATEST = 1.15, 64
 """Hyperparameters are fitted afresh after 15 % more trials, or 64."""
-REJECTED_QUANTILE = 0.75
-"""A rejected config is told as slower than three quarters of those that ran. As the slowest of all it would hide a good
-neighbourhood behind one bad config: 2 points at 50 evaluations on a space where a tenth of the configs fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +44,7 @@ def standardise(values: Floats) -> Scale:
     """Log times in units of the distance from median to best, the slower half compressed, then mean 0 and variance 1.
 
     The slowest configs of a space are up to 100 times slower than the best; uncompressed they would set the scale, and
-    the process would have nothing to say about the fast ones.
+    the process would have nothing to say about the fast ones. A rejection is told as the slowest that ran.
     """
     ran = np.isfinite(values)
     logs = np.log(values[ran])
@@ -55,7 +52,7 @@ def standardise(values: Floats) -> Scale:
     reach = max(median - float(logs.min()), 1e-6)
     z = (logs - median) / reach
     z = np.where(z > 0.0, np.log1p(np.maximum(z, 0.0)), z)
-    told = np.full(len(values), np.quantile(z, REJECTED_QUANTILE))
+    told = np.full(len(values), z.max())
     told[ran] = z
     spread = max(float(told.std()), 1e-9)
     return Scale((told - told.mean()) / spread, spread * reach)
