@@ -183,7 +183,7 @@ class Study:
     # *** beside the trials ***
 
     def set_environment(self, environment: Mapping[str, Any]) -> None:
-        """What every verdict of this session is reached with: device, driver, toolchain."""
+        """What every verdict of the session is reached with: device, driver, toolchain."""
         self._ledger.write(lambda c: sessions.set_environment(c, self._own, environment))
 
     def set_budget(self, candidates: int) -> None:
