@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from evoengine.archive.records import Elite
-from evoengine.cli import main
+from evoengine.cli import main, result
 from evoengine.summary import winner
 
 
@@ -38,3 +39,28 @@ def test_a_look_at_no_database_makes_none(
     assert 2 == main(command)
     assert "no study database at studies/evoengine.db: start one with `evoengine search`" in capsys.readouterr().err
     assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("width", "all_figures"), [(80, False), (176, True)])
+def test_a_narrow_terminal_keeps_what_decides(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int, all_figures: bool
+) -> None:
+    monkeypatch.setattr(result, "console", lambda: Console(width=width, highlight=False, markup=False))
+    row = {
+        "trial": 7,
+        "label": "wm_2.bn_512",
+        "median_us": 4.365,
+        "noise": 0.011,
+        "ratio_to_default": 0.5,
+        "ratio_to_sdpa": 2.04,
+        "registers": 243,
+        "smem_bytes": 135168,
+        "error": 2.8e-4,
+    }
+    counts = {"verdicts": {}, "free": {}, "shortlist": [], "baselines": [], "rejections": []}
+    about = {"study": "s", "template": "t", "shape": "x", "device": "d", "limits": "l", "spent": 1, "budget": 1}
+    result.show_result({**about, **counts, "elites": [row], "measured": [], "winner": "trial 7"})
+    out = capsys.readouterr().out
+
+    assert all(figure in out for figure in ("wm_2.bn_512", "4.365", "1.1%", "2.04x", "243", "135168"))
+    assert all_figures == ("2.8e-04" in out) == ("2.00x" in out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from rich.text import Text
@@ -75,22 +76,39 @@ def _counts(counts: dict[str, int]) -> str:
 
 
 def _configs(title: str, rows: list[dict[str, Any]], time: str) -> None:
-    word = "estimated us" if time == "estimated_us" else "us"
-    measured = time == "median_us"
-    columns = [">#", "config", f">{word}", ">regs", ">spill B", ">smem B", ">CTAs/SM", ">error"]
-    if measured:
-        columns[3:3] = [">noise", ">vs default", ">vs SDPA", "verdict"]
-    drawn = table(f"\n{title}", *columns)
+    """One row a config; on a narrow terminal only the columns that decide, so that labels stay readable."""
+    out = console()
+    columns = _COLUMNS if out.width >= WIDE else [column for column in _COLUMNS if column[0] in _NARROW]
+    if time == "estimated_us":
+        columns = [(">estimated us" if head == ">us" else head, cell) for head, cell in columns if head not in _TIMED]
+    drawn = table(f"\n{title}", *(head for head, _ in columns))
     for row in rows:
-        cells = [str(row["trial"]), row["label"], f"{row[time]:.3f}"]
-        if measured:
-            sdpa = row.get("ratio_to_sdpa")
-            cells += [f"{row['noise']:.1%}", f"{1 / row['ratio_to_default']:.2f}x"]
-            cells += ["-" if sdpa is None else f"{sdpa:.2f}x", row.get("verdict", "-")]
-        cells += [str(row.get(name, "-")) for name in ("registers", "spill_bytes", "smem_bytes", "ctas_per_sm")]
-        cells.append("-" if row["error"] is None else f"{row['error']:.1e}")
-        drawn.add_row(*cells)
-    console().print(drawn)
+        drawn.add_row(*(cell(row) for _, cell in columns))
+    out.print(drawn)
+
+
+def _figure(name: str) -> Callable[[dict[str, Any]], str]:
+    return lambda row: str(row.get(name, "-"))
+
+
+WIDE = 120
+"""Width of a terminal in characters from which on every figure fits beside a label on two lines."""
+_COLUMNS: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
+    (">#", _figure("trial")),
+    ("config", _figure("label")),
+    (">us", lambda row: f"{row.get('median_us', row.get('estimated_us')):.3f}"),
+    (">noise", lambda row: f"{row['noise']:.1%}"),
+    (">vs default", lambda row: f"{1 / row['ratio_to_default']:.2f}x"),
+    (">vs SDPA", lambda row: f"{row['ratio_to_sdpa']:.2f}x" if row.get("ratio_to_sdpa") else "-"),
+    ("verdict", _figure("verdict")),
+    (">regs", _figure("registers")),
+    (">spill B", _figure("spill_bytes")),
+    (">smem B", _figure("smem_bytes")),
+    (">CTAs/SM", _figure("ctas_per_sm")),
+    (">error", lambda row: "-" if row["error"] is None else f"{row['error']:.1e}"),
+]
+_NARROW = {">#", "config", ">us", ">noise", ">vs SDPA", ">regs", ">smem B"}
+_TIMED = {">noise", ">vs default", ">vs SDPA", "verdict"}
 
 
 def _baselines(rows: list[dict[str, Any]]) -> None:
