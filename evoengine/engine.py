@@ -23,7 +23,7 @@ from evoengine.errors import TemplateError
 from evoengine.question import Question
 from evoengine.sampler import Seen
 from evoengine.sampler.proposer import Proposer
-from evoengine.verdict import Artifact, Candidate, Estimate, Gate, Measurement, Rejection, Verdict
+from evoengine.verdict import Artifact, Candidate, Estimate, Measurement, Rejection, Verdict, is_paid
 
 FINALISTS = 8
 """Configs that meet in the final run: as many as Helion re-times (autotuner/base_search.py)."""
@@ -167,8 +167,7 @@ class Search:
 
     def _count(self, number: int, verdict: Verdict, twin_of: int | None) -> None:
         """A trial is paid for once: measured after its estimate, it costs nothing more."""
-        static = isinstance(verdict, Rejection) and verdict.gate is Gate.STATIC
-        if not static and twin_of is None:
+        if is_paid(verdict, twin_of):
             self._paid.add(number)
 
     def _prove_default(self) -> Setup | None:

@@ -10,7 +10,7 @@ from evoengine.archive.records import Elite, Record
 from evoengine.archive.study import Study
 from evoengine.hardware import DeviceLimits, occupancy
 from evoengine.template import Launch
-from evoengine.verdict import Check, Estimate, Gate, Measurement, Rejection
+from evoengine.verdict import Check, Estimate, Gate, Measurement, Rejection, is_paid
 
 SDPA = "sdpa"
 """The baseline that users compare with: PyTorch's own choice of backend."""
@@ -44,7 +44,7 @@ def summarise(study: Study, launches: dict[int, Launch], limits: DeviceLimits, t
         "command": study.spec.command,
         "created_at": study.spec.created_at,
         "budget": study.spec.budget,
-        "spent": sum(is_paid(record) for record in records),
+        "spent": sum(is_paid(record.verdict, record.twin_of) for record in records),
         "verdicts": dict(_verdicts(records)),
         "rejections": _rejections(records),
         "free": study.counts(),
@@ -55,14 +55,6 @@ def summarise(study: Study, launches: dict[int, Launch], limits: DeviceLimits, t
         "baselines": [_baseline(baseline) for baseline in study.baselines()],
         "environment": dict(elites[0].environment if elites else records[-1].environment if records else {}),
     }
-
-
-def is_paid(record: Record) -> bool:
-    """Whether a trial counted against the budget: judged, past the static gate, and nobody's twin."""
-    verdict = record.verdict
-    if verdict is None or record.twin_of is not None:
-        return False
-    return not (isinstance(verdict, Rejection) and verdict.gate == "static")
 
 
 def winner(elites: list[Elite]) -> str:

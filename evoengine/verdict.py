@@ -152,6 +152,13 @@ class Estimate:
 Verdict = Rejection | Measurement | Estimate
 
 
+def is_paid(verdict: Verdict | None, twin_of: int | None) -> bool:
+    """Whether a trial counts against the budget: judged, past the static gate, and nobody's twin."""
+    if verdict is None or twin_of is not None:
+        return False
+    return not (isinstance(verdict, Rejection) and verdict.gate is Gate.STATIC)
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A config on trial, with where it came from."""

@@ -81,10 +81,6 @@ def living(connection: Connection, study_id: int) -> set[int]:
     return {int(row["id"]) for row, _, alive in _open_sessions(connection, study_id) if alive}
 
 
-def living_owners(connection: Connection, study_id: int) -> list[Owner]:
-    return [owner for _, owner, alive in _open_sessions(connection, study_id) if alive]
-
-
 def _open_sessions(connection: Connection, study_id: int) -> list[tuple[Mapping[str, Any], Owner, bool]]:
     query = select(tables.session).where(tables.session.c.study_id == study_id, tables.session.c.ended_at.is_(None))
     found: list[tuple[Mapping[str, Any], Owner, bool]] = []
