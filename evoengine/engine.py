@@ -210,6 +210,7 @@ class Search:
                 candidate.generation,
                 candidate.parents,
                 proposals[point].system_attrs,
+                proposals[point].expected_gain,
             )
         self._proposer.observe(self._seen[candidate.number] for candidate in claimed)
         return claimed

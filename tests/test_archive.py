@@ -194,7 +194,7 @@ class TestContract:
     @pytest.mark.parametrize("verdict", [REJECTION, MEASUREMENT, ESTIMATE], ids=lambda v: type(v).__name__)
     def test_verdict_survives_reopening(self, study: Study, reopen: Callable[[], Archive], verdict: Verdict) -> None:
         study.set_environment({"driver": "580.1", "gpu": "L4"})
-        proposal = Proposal((1, 2, 0, 3), "crossover", 4, (0, 2), {"NSGAIISampler:generation": 4})
+        proposal = Proposal((1, 2, 0, 3), "crossover", 4, (0, 2), {"NSGAIISampler:generation": 4}, 0.0123)
         [candidate] = study.claim([proposal])
         study.commit(candidate, verdict, ARTIFACT, twin_of=5)
 
@@ -205,10 +205,8 @@ class TestContract:
         )
         assert {"TILE": 32, "LAYOUT": 2, "FIXED": 7, "WARPS": 8} == record.config.values
         assert "t_32.l_xor.f_7.w_8" == record.config.label
-        assert (0, proposal) == (
-            record.number,
-            Proposal(record.point, record.operator, record.generation, record.parents, record.system_attrs),
-        )
+        origin = (record.operator, record.generation, record.parents, record.system_attrs, record.expected_gain)
+        assert (0, proposal) == (record.number, Proposal(record.point, *origin))
         assert record.build is not None
         assert (ARTIFACT.resources, ARTIFACT.cubin_sha256, 0.75) == (
             record.build.resources,

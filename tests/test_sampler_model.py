@@ -9,6 +9,7 @@ import pytest
 
 from evoengine.sampler import Seen
 from evoengine.sampler.acquisition import log_improvement
+from evoengine.sampler.evolution import START_SIZE
 from evoengine.sampler.features import Features
 from evoengine.sampler.model import MEMORY, History, Model, standardise
 from evoengine.sampler.prior import LogTimes
@@ -187,8 +188,11 @@ class TestRejections:
         first = source.propose(30)
         source.observe([Seen(n, p.point, None if n < 26 else 5.0 + n, "done") for n, p in enumerate(first)])
 
-        assert source.expected_improvement() is not None
-        assert 10 == len({p.point for p in source.propose(10)} - {p.point for p in first})
+        then = source.propose(10)
+
+        assert {None} == {p.expected_gain for p in first}
+        assert all(p.expected_gain is not None and 0.0 < p.expected_gain < 1.0 for p in then)
+        assert 10 == len({p.point for p in then} - {p.point for p in first})
 
 
 class TestPrior:
@@ -233,33 +237,34 @@ class TestPrior:
         assert len(asked) == len(set(asked))
 
 
-class TestExpectedImprovement:
+class TestExpectedGain:
     def test_none_at_first_then_large_then_nothing_left_to_gain(self) -> None:
         def value(point: Point) -> float:
             return 100.0 + 20 * abs(point[0] - 2) + 10 * abs(point[1] - 1) + 5 * point[2] + 3 * abs(point[4] - 3)
 
         source = Proposer(SPACE, FEASIBLE, sampler="evolution", seed=0)
-        assert source.expected_improvement() is None
-        left: list[float] = []
+        gains: list[float | None] = []
         for number in range(120):
             one = source.propose(1)[0]
             source.observe([Seen(number, one.point, value(one.point), "done")])
-            if number >= 12:
-                left.append(source.expected_improvement() or 0.0)
+            gains.append(one.expected_gain)
+        modelled = [gain for gain in gains if gain is not None]
 
-        assert max(left[:10]) > 0.005
-        assert left[-1] < 0.0005
+        assert [None] * START_SIZE == gains[:START_SIZE]
+        assert len(gains) - START_SIZE == len(modelled)
+        assert max(modelled[4:14]) > 0.005
+        assert modelled[-1] < 0.0005
 
-    def test_asking_changes_nothing(self) -> None:
-        asked, silent = (Proposer(SPACE, FEASIBLE, sampler="evolution", seed=0) for _ in range(2))
-        for source in (asked, silent):
-            source.observe([Seen(n, p.point, 5.0 + n % 7, "done") for n, p in enumerate(source.propose(20))])
-        asked.expected_improvement()
+    def test_what_is_in_flight_promises_less(self) -> None:
+        source = Proposer(SPACE, FEASIBLE, sampler="evolution", seed=0)
+        source.observe([Seen(n, p.point, 5.0 + n % 7, "done") for n, p in enumerate(source.propose(20))])
+        gains = [p.expected_gain or 0.0 for p in source.propose(6)]
 
-        assert silent.propose(6) == asked.propose(6)
+        assert sorted(gains, reverse=True) == gains
+        assert gains[-1] > 0.0
 
     def test_other_samplers_have_none(self) -> None:
         source = Proposer(SPACE, FEASIBLE, sampler="random", seed=0)
         source.observe([Seen(n, p.point, 5.0 + n, "done") for n, p in enumerate(source.propose(20))])
 
-        assert source.expected_improvement() is None
+        assert {None} == {p.expected_gain for p in source.propose(6)}

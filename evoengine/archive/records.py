@@ -96,7 +96,8 @@ class Record:
     """One trial of a study with everything that is known of it.
 
     `verdict` is the rejection or measurement, else the estimate, else None. An estimate stays in `estimate` after the
-    candidate has been measured. `environment` is that of the process that reached the verdict.
+    candidate has been measured. `environment` is that of the process that reached the verdict. `expected_gain` is
+    `Proposal`'s; None in studies that are older than it.
     """
 
     number: int
@@ -106,6 +107,7 @@ class Record:
     generation: int
     parents: tuple[int, ...]
     system_attrs: Mapping[str, int]
+    expected_gain: float | None
     state: Literal["running", "waiting", "done"]
     verdict: Verdict | None = None
     estimate: Estimate | None = None
@@ -131,6 +133,7 @@ class Record:
             self.generation,
             self.parents,
             self.system_attrs,
+            self.expected_gain,
         )
 
 

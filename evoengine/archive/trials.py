@@ -27,6 +27,7 @@ def newborn(spec: StudySpec, proposal: Proposal, config: Config) -> FrozenTrial:
         "operator": proposal.operator,
         "generation": proposal.generation,
         "parents": list(proposal.parents),
+        "expected_gain": proposal.expected_gain,
     }
     return FrozenTrial(
         number=-1,
@@ -84,6 +85,7 @@ def read_record(
         generation=born["generation"],
         parents=tuple(born["parents"]),
         system_attrs={key: value for key, value in trial.system_attrs.items() if isinstance(value, int)},
+        expected_gain=born.get("expected_gain"),
         state="done" if True in verdicts else waits,
         verdict=read_verdict(verdicts[True]) if True in verdicts else estimate,
         estimate=estimate,

@@ -68,6 +68,7 @@ def replay(
                     generation=proposal.generation,
                     parents=proposal.parents,
                     system_attrs=proposal.system_attrs,
+                    expected_gain=proposal.expected_gain,
                 )
             )
             rows.append(row)

@@ -22,7 +22,8 @@ from evoengine.sampler.valid import Rows, ValidSet
 from evoengine.space import FeasibleSet, SearchSpace
 
 OPERATOR, GENERATION, PARENTS = "evoengine:operator", "evoengine:generation", "evoengine:parents"
-"""System attributes of a trial, so that a study says where each of its configs came from."""
+EXPECTED_GAIN = "evoengine:expected_gain"
+"""System attributes of a trial, so that a study says where each of its configs came from and what it promised."""
 
 START_SIZE = 8
 MIN_FINISHED = 4
@@ -74,30 +75,20 @@ class EvolutionSampler(BaseSampler):
         rng = np.random.default_rng([self._seed, len(others)])
         if self._can_model(members, taken):
             self._model.learn(self._history(study, others))
-            row, child = self._most_promising(members, taken, rng)
+            row, child, promise = self._most_promising(members, taken, rng)
+            gain = None if promise is None else self._model.saving(promise)
         else:
             row, child = self._start(taken, rng)
+            gain = None
         attrs: dict[str, Any] = {
             OPERATOR: child.operator,
             GENERATION: 1 + max(parent.generation for parent in child.parents) if child.parents else 0,
             PARENTS: [parent.number for parent in child.parents],
+            EXPECTED_GAIN: gain,
         }
         for key, value in attrs.items():
             study._storage.set_trial_system_attr(trial._trial_id, key, value)
         return to_params(self._space.axes, self.valid.point(row))
-
-    def expected_improvement(self, study: Study) -> float | None:
-        """What the most promising config that is left is expected to save, as a share of the best time.
-
-        None before there is a model. Where the feasible set is sampled, it is the most promising one of the sample.
-        """
-        trials = study.get_trials(deepcopy=False)
-        taken = self._taken(study, trials)
-        if not self._can_model(self._members(study, trials), taken):
-            return None
-        self._model.learn(self._history(study, trials))
-        _, promise = self._free_pool(taken)
-        return self._model.saving(float(promise.max()))
 
     @cached_property
     def _starts(self) -> list[tuple[int, str]]:
@@ -114,19 +105,22 @@ class EvolutionSampler(BaseSampler):
         row = self.valid.draw(taken, rng) if far is None else far  # None: all that was sampled is taken
         return row, Child("spread", ())
 
-    def _most_promising(self, members: list[Member], taken: set[int], rng: np.random.Generator) -> tuple[int, Child]:
-        """The free config with the largest expected improvement, by the operator that leads to it."""
+    def _most_promising(
+        self, members: list[Member], taken: set[int], rng: np.random.Generator
+    ) -> tuple[int, Child, float | None]:
+        """The free config with the largest expected improvement, by the operator that leads to it, and the logarithm of
+        that improvement; None where all of the pool is taken and the config is drawn."""
         children = offspring(members, self.valid, rng)
         pool, promise = self._free_pool(taken)
         at = int(promise.argmax())
-        row, most = int(pool[at]), promise[at]
+        row, most = int(pool[at]), float(promise[at])
         if len(pool) < len(self.valid):
             free = [child for child in children if child not in taken]
             if free and (ours := self._model.over(np.array(free))).max() > most:
-                row, most = free[int(ours.argmax())], ours.max()
-        if most == -np.inf:  # all of the pool is taken
-            row = self.valid.draw(taken, rng)
-        return row, children.get(row, Child("model", ()))
+                row, most = free[int(ours.argmax())], float(ours.max())
+        if most == -np.inf:
+            return self.valid.draw(taken, rng), Child("model", ()), None
+        return row, children.get(row, Child("model", ())), most
 
     def _free_pool(self, taken: set[int]) -> tuple[Rows, Floats]:
         """Rows of the model's pool and the logarithm of what is expected of each, -inf where taken."""

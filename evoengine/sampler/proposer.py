@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from evoengine.sampler import Proposal, Seen, check_sampler, starts
 from evoengine.sampler.encoding import distributions, to_params, to_point
-from evoengine.sampler.evolution import GENERATION, OPERATOR, PARENTS, EvolutionSampler
+from evoengine.sampler.evolution import EXPECTED_GAIN, GENERATION, OPERATOR, PARENTS, EvolutionSampler
 from evoengine.sampler.prior import LogTimes
 from evoengine.sampler.stock import POPULATION, RESUMED_ATTRS, stock_sampler
 from evoengine.sampler.valid import ValidSet
@@ -87,15 +87,6 @@ class Proposer:
         """`n` proposals, fewer when the feasible set holds no more untried configs."""
         return [self._next() for _ in range(min(n, len(self._valid) - len(self._taken)))]
 
-    def expected_improvement(self) -> float | None:
-        """What the most promising untried config is expected to save, as a share of the best time (0.01: 1 %).
-
-        None where nothing says so: a sampler other than `evolution`, too few values yet, or no config left.
-        """
-        if self._evolution is None or len(self._taken) >= len(self._valid):
-            return None
-        return self._evolution.expected_improvement(self._study)
-
     def _clear(self) -> None:
         self._study = optuna.create_study(direction="minimize", sampler=self._evolution)
         self._trial_at: dict[Point, int] = {}
@@ -121,7 +112,8 @@ class Proposer:
             point = self._accept(trial.number, to_point(self._axes, trial.params))
             attrs = self._trials()[trial.number].system_attrs
             parents = tuple(self._number_of[parent] for parent in attrs[PARENTS])
-            return Proposal(point, attrs[OPERATOR], attrs[GENERATION], parents)
+            gain = attrs[EXPECTED_GAIN]
+            return Proposal(point, attrs[OPERATOR], attrs[GENERATION], parents, expected_gain=gain)
         if self.name == "random":
             rng = np.random.default_rng([self._seed, len(self._trial_at)])
             return Proposal(self._add(self._valid.point(self._valid.draw(self._taken, rng)), {}), "random")
