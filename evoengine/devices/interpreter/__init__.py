@@ -5,7 +5,8 @@ than the schedules tried, errors of ptxas, and the exact rounding inside mma.syn
 """
 
 from evoengine.devices.interpreter.faults import Fault, Hang, Unsupported
-from evoengine.devices.interpreter.machine import MODES, Execution, Mode, execute
+from evoengine.devices.interpreter.machine import Execution, execute
+from evoengine.devices.interpreter.modes import MODES, Mode
 from evoengine.devices.interpreter.program import Program
 from evoengine.devices.interpreter.session import InterpreterDevice
 

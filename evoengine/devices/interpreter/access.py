@@ -2,50 +2,18 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 
+from evoengine.devices.interpreter.addressing import HINTS, Address, locate, space_of, without_policy
 from evoengine.devices.interpreter.alu import Builder
 from evoengine.devices.interpreter.faults import Fault, Unsupported
 from evoengine.devices.interpreter.layout import STATE, TYPES, Array, Frame, Layout, Mask, Step
+from evoengine.devices.interpreter.mbarriers import cp_async_arrive
 from evoengine.devices.interpreter.memory import LaneState
-from evoengine.devices.interpreter.moves import LOCAL_WINDOW, SHARED_WINDOW, copy, full_width
+from evoengine.devices.interpreter.moves import copy, full_width
 from evoengine.devices.interpreter.parser import Instruction, split_operands
 
-_ADDRESS = re.compile(r"\[([^\]+]+)(?:\+(-?\w+))?\]$")
-_ORDERING = ("volatile", "weak", "relaxed", "acquire", "release", "cta", "gpu", "sys")
-_CACHING = ("nc", "ca", "cg", "cs", "lu", "cv", "wb", "wt", "L2::64B", "L2::128B", "L2::256B", "L1::no_allocate")
-_EVICTION = ("L1::evict_last", "L1::evict_normal", "L1::evict_first", "L1::evict_unchanged")
-_HINTS = frozenset((*_ORDERING, *_CACHING, *_EVICTION))
-"""Modifiers that change nothing here."""
 _VECTOR = {"v2": 2, "v4": 4}
-
-
-class Address:
-    """`[register]`, `[register+offset]` or `[symbol+offset]` as a frame index and a constant."""
-
-    def __init__(self, operand: str, layout: Layout) -> None:
-        match = _ADDRESS.match(operand)
-        if match is None:
-            raise Unsupported(f"address {operand}")
-        self.base, self.offset = match[1], int(match[2] or "0", 0)
-        wide = self.base not in layout.entry.registers or layout.width(self.base) == 8
-        self.index = layout.source(self.base, "s64" if wide else "u32")
-
-    def of(self, frame: Frame, lanes: Array, mask: Mask) -> Array:
-        """Addresses of the executing lanes, int64."""
-        values = frame[self.index] if mask is True else frame[self.index][lanes]
-        return np.asarray(values.astype(np.int64) + self.offset)
-
-
-def locate(state: LaneState, space: str, addresses: Array, lanes: Array, width: int, text: str) -> tuple[str, Array]:
-    """The space that addresses lie in (for generic ones: all lanes in the same) and their word indices there."""
-    if space == "generic":
-        window = (addresses[0] & (SHARED_WINDOW | LOCAL_WINDOW)) if len(addresses) else np.int64(0)
-        space = {SHARED_WINDOW: "shared", LOCAL_WINDOW: "local"}.get(int(window), "global")
-        addresses = addresses - window
-    return space, state.spaces[space].locate(addresses, lanes, width, text)
 
 
 def _parts(instruction: Instruction) -> tuple[str, int, str]:
@@ -53,11 +21,12 @@ def _parts(instruction: Instruction) -> tuple[str, int, str]:
     modifiers = list(instruction.opcode[1:-1])
     space, count = "generic", 1
     for modifier in modifiers:
-        if modifier.split("::")[0] in ("param", "global", "shared", "local", "const"):
-            space = modifier.split("::")[0]
+        named = space_of(modifier)
+        if named:
+            space = named
         elif modifier in _VECTOR:
             count = _VECTOR[modifier]
-        elif modifier not in _HINTS:
+        elif modifier not in HINTS:
             raise Unsupported(instruction.text)
     if space == "const" or instruction.opcode[-1] not in TYPES:
         raise Unsupported(instruction.text)
@@ -70,9 +39,9 @@ def _elements(operand: str) -> tuple[str, ...]:
 
 def _ld(instruction: Instruction, layout: Layout) -> Step:
     space, count, type_ = _parts(instruction)
-    address, text = Address(instruction.operands[1], layout), instruction.text
-    names = _elements(instruction.operands[0])
-    if len(names) != count or len(instruction.operands) != 2:
+    operands, text = without_policy(instruction), instruction.text
+    address, names = Address(operands[1], layout), _elements(operands[0])
+    if len(names) != count or len(operands) != 2:
         raise Unsupported(text)
     if space == "param":
         if address.offset or address.base not in layout.entry.parameters or count > 1:
@@ -100,11 +69,11 @@ def _ld(instruction: Instruction, layout: Layout) -> Step:
 
 def _st(instruction: Instruction, layout: Layout) -> Step:
     space, count, type_ = _parts(instruction)
-    address, text = Address(instruction.operands[0], layout), instruction.text
-    dtype = TYPES[f"u{TYPES[type_].itemsize * 8}"]
-    sources = [layout.source(name, f"u{dtype.itemsize * 8}") for name in _elements(instruction.operands[1])]
+    operands, text = without_policy(instruction), instruction.text
+    address, dtype = Address(operands[0], layout), TYPES[f"u{TYPES[type_].itemsize * 8}"]
+    sources = [layout.source(name, f"u{dtype.itemsize * 8}") for name in _elements(operands[1])]
     width = dtype.itemsize * count
-    if len(sources) != count or len(instruction.operands) != 2:
+    if len(sources) != count or len(operands) != 2:
         raise Unsupported(text)
 
     def run(frame: Frame, mask: Mask) -> None:
@@ -125,6 +94,8 @@ def _cp(instruction: Instruction, layout: Layout) -> Step:
     opcode = instruction.opcode
     if opcode[1] != "async":
         raise Unsupported(instruction.text)
+    if opcode[2:4] == ("mbarrier", "arrive"):
+        return cp_async_arrive(instruction, layout)
     if opcode[2] == "commit_group":
         return lambda frame, mask: frame[STATE].copies.commit(mask)
     if opcode[2] == "wait_all":
@@ -136,10 +107,9 @@ def _cp(instruction: Instruction, layout: Layout) -> Step:
 
 
 def _cp_async(instruction: Instruction, layout: Layout) -> Step:
-    kind, text, operands = instruction.opcode[2], instruction.text, instruction.operands
-    spaces = [modifier.split("::")[0] for modifier in instruction.opcode[3:] if not modifier.startswith("L2::")]
-    hints = {modifier for modifier in instruction.opcode[3:] if modifier.startswith("L2::")}
-    if kind not in ("ca", "cg") or spaces != ["shared", "global"] or not hints <= _HINTS or not 3 <= len(operands) <= 4:
+    kind, text, operands = instruction.opcode[2], instruction.text, without_policy(instruction)
+    spaces = [space_of(modifier) for modifier in instruction.opcode[3:] if modifier not in HINTS]
+    if kind not in ("ca", "cg") or spaces != ["shared", "global"] or not 3 <= len(operands) <= 4:
         raise Unsupported(text)
     width = int(operands[2], 0)
     if width not in ((4, 8, 16) if kind == "ca" else (16,)):
@@ -186,4 +156,21 @@ def _filled(state: LaneState, addresses: Array, lanes: Array, width: int, text: 
     return data
 
 
-BUILDERS: dict[str, Builder] = {"ld": _ld, "st": _st, "cp": _cp}
+def _prefetch(instruction: Instruction, layout: Layout) -> Step:
+    """Nothing, and nothing is checked: a prefetch outside every buffer is harmless."""
+    return lambda frame, mask: None
+
+
+def _createpolicy(instruction: Instruction, layout: Layout) -> Step:
+    """A cache policy is a word that nobody reads here."""
+    target = layout.target(instruction.operands[0], "b64")
+    return lambda frame, mask: np.copyto(frame[target], 0, where=mask)
+
+
+BUILDERS: dict[str, Builder] = {
+    "ld": _ld,
+    "st": _st,
+    "cp": _cp,
+    "prefetch": _prefetch,
+    "createpolicy": _createpolicy,
+}

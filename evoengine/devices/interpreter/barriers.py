@@ -70,12 +70,12 @@ class CtaBarriers:
         for barrier, phase in sorted(self._phases.items()):
             if phase.waiting:
                 expected = self.live * THREADS_PER_WARP if phase.expected is None else phase.expected
-                names = _ranges(warps[slot] for slot in phase.waiting)
+                names = ranges(warps[slot] for slot in phase.waiting)
                 parts.append(f"warps {names} wait at barrier {barrier} ({phase.arrived} of {expected} threads arrived)")
         return "; ".join(parts)
 
 
-def _ranges(numbers: Iterable[int]) -> str:
+def ranges(numbers: Iterable[int]) -> str:
     """`0-3,7` for 0, 1, 2, 3, 7."""
     spans: list[list[int]] = []
     for number in sorted(numbers):

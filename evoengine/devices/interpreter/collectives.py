@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from evoengine.devices.interpreter.access import Address, locate
+from evoengine.devices.interpreter.addressing import Address, locate
 from evoengine.devices.interpreter.alu import Builder
 from evoengine.devices.interpreter.faults import Fault, Unsupported
 from evoengine.devices.interpreter.layout import STATE, WARP, Array, Frame, Layout, Mask, Step
@@ -158,4 +158,5 @@ BUILDERS: dict[str, Builder] = {
     "activemask": _activemask,
     "membar": _fence,
     "fence": _fence,
+    "nanosleep": lambda instruction, layout: lambda frame, mask: None,
 }

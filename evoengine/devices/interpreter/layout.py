@@ -37,14 +37,16 @@ TYPES: dict[str, np.dtype[Any]] = {
     "f32": np.dtype(np.float32),
     "f64": np.dtype(np.float64),
 }  # fmt: skip
-NO_DESTINATION = frozenset({"st", "cp", "bar", "barrier", "bra", "ret", "exit", "membar", "fence", "trap"})
+NO_DESTINATION = frozenset(
+    {"st", "red", "cp", "prefetch", "nanosleep", "bar", "barrier", "bra", "ret", "exit", "membar", "fence", "trap"}
+)
 MEETINGS = frozenset({"shfl", "vote"})
 ENDS_BLOCK = frozenset({"bra", "ret", "exit", "bar", "barrier"}) | MEETINGS
 
 
 @dataclass(slots=True)
 class Block:
-    """Straight-line instructions; `end` is the branch, exit, barrier or meeting after them, None for none."""
+    """Straight-line instructions; `end` is what hands control on after them (see `program.End`), None for none."""
 
     body: list[Instruction]
     end: Instruction | None
@@ -55,6 +57,7 @@ def basic_blocks(entry: Entry) -> tuple[list[Block], dict[str, int]]:
     code = entry.instructions
     leaders = {0, *entry.labels.values()}
     leaders |= {i + 1 for i, instruction in enumerate(code) if _ends(instruction)}
+    leaders |= {i for i, instruction in enumerate(code) if is_phase_test(instruction)}  # executed again when woken
     starts = sorted(start for start in leaders if start < len(code))
     blocks = []
     for start, stop in zip(starts, [*starts[1:], len(code)], strict=True):
@@ -65,7 +68,20 @@ def basic_blocks(entry: Entry) -> tuple[list[Block], dict[str, int]]:
 
 
 def _ends(instruction: Instruction) -> bool:
-    return instruction.opcode[0] in ENDS_BLOCK
+    return instruction.opcode[0] in ENDS_BLOCK or is_phase_test(instruction) or is_ticket(instruction)
+
+
+def _waits(instruction: Instruction) -> bool:
+    return instruction.opcode[0] in MEETINGS or is_phase_test(instruction)
+
+
+def is_phase_test(instruction: Instruction) -> bool:
+    return instruction.opcode[:2] == ("mbarrier", "test_wait")
+
+
+def is_ticket(instruction: Instruction) -> bool:
+    """Whether it tells a CTA how far the others are: an atomic on global memory that gives the old value."""
+    return instruction.opcode[0] == "atom" and not any(part.startswith("shared") for part in instruction.opcode)
 
 
 def operand_registers(operand: str, entry: Entry) -> list[str]:
@@ -76,7 +92,7 @@ def operand_registers(operand: str, entry: Entry) -> list[str]:
 
 def destinations(instruction: Instruction, entry: Entry) -> list[str]:
     """Registers that an instruction writes."""
-    if instruction.opcode[0] in NO_DESTINATION or not instruction.operands:
+    if instruction.opcode[0] in NO_DESTINATION or not instruction.operands or instruction.operands[0][0] == "[":
         return []
     return operand_registers(instruction.operands[0], entry)
 
@@ -112,7 +128,7 @@ class Layout:
                 touched.update(read)
             for register in touched:
                 seen[register].add(number)
-            if block.end is not None and block.end.opcode[0] in MEETINGS:  # lanes wait there while other blocks run
+            if block.end is not None and _waits(block.end):  # lanes wait there while other blocks run
                 for operand in block.end.operands:
                     for register in operand_registers(operand, self.entry):
                         seen[register].add(-1)

@@ -8,13 +8,14 @@ obvious schedule, finds no race that these two miss and misses most that they fi
 
 All CTAs of all modes advance together: a *slot* is one warp of each, in schedule order, and an instruction is one
 numpy call over a slot's lanes. Within a slot the lanes at the lowest block run first, which reconverges branches.
+Where CTAs take tickets from an atomic in global memory, the one with the last ticket runs on as far as it can before
+the others do anything else: what it reads of theirs has to be there by then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -22,34 +23,17 @@ from evoengine.devices.interpreter.barriers import CtaBarriers
 from evoengine.devices.interpreter.collectives import whole_warps
 from evoengine.devices.interpreter.faults import Fault, Hang, Unsupported
 from evoengine.devices.interpreter.layout import WARP, Array, Frame, Mask
+from evoengine.devices.interpreter.mbarriers import Mbarriers
 from evoengine.devices.interpreter.meetings import WarpMeetings
-from evoengine.devices.interpreter.memory import AsyncCopies, GlobalMemory, LaneState, PrivateMemory
+from evoengine.devices.interpreter.memory import AsyncCopies, GlobalMemory, LaneState, PrivateMemory, Space
+from evoengine.devices.interpreter.modes import MODES, Mode
+from evoengine.devices.interpreter.phases import Phases
 from evoengine.devices.interpreter.program import End, Program
 from evoengine.template import Launch
 
 DONE = 1 << 30
 STEP_LIMIT = 10_000_000
 """Interpreted instructions of one launch. The dearest attention config of the shipped space takes under 0.4 million."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mode:
-    """One legal behaviour of the machine: when cp.async data land, and in which order warps run."""
-
-    copies: Literal["late", "eager"]
-    order: Literal["ascending", "descending"]
-
-    def __str__(self) -> str:
-        return f"{self.copies} copies, {self.order} warps"
-
-
-MODES = (
-    Mode("late", "ascending"),
-    Mode("late", "descending"),
-    Mode("eager", "ascending"),
-    Mode("eager", "descending"),
-)
-"""Every combination, late ones first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +92,14 @@ class Machine:
         late = sum(mode.copies == "late" for mode in modes) * launch.ctas * WARP
         if any(mode.copies == "late" for mode in modes[late // (launch.ctas * WARP) :]):
             raise ValueError("late modes must come first")
+        everyone, mbarriers = np.arange(lanes), Mbarriers(shared, np.zeros(self._groups, np.int64))
+        turns = np.where(np.repeat(self._descending, WARP), -everyone, everyone)
         states = []
         for _ in range(self._slots):
-            local = PrivateMemory("local", program.local_bytes, np.arange(lanes), 0xFF)
+            local = PrivateMemory("local", program.local_bytes, everyone, 0xFF)
             copies = AsyncCopies(shared, late, np.zeros(lanes, np.int64))
-            states.append(LaneState(np.arange(lanes), {"global": memory, "shared": shared, "local": local}, copies))
+            spaces: dict[str, Space] = {"global": memory, "shared": shared, "local": local}
+            states.append(LaneState(everyone, turns, spaces, copies, mbarriers))
         values = dict(zip(program.entry.parameters, arguments, strict=True))
         self._frames = program.layout.frames(states, lanes, lambda slot, name: self._special(slot, name, values))
         self._at = np.zeros((self._slots, lanes), np.int64)
@@ -122,6 +109,8 @@ class Machine:
         self._blocked = np.zeros((self._slots, self._groups), bool)
         self._meetings = [WarpMeetings(lanes) for _ in range(self._slots)]
         self._barriers = [CtaBarriers(self._slots) for _ in range(self._groups)]
+        self._mbarriers, self._phases = mbarriers, Phases(mbarriers, states, self._blocked)
+        self._after_ticket = np.zeros(self._groups, bool)
 
     def _warps(self, slot: int) -> Array:
         """The warp that each group runs in a slot."""
@@ -153,31 +142,49 @@ class Machine:
         """
         with np.errstate(all="ignore"):
             while True:
+                if self._mbarriers.completed:
+                    self._phases.wake()
                 ready = self._live & ~self._blocked
                 able = ready.any(axis=0)
-                stuck = ~able & self._live.any(axis=0)
+                stuck = np.asarray(~able & self._live.any(axis=0))
                 if stuck.any():
-                    group = int(stuck.argmax())
-                    warps = [int(self._warps(slot)[group]) for slot in range(self._slots)]
-                    raise Hang(f"deadlock in {self._place(group)}: {self._barriers[group].describe(warps)}")
+                    dead = self._phases.unstick(stuck)
+                    if dead.any():
+                        raise self._deadlock(int(dead.argmax()))
+                    continue
                 if not able.any():
                     return
+                if self._after_ticket.any():
+                    if (able & ~self._after_ticket).any():
+                        able &= ~self._after_ticket
+                    else:
+                        self._after_ticket[:] = False
                 current = np.where(able, ready.argmax(axis=0), self._slots)
                 slot = int(current.min())
                 self._run_slot(slot, current == slot, step_limit)
+
+    def _deadlock(self, group: int) -> Hang:
+        warps = [int(self._warps(slot)[group]) for slot in range(self._slots)]
+        waits, mbarriers = self._phases.describe(group, warps)
+        text = "; ".join(filter(None, (self._barriers[group].describe(warps), waits)))
+        evidence = {"mbarriers": mbarriers} if mbarriers else None
+        return Hang(f"deadlock in {self._place(group)}: {text}", evidence)
 
     def _place(self, group: int) -> str:
         return f"CTA {group % self.launch.ctas}, {self.modes[group // self.launch.ctas]}"
 
     def _run_slot(self, slot: int, groups: Array, step_limit: int) -> None:
-        """Run the lanes of `groups` in a slot until one of their warps exits or meets a barrier."""
+        """Run the lanes of `groups` in a slot until one of their warps exits or meets a barrier, or none can go on."""
         frame, at, meetings = self._frames[slot], self._at[slot], self._meetings[slot]
-        eligible = np.repeat(groups, WARP)
+        eligible, waiting = np.repeat(groups, WARP), self._phases.waiting[slot]
         while True:
-            places = np.where(eligible & ~meetings.waiting, at, DONE)
+            places = np.where(eligible & ~meetings.waiting & ~waiting, at, DONE)
             number = int(places.min())
             if number == DONE:
-                raise Fault("divergent: all that is left of a warp waits for lanes that never come")
+                self._phases.block(slot, meetings.waiting | (at == DONE))
+                if (groups & ~self._blocked[slot]).any():
+                    raise Fault("divergent: all that is left of a warp waits for lanes that never come")
+                return
             here = places == number
             mask: Mask = True if here.all() else here
             while number < len(self.program.blocks):
@@ -200,6 +207,18 @@ class Machine:
                     meetings.wait(end.meeting, frame, mask)
                     self._meet(slot)
                     break
+                if end.ticket is not None:
+                    end.ticket(frame, mask)
+                    np.copyto(at, number + 1, where=mask)
+                    self._yield(mask)
+                    return
+                if end.test is not None:
+                    passed = self._phases.ask(slot, end.test, frame, mask)
+                    if passed is not mask:
+                        np.copyto(at, number, where=mask)
+                        np.copyto(at, number + 1, where=passed)
+                        self._phases.block(slot, meetings.waiting | (at == DONE))
+                        break
                 following = self._next(frame, end, mask, number)
                 if following is None:
                     self._diverge(frame, end, mask, number, at)
@@ -225,7 +244,7 @@ class Machine:
 
     def _next(self, frame: Frame, end: End, mask: Mask, number: int) -> int | None:
         """The block that all executing lanes go to, None where they part."""
-        if end.kind in ("next", "meeting"):
+        if end.kind in ("next", "meeting", "test"):
             return number + 1
         if not end.guard:
             return end.target
@@ -237,6 +256,14 @@ class Machine:
     def _diverge(self, frame: Frame, end: End, mask: Mask, number: int, at: Array) -> None:
         taken, passed = (number + 1, end.target) if end.negated else (end.target, number + 1)
         np.copyto(at, np.where(frame[end.guard], taken, passed), where=mask)
+
+    def _yield(self, mask: Mask) -> None:
+        """Hold back the CTAs that took a ticket, but the one that took the last of its mode."""
+        took = np.ones(self._groups, bool) if mask is True else mask.reshape(-1, WARP).any(axis=1)
+        for mode, each in zip(self.modes, took.reshape(len(self.modes), -1), strict=True):
+            if each.any():
+                each[np.flatnonzero(each)[0 if mode.order == "descending" else -1]] = False
+        self._after_ticket |= took
 
     def _barrier(self, slot: int, frame: Frame, end: End, mask: Mask) -> None:
         whole_warps(mask if mask is True else mask | (self._at[slot] == DONE), end.text)

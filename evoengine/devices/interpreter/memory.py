@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from evoengine.devices.interpreter.faults import Fault
 from evoengine.devices.interpreter.layout import Array, Mask
+
+if TYPE_CHECKING:  # they live in shared memory and so import this module
+    from evoengine.devices.interpreter.mbarriers import Mbarriers
 
 GLOBAL_BASE = 1 << 32
 _GUARD = 4096
@@ -88,9 +91,9 @@ class PrivateMemory:
     """Shared memory (one copy per CTA and mode) or local memory (one per lane): `size` B for each of `owners`."""
 
     def __init__(self, name: str, size: int, owners: Array, fill: int) -> None:
-        self._name, self._size, pitch = name, size, align(max(size, 16), 16)
-        self.words = _views(np.full((int(owners.max()) + 1) * pitch, fill, np.uint8))
-        self._offsets = owners.astype(np.int64) * pitch
+        self._name, self._size, self.pitch = name, size, align(max(size, 16), 16)
+        self.words = _views(np.full((int(owners.max()) + 1) * self.pitch, fill, np.uint8))
+        self._offsets = owners.astype(np.int64) * self.pitch
 
     def locate(self, addresses: Array, lanes: Array | slice, width: int, text: str) -> Array:
         low, high = int(addresses.min()), int(addresses.max())
@@ -114,19 +117,33 @@ class _Copy:
     rows: Array
     data: Array
     width: int
+    number: int
+
+
+@dataclass(slots=True)
+class _Promise:
+    """Arrivals at the mbarriers in `rows` once the lanes' copies numbered below `before` are there."""
+
+    lanes: Array
+    rows: Array
+    before: int
+    text: str
 
 
 @dataclass(slots=True)
 class AsyncCopies:
     """cp.async of one slot. Lanes below `late` see their data only once they wait for its group; the rest at once.
 
-    Both are allowed by the ISA. Late catches a missing or short wait, eager a buffer refilled too early.
+    Both are allowed by the ISA. Late catches a missing or short wait, eager a buffer refilled too early. An arrival at
+    an mbarrier that late copies make is as late as they are: it comes when nobody has anything to do but wait for it.
     """
 
     shared: PrivateMemory
     late: int
     committed: Array
     pending: list[_Copy] = field(default_factory=list)
+    promises: list[_Promise] = field(default_factory=list)
+    issued: int = 0
 
     def issue(self, lanes: Array, rows: Array, data: Array, width: int) -> None:
         """`lanes` ascending; `rows` index `shared.words[width]`, `data` is what the source held."""
@@ -134,7 +151,8 @@ class AsyncCopies:
         self.shared.words[width][rows[cut:]] = data[cut:]
         if cut:
             waiting = lanes[:cut]
-            self.pending.append(_Copy(waiting, self.committed[waiting], rows[:cut], data[:cut], width))
+            self.pending.append(_Copy(waiting, self.committed[waiting], rows[:cut], data[:cut], width, self.issued))
+            self.issued += 1
 
     def commit(self, mask: Mask) -> None:
         np.add(self.committed, 1, self.committed, where=mask)
@@ -147,29 +165,65 @@ class AsyncCopies:
         """Land every copy of the executing lanes, committed or not."""
         self._land(mask, self.committed + 1)
 
+    def promise(self, lanes: Array, rows: Array, text: str) -> slice:
+        """Lanes, ascending, arrive at mbarriers once their copies are there. Returns those that do so at once."""
+        cut = int(np.searchsorted(lanes, self.late))
+        if cut:
+            self.promises.append(_Promise(lanes[:cut], rows[:cut], self.issued, text))
+        return slice(cut, None)
+
+    def keep_promises(self, rows: Array) -> Iterator[tuple[Array, Array, str]]:
+        """Land what arrivals at these mbarriers wait for; those arrivals: lanes, rows, instruction."""
+        kept = []
+        for promise in self.promises:
+            due = np.isin(promise.rows, rows)
+            if due.any():
+                copied = np.zeros(len(self.committed), bool)
+                copied[promise.lanes[due]] = True
+                self._land_before(copied, promise.before)
+                yield promise.lanes[due], promise.rows[due], promise.text
+            if not due.all():
+                kept.append(_Promise(promise.lanes[~due], promise.rows[~due], promise.before, promise.text))
+        self.promises = kept
+
     def _land(self, mask: Mask, limits: Array) -> None:
+        def due(copy: _Copy) -> Array:
+            old = copy.groups < limits[copy.lanes]
+            return np.asarray(old if mask is True else old & mask[copy.lanes])
+
+        self._land_where(due)
+
+    def _land_before(self, lanes: Array, number: int) -> None:
+        self._land_where(lambda copy: np.asarray(lanes[copy.lanes] & (copy.number < number)))
+
+    def _land_where(self, chosen: Callable[[_Copy], Array]) -> None:
         kept = []
         for copy in self.pending:
-            due = copy.groups < limits[copy.lanes]
-            if mask is not True:
-                due &= mask[copy.lanes]
+            due = chosen(copy)
             words = self.shared.words[copy.width]
             if due.all():
                 words[copy.rows] = copy.data
                 continue
             words[copy.rows[due]] = copy.data[due]
             rest = ~due
-            kept.append(_Copy(copy.lanes[rest], copy.groups[rest], copy.rows[rest], copy.data[rest], copy.width))
+            kept.append(
+                _Copy(copy.lanes[rest], copy.groups[rest], copy.rows[rest], copy.data[rest], copy.width, copy.number)
+            )
         self.pending = kept
 
 
 @dataclass(slots=True)
 class LaneState:
-    """What one warp slot's instructions act on besides registers. `everyone` numbers the slot's lanes."""
+    """What one warp slot's instructions act on besides registers. `everyone` numbers the slot's lanes.
+
+    `turns` says in which order lanes of different CTAs go where an atomic makes them go one after the other.
+    """
 
     everyone: Array
+    turns: Array
     spaces: dict[str, Space]
     copies: AsyncCopies
+    mbarriers: Mbarriers
 
     def active(self, mask: Mask) -> Array:
         return self.everyone if mask is True else np.flatnonzero(mask)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from evoengine.devices.interpreter.faults import Unsupported
 
@@ -120,11 +120,12 @@ def _variable(declaration: str) -> Variable:
 
 
 class _Body:
-    """Reads statements of one entry; knows which names each open scope declared."""
+    """Reads statements of one entry; knows of each open scope its names, its number and where its code begins."""
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
         self.scopes: list[dict[str, str]] = [{}]
+        self.begins = [(0, 0)]
         self.opened = 0
 
     def read(self, body: str) -> None:
@@ -132,10 +133,11 @@ class _Body:
             if statement == "{":
                 self.opened += 1
                 self.scopes.append({})
+                self.begins.append((self.opened, len(self.entry.instructions)))
             elif statement == "}":
-                self.scopes.pop()
+                self._close()
             elif statement.endswith(":"):
-                self.entry.labels[statement[:-1]] = len(self.entry.instructions)
+                self.entry.labels[self._own(statement[:-1])] = len(self.entry.instructions)
             elif statement.startswith("."):
                 self._declare(statement)
             else:
@@ -179,9 +181,20 @@ class _Body:
             raise Unsupported(f"register declaration {declared!r}")
         numbered = [f"{match[1]}{i}" for i in range(int(match[2]))] if match[2] else [match[1]]
         for name in numbered:
-            own = name if len(self.scopes) == 1 else f"{name}@{self.opened}"
-            self.scopes[-1][name] = own
-            self.entry.registers[own] = width
+            self.entry.registers[self._own(name)] = width
+
+    def _own(self, name: str) -> str:
+        """A name that the innermost scope declares, told apart from the same name in others."""
+        own = name if len(self.scopes) == 1 else f"{name}@{self.begins[-1][0]}"
+        self.scopes[-1][name] = own
+        return own
+
+    def _close(self) -> None:
+        """End a scope; branches in it, some ahead of the label they name, go to its own labels."""
+        declared, code = self.scopes.pop(), self.entry.instructions
+        for i in range(self.begins.pop()[1], len(code)):
+            if code[i].opcode[0] == "bra" and code[i].operands[0] in declared:
+                code[i] = replace(code[i], operands=(declared[code[i].operands[0]],))
 
     def _instruction(self, statement: str) -> Instruction:
         guard, negated = "", False

@@ -5,21 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from evoengine.devices.interpreter import access, alu, collectives, meetings, moves, predicates
+from evoengine.devices.interpreter import access, alu, atomics, collectives, mbarriers, meetings, moves, predicates
 from evoengine.devices.interpreter.faults import Unsupported
-from evoengine.devices.interpreter.layout import Frame, Layout, Mask, Step, basic_blocks
+from evoengine.devices.interpreter.layout import Frame, Layout, Mask, Step, basic_blocks, is_phase_test, is_ticket
 from evoengine.devices.interpreter.meetings import Meeting
 from evoengine.devices.interpreter.memory import align
 from evoengine.devices.interpreter.parser import Instruction, parse
+from evoengine.devices.interpreter.phases import PhaseTest, phase_test
 
-_BUILDERS = alu.BUILDERS | predicates.BUILDERS | moves.BUILDERS | access.BUILDERS | collectives.BUILDERS
+_BUILDERS = {
+    **alu.BUILDERS, **predicates.BUILDERS, **moves.BUILDERS, **access.BUILDERS, **collectives.BUILDERS,
+    **atomics.BUILDERS, **mbarriers.BUILDERS,
+}  # fmt: skip
 
 
 @dataclass(slots=True)
 class End:
-    """How a block ends: a branch to `target` or an exit, both possibly guarded, a barrier, or a meeting of lanes."""
+    """How a block ends.
 
-    kind: Literal["next", "branch", "exit", "barrier", "meeting"]
+    A branch to `target` or an exit, both possibly guarded; a barrier; a meeting of lanes; a test of an mbarrier's
+    phase; or a ticket, which is a step after which other CTAs may go first.
+    """
+
+    kind: Literal["next", "branch", "exit", "barrier", "meeting", "test", "ticket"]
     text: str = ""
     guard: int = 0
     negated: bool = False
@@ -28,6 +36,8 @@ class End:
     count: int = 0
     waits: bool = True
     meeting: Meeting | None = None
+    test: PhaseTest | None = None
+    ticket: Step | None = None
 
 
 @dataclass(slots=True)
@@ -84,6 +94,10 @@ class Program:
     def _end(self, instruction: Instruction | None) -> End:
         if instruction is None:
             return End("next")
+        if is_ticket(instruction):
+            return End("ticket", instruction.text, ticket=self._decode(instruction))
+        if is_phase_test(instruction):
+            return End("test", instruction.text, test=phase_test(instruction, self.layout))
         opcode, operands, text = instruction.opcode, instruction.operands, instruction.text
         guard = self.layout.source(instruction.guard, "pred") if instruction.guard else 0
         if opcode[0] in ("ret", "exit"):

@@ -11,7 +11,8 @@ from evoengine import oracle
 from evoengine.devices.estimate import estimate_us
 from evoengine.devices.interpreter.faults import Fault, Hang, Unsupported
 from evoengine.devices.interpreter.layout import Array
-from evoengine.devices.interpreter.machine import MODES, execute
+from evoengine.devices.interpreter.machine import execute
+from evoengine.devices.interpreter.modes import MODES
 from evoengine.devices.interpreter.program import Program
 from evoengine.dtypes import BITS, to_bits
 from evoengine.hardware import DeviceLimits
@@ -60,7 +61,8 @@ class Trial:
                 raise
             except Fault as fault:
                 gate = Gate.TIMEOUT if isinstance(fault, Hang) else Gate.RUNTIME
-                return Rejection(gate, str(fault), {"shape": problem.label, "interpreted": True}, tuple(checks))
+                evidence = {"shape": problem.label, "interpreted": True, **fault.evidence}
+                return Rejection(gate, str(fault), evidence, tuple(checks))
             checks.append(check)
             executed += count
             if check.reason:
