@@ -41,6 +41,9 @@ def bits(value: float) -> int:
         ("div.s32 %out, %in0, %in1;", [I32([-7, 7, -8]), I32([2, -2, 4])], I32([-3, -3, -2])),
         ("rem.s32 %out, %in0, %in1;", [I32([-7, 7]), I32([3, -3])], I32([-1, 1])),
         ("div.u32 %out, %in0, 3;", [U32([2**32 - 1])], U32([1431655765])),
+        ("div.s64 %out, %in0, %in1;", [I64([-(10**12), 7]), I64([7, -(2**40)])], I64([-142857142857, 0])),
+        ("rem.s64 %out, %in0, %in1;", [I64([-(10**12), 2**62]), I64([7, -3])], I64([-1, 1])),
+        ("div.u64 %out, %in0, %in1;", [U64([2**64 - 1]), U64([2**33])], U64([2**31 - 1])),
         ("rem.u64 %out, %in0, 10;", [U64([2**64 - 1])], U64([5])),
         ("min.s32 %out, %in0, 3;", [I32([-9, 4])], I32([-9, 3])),
         ("max.u32 %out, %in0, 3;", [U32([2**31, 0])], U32([2**31, 3])),
@@ -146,6 +149,49 @@ def test_floats(instruction: str, inputs: list[Any], expected: list[float]) -> N
 )
 def test_conversions_and_moves(instruction: str, inputs: list[Any], expected: Any) -> None:
     assert expected.tolist() == lanewise(instruction, *inputs, out=expected.dtype.type).tolist()
+
+
+def pairs(*halves: tuple[float, float]) -> Any:
+    """Low and high half of 32-bit registers."""
+    return np.array(halves, F16).view(U32)[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("instruction", "inputs", "expected"),
+    [
+        ("add.f16x2 %out, %in0, %in1;", [pairs((1, 65504)), pairs((2.0**-11, 65504))], [(1, INF)]),
+        ("sub.rn.f16x2 %out, %in0, %in1;", [pairs((5, 1)), pairs((7, -1))], [(-2, 2)]),
+        ("mul.f16x2 %out, %in0, %in1;", [pairs((3, 2.0**-14)), pairs((-2, 2.0**-10))], [(-6, 2.0**-24)]),
+        ("mul.ftz.f16x2 %out, %in0, %in1;", [pairs((3, 2.0**-14)), pairs((-2, -0.5))], [(-6, -0.0)]),
+        # 1 - 2^-20 exactly, where a rounded product would be 1
+        ("fma.rn.f16x2 %out, %in0, %in1, %in2;", [pairs((1 + 2**-10, 2)), pairs((1 - 2**-10, 3)), pairs((-1, 4))],
+         [(-(2.0**-20), 10)]),
+        ("max.f16x2 %out, %in0, %in1;", [pairs((NAN, -0.0)), pairs((1, 0.0))], [(1, 0.0)]),
+        ("min.NaN.f16x2 %out, %in0, %in1;", [pairs((NAN, -3)), pairs((1, 2))], [(NAN, -3)]),
+        ("neg.f16x2 %out, %in0;", [pairs((1, -2))], [(-1, 2)]),
+        ("abs.f16x2 %out, %in0;", [pairs((-1, 2))], [(1, 2)]),
+        ("ex2.approx.f16x2 %out, %in0;", [pairs((3, -24), (-INF, -25.5))], [(8, 2.0**-24), (0, 0)]),
+        ("{ .reg .pred p; setp.ne.u32 p, %in0, 0; mov.b32 %out, %in1; @p add.f16x2 %out, %in0, %in1; }",
+         [pairs((1, 2), (0, 0)), pairs((3, 4), (5, 6))], [(4, 6), (5, 6)]),
+    ],
+)  # fmt: skip
+def test_pairs_of_halves(instruction: str, inputs: list[Any], expected: list[tuple[float, float]]) -> None:
+    actual = lanewise(instruction, *inputs, out=np.uint32).view(F16)
+
+    assert np.array(expected, F16).tobytes() == np.where(np.isnan(actual), F16(NAN), actual).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("instruction", "inputs", "expected"),
+    [
+        ("fma.rn.f16 %out, %in0, %in1, %in2;", [F16([1 + 2**-10]), F16([1 - 2**-10]), F16([-1])], F16([-(2.0**-20)])),
+        ("ex2.approx.f16 %out, %in0;", [F16([-1.5])], F16([2.0**-1.5])),
+        ("{ .reg .f16 low; .reg .b32 pair; mov.b32 pair, {%in0, %in0}; mov.b32 {low, _}, pair; mov.b16 %out, low; }",
+         [F16([3.5])], F16([3.5])),
+    ],
+)  # fmt: skip
+def test_halves(instruction: str, inputs: list[Any], expected: Any) -> None:
+    assert expected.tolist() == lanewise(instruction, *inputs, out=F16).tolist()
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,20 @@ def test_one_run_holds_late_and_eager_modes_side_by_side() -> None:
     assert ["late", "late", "eager", "eager"] == [mode.copies for mode in MODES]
 
 
+def test_hints_change_nothing() -> None:
+    body = f"""{COPY} createpolicy.fractional.L2::evict_last.b64 %d9, 1.0; prefetch.global.L2 [%d9]; nanosleep.u32 20;
+        cp.async.cg.shared.global.L2::cache_hint.L2::256B [%r3], [%d3], 16, 16, %d9; cp.async.wait_all;
+        ld.shared.v4.u32 {{%r4, %r5, %r6, %r7}}, [%r3];
+        ld.global.nc.L1::no_allocate.L2::cache_hint.v2.u32 {{%r8, %r9}}, [%d3+8], %d9; add.u32 %r6, %r6, %r8;
+        st.global.cg.v4.u32 [%d4], {{%r4, %r5, %r6, %r7}}; ld.relaxed.gpu.global.u32 %r4, [%d4];
+        fence.acq_rel.gpu; ld.acquire.gpu.global.u32 %r5, [%d4]; add.u32 %r4, %r4, %r5;
+        st.release.gpu.global.u32 [%d4], %r4; membar.gl; ld.global.cg.u32 %r5, [%d4]; st.global.wt.u32 [%d4], %r5;"""
+    expected = words(128).reshape(-1, 4) * np.array([2, 1, 2, 1], np.uint32)
+
+    for left in run(body, buffers(), smem_bytes=512, before=SHARED, modes=MODES):
+        assert expected.tolist() == left["y"].reshape(-1, 4).tolist()
+
+
 def test_a_thread_waits_for_its_own_groups_only() -> None:
     body = COPY + ISSUE + "cp.async.commit_group; setp.lt.u32 %p0, %r0, 5; @%p0 cp.async.wait_group 0;" + READ
     y = run(body, buffers(), smem_bytes=512, before=SHARED, modes=LATE)[0]["y"]
@@ -163,7 +177,7 @@ def test_a_source_size_of_zero_reads_no_memory() -> None:
     assert [0] * 128 == run(body, buffers(), smem_bytes=512, before=SHARED)[0]["y"].tolist()
 
 
-@pytest.mark.parametrize("width", [4, 8])
+@pytest.mark.parametrize("width", [4, 8, 16])
 def test_narrow_copies(width: int) -> None:
     body = COPY + f"cp.async.ca.shared.global [%r3], [%d3], {width}; cp.async.wait_all;" + READ
     y = run(body, buffers(), smem_bytes=512, before=SHARED, modes=LATE)[0]["y"].view(np.uint8).reshape(32, 16)

@@ -17,8 +17,7 @@ from evoengine.devices.interpreter.layout import TYPES, Array, Frame, Layout, Ma
 from evoengine.devices.interpreter.parser import Instruction
 
 Builder = Callable[[Instruction, Layout], Step]
-_IGNORED = frozenset({"rn", "approx", "full", "lo", "ftz", "f16x2"})
-_TINY = np.float32(2.0**-126)
+_IGNORED = frozenset({"rn", "approx", "full", "lo", "ftz"})
 
 
 def elementwise(function: np.ufunc, target: int, *sources: int) -> Step:
@@ -55,23 +54,34 @@ def _type(instruction: Instruction, *known: str) -> str:
     return instruction.opcode[-1]
 
 
-def _flushed(function: Callable[..., Array]) -> Callable[..., Array]:
+def _flushed(function: Callable[..., Array], type_: str) -> Callable[..., Array]:
     """`function` with subnormal inputs and results replaced by zeros of their sign (.ftz)."""
+    tiny = np.finfo(TYPES[type_]).smallest_normal
 
     def flush(values: Array) -> Array:
-        return np.where(np.abs(values) < _TINY, np.copysign(np.float32(0), values), values)
+        return np.where(np.abs(values) < tiny, np.copysign(tiny.dtype.type(0), values), values)
 
     return lambda *values: flush(function(*map(flush, values)))
 
 
 def _build(function: Callable[..., Array], instruction: Instruction, layout: Layout, type_: str) -> Step:
+    if type_.endswith("x2"):
+        return _of_pairs(function, instruction, layout, type_)
     target = layout.target(instruction.operands[0], type_)
     sources = [layout.source(operand, type_) for operand in instruction.operands[1:]]
     if "ftz" in instruction.opcode:
-        return computed(_flushed(function), target, *sources)
+        return computed(_flushed(function, type_), target, *sources)
     if isinstance(function, np.ufunc) and function.nin == len(sources) <= 2:
         return elementwise(function, target, *sources)
     return computed(function, target, *sources)
+
+
+def _of_pairs(function: Callable[..., Array], instruction: Instruction, layout: Layout, type_: str) -> Step:
+    """`function` of both halves of 32-bit registers, each half rounded to the type."""
+    target = layout.target(instruction.operands[0], type_, (-1, 2))
+    sources = [layout.source(operand, type_, (-1, 2)) for operand in instruction.operands[1:]]
+    lanes = computed(_flushed(function, type_[:-2]) if "ftz" in instruction.opcode else function, target, *sources)
+    return lambda frame, mask: lanes(frame, mask if mask is True else mask[:, None])
 
 
 def _simple(function: Callable[..., Array]) -> Builder:
@@ -152,7 +162,7 @@ def _high(type_: str) -> Callable[[Array, Array], Array]:
 
 def _mad(instruction: Instruction, layout: Layout) -> Step:
     type_ = _type(instruction, "wide", "hi")
-    if type_ == "f32":
+    if type_ in ("f32", "f16", "f16x2"):
         return _build(_fma, instruction, layout, type_)
     kind = instruction.opcode[1]
     result = f"{type_[0]}{int(type_[1:]) * 2}" if kind == "wide" else type_
@@ -164,6 +174,7 @@ def _mad(instruction: Instruction, layout: Layout) -> Step:
 
 
 def _fma(a: Array, b: Array, c: Array) -> Array:
+    """Of halves one rounding, since whatever decides it is among float64's 53 bits; of float32 two."""
     return np.asarray(np.add(np.multiply(a, b, dtype=np.float64), c))
 
 
@@ -180,96 +191,14 @@ def _shift(instruction: Instruction, layout: Layout) -> Step:
     return computed(lambda x, n: function(x, np.minimum(n, limit).astype(dtype)), target, a, b)
 
 
-def _funnel(instruction: Instruction, layout: Layout) -> Step:
-    """shf.{l,r}.{wrap,clamp}.b32: 32 bits out of the pair b:a, shifted."""
-    _, side, mode, type_ = instruction.opcode
-    target = layout.target(instruction.operands[0], type_)
-    sources = [layout.source(operand, "u32") for operand in instruction.operands[1:]]
-
-    def shift(a: Array, b: Array, c: Array) -> Array:
-        amount = (c & np.uint32(31) if mode == "wrap" else np.minimum(c, np.uint32(32))).astype(np.uint64)
-        pair = b.astype(np.uint64) << np.uint64(32) | a
-        return (pair << amount) >> np.uint64(32) if side == "l" else pair >> amount
-
-    return computed(shift, target, *sources)
-
-
-def _field(extract: bool) -> Builder:
-    """bfe and bfi: a field of `length` bits at `position`; both count modulo 256 and clamp at the width."""
+def _float(function: Callable[..., Array], *more: str) -> Builder:
+    """An instruction that exists here for f32 and `more` types."""
 
     def build(instruction: Instruction, layout: Layout) -> Step:
-        type_ = instruction.opcode[-1]
-        bits = TYPES[type_].itemsize * 8
-        target = layout.target(instruction.operands[0], type_)
-        values = [layout.source(o, f"u{bits}") for o in instruction.operands[1 : 2 if extract else 3]]
-        counts = [layout.source(o, "u32") for o in instruction.operands[-2:]]
-        one = np.uint64(1)
-
-        def ones(count: Array) -> Array:
-            return np.asarray((one << count) - one)  # 1 << 64 is 0 for numpy, so 64 ones come out right
-
-        def bfe(a: Array, position: Array, length: Array) -> Array:
-            at, n = (position & np.uint32(255)).astype(np.uint64), (length & np.uint32(255)).astype(np.uint64)
-            found = (a.astype(np.uint64) >> at) & ones(n)
-            if type_[0] == "s":
-                top = np.minimum(at + n - one, np.uint64(bits - 1))
-                negative = ((a.astype(np.uint64) >> top) & one).astype(bool) & (n > 0)
-                found |= np.where(
-                    negative, ~ones(np.minimum(n, np.where(at < bits, bits - at, 0).astype(np.uint64))), 0
-                )
-            return found
-
-        def bfi(a: Array, b: Array, position: Array, length: Array) -> Array:
-            at, n = (position & np.uint32(255)).astype(np.uint64), (length & np.uint32(255)).astype(np.uint64)
-            hole = ones(n) << at
-            return np.asarray((b.astype(np.uint64) & ~hole) | ((a.astype(np.uint64) << at) & hole))
-
-        return computed(bfe if extract else bfi, target, *values, *counts)
-
-    return build
-
-
-def _lop3(instruction: Instruction, layout: Layout) -> Step:
-    table = int(instruction.operands[4], 0)
-
-    def logic(a: Array, b: Array, c: Array) -> Array:
-        result = np.zeros_like(a)
-        for i in range(8):
-            if table >> i & 1:
-                result |= (a if i & 4 else ~a) & (b if i & 2 else ~b) & (c if i & 1 else ~c)
-        return result
-
-    target = layout.target(instruction.operands[0], "b32")
-    return computed(logic, target, *(layout.source(operand, "b32") for operand in instruction.operands[1:4]))
-
-
-def _count_leading_zeros(values: Array) -> Array:
-    """Through float64's exponent for 32 bits: exact, since every uint32 is a float64."""
-    exponents: Array = np.frexp(values.astype(np.float64))[1]
-    return np.where(values == 0, 32, 32 - exponents)
-
-
-def _bits_of(function: Callable[[Array], Array]) -> Builder:
-    """popc and clz: a count of a register's bits, in 32 bits whatever the source's width."""
-
-    def build(instruction: Instruction, layout: Layout) -> Step:
-        type_ = instruction.opcode[-1]
-        if function is _count_leading_zeros and type_ != "b32":
+        type_ = _type(instruction)
+        if type_ not in ("f32", *more):
             raise Unsupported(instruction.text)
-        return computed(
-            function, layout.target(instruction.operands[0], "u32"), layout.source(instruction.operands[1], type_)
-        )
-
-    return build
-
-
-def _float(function: Callable[..., Array]) -> Builder:
-    """An instruction that exists here for f32 alone."""
-
-    def build(instruction: Instruction, layout: Layout) -> Step:
-        if _type(instruction) != "f32":
-            raise Unsupported(instruction.text)
-        return _build(function, instruction, layout, "f32")
+        return _build(function, instruction, layout, type_)
 
     return build
 
@@ -284,9 +213,7 @@ BUILDERS: dict[str, Builder] = {
     "min": _extreme(np.fmin, np.minimum, -1), "max": _extreme(np.fmax, np.maximum, 1),
     "neg": _simple(np.negative), "abs": _simple(np.abs),
     "and": _simple(np.bitwise_and), "or": _simple(np.bitwise_or), "xor": _simple(np.bitwise_xor),
-    "not": _simple(np.bitwise_not), "shl": _shift, "shr": _shift, "shf": _funnel, "lop3": _lop3,
-    "bfe": _field(True), "bfi": _field(False),
-    "popc": _bits_of(lambda a: np.bitwise_count(a)), "clz": _bits_of(_count_leading_zeros),
-    "ex2": _float(np.exp2), "lg2": _float(np.log2), "rcp": _float(_reciprocal), "sqrt": _float(np.sqrt),
+    "not": _simple(np.bitwise_not), "shl": _shift, "shr": _shift,
+    "ex2": _float(np.exp2, "f16", "f16x2"), "lg2": _float(np.log2), "rcp": _float(_reciprocal), "sqrt": _float(np.sqrt),
     "rsqrt": _float(lambda a: np.float32(1) / np.sqrt(a)), "tanh": _float(np.tanh),
 }  # fmt: skip

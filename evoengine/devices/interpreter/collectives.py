@@ -102,7 +102,7 @@ def _mma(instruction: Instruction, layout: Layout) -> Step:
     b_in = [layout.source(register, half, _MATRIX) for register in b]
     part = ("f32", (-1, 8, 4)) if d_type == "f32" else ("f16x2", _MATRIX)
     c_in = [layout.source(register, *part) for register in c]
-    d_out = [layout.target(register, *part) if d_type == "f32" else _half_pair(layout, register) for register in d]
+    d_out = [layout.target(register, *part) for register in d]
     columns = [slice(0, None, 2), slice(1, None, 2)] if d_type == "f32" else [slice(None)]
     places = [(slice(row, row + 8), column) for row in (0, 8) for column in columns]
 
@@ -122,11 +122,6 @@ def _mma(instruction: Instruction, layout: Layout) -> Step:
             np.copyto(frame[target], total, casting="unsafe", where=keep)
 
     return run
-
-
-def _half_pair(layout: Layout, register: str) -> int:
-    layout.target(register, "b32")
-    return layout.source(register, "f16x2", _MATRIX)
 
 
 @lru_cache(maxsize=8)

@@ -190,7 +190,8 @@ class Layout:
         Raises:
             Unsupported: `register` is no register, or its width is not the type's.
         """
-        if self.width(register) != (0 if type_ == "pred" else TYPES[type_].itemsize):
+        width = 0 if type_ == "pred" else TYPES[type_.removesuffix("x2")].itemsize * (2 if type_.endswith("x2") else 1)
+        if self.width(register) != width:
             raise Unsupported(f"register {register} of {self.width(register)} B written as .{type_}")
         return self.source(register, type_, shape)
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from evoengine.devices.interpreter import access, alu, atomics, collectives, mbarriers, meetings, moves, predicates
+from evoengine.devices.interpreter import (
+    access,
+    alu,
+    atomics,
+    bits,
+    collectives,
+    mbarriers,
+    meetings,
+    moves,
+    predicates,
+)
 from evoengine.devices.interpreter.faults import Unsupported
 from evoengine.devices.interpreter.layout import Frame, Layout, Mask, Step, basic_blocks, is_phase_test, is_ticket
 from evoengine.devices.interpreter.meetings import Meeting
@@ -14,8 +24,8 @@ from evoengine.devices.interpreter.parser import Instruction, parse
 from evoengine.devices.interpreter.phases import PhaseTest, phase_test
 
 _BUILDERS = {
-    **alu.BUILDERS, **predicates.BUILDERS, **moves.BUILDERS, **access.BUILDERS, **collectives.BUILDERS,
-    **atomics.BUILDERS, **mbarriers.BUILDERS,
+    **alu.BUILDERS, **bits.BUILDERS, **predicates.BUILDERS, **moves.BUILDERS, **access.BUILDERS,
+    **collectives.BUILDERS, **atomics.BUILDERS, **mbarriers.BUILDERS,
 }  # fmt: skip
 
 
