@@ -69,6 +69,20 @@ class Work:
     """Trips through the main loop, each at least one barrier and one dependent chain long."""
     compute_warps: int
     """Warps that compute, without those that only load."""
+    dedicated_loads: bool = False
+    """Warps of their own load: what copying takes is no part of the computing warps' time."""
+    loads_ahead: float = 1.0
+    """Trips for which data are on their way at once."""
+    copies: float = 0.0
+    """Copy instructions that one loading warp issues for the main loop, each for 512 bytes."""
+    slow_copies: float = 0.0
+    """Those of them that take a loop with a bound check each, as at ragged ends."""
+    split_lines: float = 0.0
+    """128-byte lines of shared memory that copies touch beyond the fewest possible, because rows straddle lines."""
+    merge_bytes: float = 0.0
+    """Partial results that warps leave in shared memory for each other."""
+    registers: int = 0
+    """Registers a thread before compiling: accumulators, fragments, addresses; the build knows better."""
 
 
 class TemplateModule(Protocol):

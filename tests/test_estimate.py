@@ -3,58 +3,89 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from evoengine.devices.estimate import LAUNCH_US, estimate_us
+from benchmarks import fit_estimate
+from evoengine.devices.estimate import FITTED, LAUNCH_US, Costs, estimate_us, expected_resources
 from evoengine.hardware import CARDS
 from evoengine.problem import AttentionProblem
+from evoengine.space import load_space
 from evoengine.template import Launch, Work, load_template, shipped
 from evoengine.verdict import ResourceUsage
 
+ROOT = Path(__file__).parent.parent
+RECORDED = ROOT / "studies" / "h200" / "spaces" / "mission.jsonl.gz"
 L4, H200 = CARDS["l4"], CARDS["h200"]
 RESOURCES = ResourceUsage(128, 0, 0, 0, 0, 32 * 1024)
 LAUNCH = Launch((58, 1, 1), 128, 32 * 1024)
 WORK = Work(
-    tensor_flops=8.4e6, exponentials=32768.0, l2_bytes=147456.0, smem_bytes=524288.0, steps=8.0, compute_warps=4
+    tensor_flops=8.4e6,
+    exponentials=32768.0,
+    l2_bytes=147456.0,
+    smem_bytes=524288.0,
+    steps=8.0,
+    compute_warps=4,
+    copies=64.0,
+    registers=128,
 )
 
 
-def ranks(values: list[float]) -> np.ndarray:
-    """Ranks from 0, ties averaged."""
-    unique, inverse, counts = np.unique(np.array(values), return_inverse=True, return_counts=True)
-    assert len(unique) > 10
-    first = np.cumsum(counts) - counts
-    return np.asarray((first + (counts - 1) / 2)[inverse])
+@pytest.fixture(scope="module")
+def mission() -> fit_estimate.Recording:
+    return fit_estimate.read(RECORDED)
+
+
+def test_the_recorded_mission_space_is_ranked_as_measured(mission: fit_estimate.Recording) -> None:
+    judged = fit_estimate.judge(mission, FITTED)
+
+    assert judged["configs"] > 4000
+    assert judged["spearman"] >= 0.85
+    assert judged["spearman_before_compiling"] >= 0.85
+    assert judged["best_place_percent"] <= 5.0
+
+
+def test_the_costs_are_those_of_the_artefact() -> None:
+    artefact = json.loads((ROOT / "studies" / "h200" / "estimate.json").read_text())
+
+    assert artefact["costs"] == asdict(FITTED), artefact["command"]
+
+
+def test_a_fit_finds_the_costs_that_made_the_times(mission: fit_estimate.Recording) -> None:
+    made = replace(FITTED, step_clocks=700.0, load_clocks=400.0, spill_clocks=12.0, merge_line_clocks=3.0)
+    some = mission.part(np.random.default_rng(0).random(len(mission.cases)) < 0.05)
+    some = replace(some, measured=some.estimates(made))
+
+    assert fit_estimate.log_error([some], fit_estimate.START) > 0.1
+    assert fit_estimate.log_error([some], fit_estimate.fit([some], fit_estimate.START)) < 0.01
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Costs)])
+def test_every_cost_counts(mission: fit_estimate.Recording, name: str) -> None:
+    """Clocks lengthen, overlap shortens: no config moves the other way, and some move."""
+    some = mission.part(np.random.default_rng(0).random(len(mission.cases)) < 0.05)
+    change = np.log(some.estimates(replace(FITTED, **{name: 2 * getattr(FITTED, name)})) / some.estimates(FITTED))
+    sign = -1.0 if name.endswith("overlap") else 1.0
+
+    assert (sign * change).min() > -1e-12
+    assert (sign * change).max() > 0.01
 
 
 def test_the_ranking_agrees_with_a_recorded_sweep() -> None:
     recorded = json.loads((Path(__file__).parent / "data" / "attention_h200.json").read_text())
     template, problem = load_template(shipped("kernel_templates") / "attention"), AttentionProblem()
+    default = load_space(shipped("search_spaces") / "attention.py").default
     estimated, measured = [], []
     for warps_m, block_n, warps_kv, stages, registers, median_us in recorded["rows"]:
-        values = dict(
-            WARPS_M=warps_m,
-            ROW_TILES=1,
-            BLOCK_N=block_n,
-            WARPS_KV=warps_kv,
-            STAGES=stages,
-            PRODUCER_WARPS=0,
-            SMEM_LAYOUT=2,
-            Q_IN_REGS=1,
-            OVERLAP=0,
-            LAZY_RESCALE=0,
-            SKIP_HIDDEN=0,
-            MIN_CTAS=1,
-        )
+        values = {**default, "WARPS_M": warps_m, "BLOCK_N": block_n, "WARPS_KV": warps_kv, "STAGES": stages}
         launch, work = template.module.launch(values, problem), template.module.work(values, problem)
         resources = ResourceUsage(registers, 0, 0, 0, 0, launch.smem_bytes)
         estimated.append(estimate_us(launch, work, resources, H200))
         measured.append(median_us)
-    spearman = float(np.corrcoef(ranks(estimated), ranks(measured))[0, 1])
+    spearman = fit_estimate.spearman(np.array(estimated), np.array(measured))
     ratios = np.array(estimated) / np.array(measured)
     best_ten = np.array(measured)[np.argsort(estimated, kind="stable")[:10]]
 
@@ -72,6 +103,11 @@ def test_the_ranking_agrees_with_a_recorded_sweep() -> None:
         (LAUNCH, replace(WORK, l2_bytes=1e7), RESOURCES),
         (LAUNCH, replace(WORK, smem_bytes=1e7), RESOURCES),
         (LAUNCH, replace(WORK, steps=32.0), RESOURCES),
+        (LAUNCH, replace(WORK, copies=640.0), RESOURCES),
+        (LAUNCH, replace(WORK, slow_copies=32.0), RESOURCES),
+        (LAUNCH, replace(WORK, split_lines=4096.0), RESOURCES),
+        (LAUNCH, replace(WORK, merge_bytes=65536.0), RESOURCES),
+        (LAUNCH, replace(WORK, compute_warps=2), RESOURCES),  # half of the SM's quarters idle
         (LAUNCH, WORK, replace(RESOURCES, spill_store_bytes=400, spill_load_bytes=400)),
         (replace(LAUNCH, grid=(59, 1, 1)), WORK, RESOURCES),  # one SM gets a second CTA
         (replace(LAUNCH, grid=(58 * 8, 1, 1)), WORK, RESOURCES),
@@ -89,6 +125,30 @@ def test_co_resident_ctas_hide_latency() -> None:
     alone = replace(many, smem_bytes=90 * 1024)
 
     assert estimate_us(many, WORK, RESOURCES, L4) < estimate_us(alone, WORK, RESOURCES, L4)
+
+
+def test_loads_are_hidden_by_warps_of_their_own_and_by_tiles_ahead() -> None:
+    plain = estimate_us(LAUNCH, WORK, RESOURCES, L4)
+
+    assert estimate_us(LAUNCH, replace(WORK, dedicated_loads=True), RESOURCES, L4) < plain
+    assert estimate_us(LAUNCH, replace(WORK, loads_ahead=2.0), RESOURCES, L4) < plain
+
+
+def test_a_cta_more_than_fits_starts_another_wave() -> None:
+    fits_three = replace(LAUNCH, smem_bytes=30 * 1024)
+    times = [estimate_us(replace(fits_three, grid=(58 * n, 1, 1)), WORK, RESOURCES, L4) for n in (1, 2, 3, 4)]
+    second, third, fourth = np.diff(times)
+
+    assert fourth > 1.5 * max(second, third)
+
+
+def test_before_compiling_registers_are_what_the_bounds_leave() -> None:
+    free = expected_resources(LAUNCH, WORK, L4)
+    bound = expected_resources(replace(LAUNCH, min_ctas=6), WORK, L4)
+
+    assert (128, 0) == (free.registers, free.spill_bytes)
+    assert (80, 8 * 48) == (bound.registers, bound.spill_bytes)
+    assert estimate_us(LAUNCH, WORK, None, L4) == estimate_us(LAUNCH, WORK, free, L4)
 
 
 def test_a_faster_card_is_faster() -> None:

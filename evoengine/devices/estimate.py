@@ -1,17 +1,22 @@
 """A latency model that ranks candidates where nothing can be measured. Its numbers are estimates, never measurements.
 
-The time of a wave is what the SM's units need for its co-resident CTAs, plus what the chain of dependent steps costs
-whatever the occupancy. Tensor cores and shared memory work side by side, exponentials wait for scores and outputs for
-exponentials, copies from L2 run under both:
+The busiest SM gets c = ceil(CTAs / SMs) CTAs, r of them at a time, in w = ceil(c / r) waves. Resources overlap
+imperfectly: times a and b together take norm(a, b) = (a^p + b^p)^(1/p), between their sum (p = 1) and the longer
+(p = infinity). With everything in clocks over the whole main loop of `steps` trips:
 
-    wave = n * max(max(tensor, shared) / fed + exp, L2) + steps * STEP_CLOCKS + ENDS_CLOCKS
+    compute = norm_unit(tensor, shared, exp, fragments of a warp, instructions of a warp) + w * (steps * step + copies)
+    loop    = norm_load(compute, bytes from L2, w * loads / loads ahead) + w * steps * spills
+    time    = LAUNCH_US + (loop + w * (first load + ragged loads) + merge) / clock
 
-with n CTAs on an SM and `fed` the share of its four tensor cores that has a warp. Unit rates are the vendor's; the
-three latencies were read off a sweep of 421 attention kernels on an H200 (2026) at B=1 H=8 S=512 D=64, of which the
-180 without clusters are ranked with a Spearman correlation of 0.97.
+The first three units are shared by all warps of the SM (tensor cores and exponentials in quarters of it, of which one
+warp uses one); the chains of a single warp are paid once a wave, whatever else runs. Copies cost computing warps
+nothing where others load. Rates are the vendors'; what they leave open are the ten `Costs`, of an H200: clocks carry
+over to other cards as far as their SMs are alike.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from evoengine.hardware import DeviceLimits, occupancy
 from evoengine.template import Launch, Work
@@ -22,37 +27,105 @@ EXP_PER_CLOCK = 16.0
 L2_BYTES_PER_CLOCK = 64.0
 """From L2 into one SM: NVIDIA A100 whitepaper (5120 B/clk for the chip); 52 were measured on the H200."""
 SMEM_BYTES_PER_CLOCK = 128.0
-"""32 banks of 4 B: CUDA C++ Programming Guide 13.0, "Shared Memory". The L1 that spills go through shares them."""
+"""32 banks of 4 B: CUDA C++ Programming Guide 13.0, "Shared Memory"."""
 MMA_SYNC_SHARE = {9: 0.62}
 """Part of the tensor rate that mma.sync reaches on a compute capability whose rate needs wgmma: Luo et al. 2024,
 "Benchmarking and Dissecting the Nvidia Hopper GPU Architecture via Microbenchmarking"."""
-TENSOR_CORES_PER_SM = 4
+QUARTERS = 4
+"""Sub-partitions of an SM, each with a scheduler, a tensor core and a quarter of the special-function units."""
+INSTRUCTIONS_PER_EXP = 4.5
+"""Of a softmax, for each score: maximum, multiply-add, exponential, sum, and half a conversion to 16 bits."""
 LAUNCH_US = 1.2
 """An empty kernel inside a graph, measured on the H200."""
-ENDS_CLOCKS = 2400.0
-"""First tile on its way and last output stored: 0.8 + 0.4 us on the H200 at 1.98 GHz."""
-STEP_CLOCKS = 600.0
-"""Barrier, ldmatrix, dependent mma, shuffles and exponentials of one trip through the main loop: fitted."""
 
 
-def estimate_us(launch: Launch, work: Work, resources: ResourceUsage, limits: DeviceLimits) -> float:
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What vendors' figures leave open, fitted by `benchmarks/fit_estimate.py` to one half of the 4,864 attention
+    kernels recorded at B=1 H=8 S=512 D=64 on an H200 (2026), to three digits: `studies/h200/estimate.json`.
+
+    Clocks are the SM's.
+    """
+
+    step_clocks: float = 427.0
+    """One trip through the main loop beyond its instructions: barriers, ldmatrix and mma latency, shuffles."""
+    issue_clocks: float = 3.14
+    """From one dependent instruction of a warp's softmax to the next."""
+    load_clocks: float = 751.0
+    """From the last copy of a tile until it has landed from L2."""
+    copy_clocks: float = 13.2
+    """From one copy instruction of a warp to its next."""
+    slow_copy_clocks: float = 56.5
+    """What a copy with a bound check in a loop takes longer."""
+    split_line_clocks: float = 4.94
+    """Each line of shared memory that copies touch beyond the fewest: a row that straddles two is written twice."""
+    spill_clocks: float = 5.82
+    """Each spilled word of a thread that is stored or loaded; all are taken to lie in the main loop."""
+    merge_line_clocks: float = 7.69
+    """Leave 128 bytes of partial results in shared memory, read and weigh them."""
+    unit_overlap: float = 1.31
+    """Exponent with which tensor cores, shared memory, exponentials and a warp's own chains overlap; 1: they do not."""
+    load_overlap: float = 3.09
+    """Exponent with which loads from L2 overlap with computing."""
+
+
+FITTED = Costs()
+
+
+def estimate_us(
+    launch: Launch, work: Work, resources: ResourceUsage | None, limits: DeviceLimits, costs: Costs = FITTED
+) -> float:
     """Estimated device time of one launch in microseconds, inputs in L2.
+
+    Without `resources` (before compiling) registers are what `work` expects, as far as the launch bounds leave them.
 
     Raises:
         ValueError: not one CTA fits on an SM; the resource gate refuses such a candidate before.
     """
-    smem_bytes = resources.static_smem_bytes + launch.smem_bytes
-    fitting = occupancy(limits, launch.block, resources.registers, smem_bytes, resources.barriers).ctas_per_sm
+    used = expected_resources(launch, work, limits) if resources is None else resources
+    smem_bytes = used.static_smem_bytes + launch.smem_bytes
+    fitting = occupancy(limits, launch.block, used.registers, smem_bytes, used.barriers).ctas_per_sm
     if fitting < 1:
         raise ValueError(f"no CTA of {launch.block} threads and {smem_bytes} B fits on {limits.name}")
-    resident = min(fitting, -(-launch.ctas // limits.sms))
-    waves = -(-launch.ctas // (limits.sms * resident))
-    clocks_per_us = float(limits.clock_mhz)
+    ctas = -(-launch.ctas // limits.sms)
+    resident = min(fitting, ctas)
+    waves = -(-ctas // resident)
+    warps = work.compute_warps
+    fed = min(1.0, resident * warps / QUARTERS)
     share = MMA_SYNC_SHARE.get(limits.compute_capability[0], 1.0)
-    flops_per_clock = limits.tensor_tflops * 1e6 / (limits.sms * clocks_per_us) * share
-    fed = min(1.0, work.compute_warps * resident / TENSOR_CORES_PER_SM)
-    spilled = resources.spill_bytes * launch.block * work.steps  # as if every spill lay in the main loop
-    shared = (work.smem_bytes + spilled) / SMEM_BYTES_PER_CLOCK
-    compute = max(work.tensor_flops / flops_per_clock, shared) / fed + work.exponentials / EXP_PER_CLOCK
-    busy = resident * max(compute, work.l2_bytes / L2_BYTES_PER_CLOCK)
-    return LAUNCH_US + waves * (busy + work.steps * STEP_CLOCKS + ENDS_CLOCKS) / clocks_per_us
+    flops_per_clock = limits.tensor_tflops * 1e6 / (limits.sms * limits.clock_mhz) * share
+
+    fragments = work.smem_bytes / SMEM_BYTES_PER_CLOCK
+    instructions = INSTRUCTIONS_PER_EXP * work.exponentials / 32 / warps
+    compute = _norm(
+        costs.unit_overlap,
+        ctas * work.tensor_flops / flops_per_clock / fed,
+        ctas * fragments,
+        ctas * work.exponentials / EXP_PER_CLOCK / fed,
+        waves * fragments / warps,
+        waves * instructions * costs.issue_clocks,
+    )
+    copies = work.copies * costs.copy_clocks
+    compute += waves * (work.steps * costs.step_clocks + (0.0 if work.dedicated_loads else copies))
+    from_l2 = ctas * (work.l2_bytes / L2_BYTES_PER_CLOCK + work.split_lines * costs.split_line_clocks)
+    loads = work.steps * costs.load_clocks + copies
+    loop = _norm(costs.load_overlap, compute, from_l2, waves * loads / work.loads_ahead)
+    loop += waves * work.steps * used.spill_bytes / 4 * costs.spill_clocks
+    ends = loads / work.steps + work.slow_copies * costs.slow_copy_clocks if work.steps else 0.0
+    merge = ctas * work.merge_bytes / 128 * costs.merge_line_clocks
+    return LAUNCH_US + (loop + waves * ends + merge) / limits.clock_mhz
+
+
+def expected_resources(launch: Launch, work: Work, limits: DeviceLimits) -> ResourceUsage:
+    """What a compiler is likely to report: the registers that `work` expects, and each one that the launch bounds do
+    not leave as a word stored and loaded again. Registers come in eights, from the quarter in which a warp runs."""
+    warps = -(-(-(-launch.block // 32) * launch.min_ctas) // QUARTERS)
+    bounds = limits.registers_per_sm // QUARTERS // warps // 32 // 8 * 8
+    registers = min(work.registers, bounds, limits.registers_per_thread)
+    spilled = 4 * (work.registers - registers)
+    return ResourceUsage(registers, spilled, spilled, 0, 0, launch.smem_bytes)
+
+
+def _norm(exponent: float, *times: float) -> float:
+    """(sum of times^exponent)^(1/exponent): with 1 one after the other, the larger the nearer to the longest alone."""
+    return float(sum(time**exponent for time in times) ** (1.0 / exponent))

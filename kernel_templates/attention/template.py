@@ -237,22 +237,58 @@ def work(values: Values, problem: AttentionProblem) -> Work:
     """An average CTA: under a causal mask the work of all CTAs is spread evenly."""
     rows, head_dim = block_m(values), problem.head_dim
     row_blocks = -(-problem.seq_q // rows)
-    tiles = 0
+    tiles = ragged = 0
     for block in range(row_blocks):
         keys = min(max((block + 1) * rows + problem.diagonal, 0), problem.seq_k) if problem.causal else problem.seq_k
         tiles += -(-keys // values["BLOCK_N"])
+        ragged += keys > problem.seq_k // values["BLOCK_N"] * values["BLOCK_N"]
     steps = tiles / row_blocks
     keys_per_cta = steps * values["BLOCK_N"]
     warps = values["WARPS_M"] * values["WARPS_KV"]
-    # Each warp reads its share of every K and V tile by ldmatrix, once for all of its rows. Without padding or swizzle
-    # the 8 rows of a matrix fall on the same 4 banks and are read one after the other.
-    conflicts = 8 if values["SMEM_LAYOUT"] == LAYOUT_PLAIN else 1
-    shared = warps * (keys_per_cta / values["WARPS_KV"]) * head_dim * 2 * 2 * conflicts
+    # cp.async instructions of one loading warp for K and V of a tile, 32 chunks of 16 bytes each.
+    copies = 2 * values["BLOCK_N"] * (head_dim // 8) / 32 / (values["PRODUCER_WARPS"] or warps)
+    groups = values["WARPS_KV"]
     return Work(
         tensor_flops=4.0 * rows * keys_per_cta * head_dim,
         exponentials=rows * keys_per_cta,
         l2_bytes=2.0 * head_dim * (2 * keys_per_cta + 2 * rows),
-        smem_bytes=shared,
+        smem_bytes=_fragment_bytes(values, head_dim, steps),
         steps=steps,
         compute_warps=warps,
+        dedicated_loads=values["PRODUCER_WARPS"] > 0,
+        loads_ahead=values["STAGES"] - values["OVERLAP"],  # K of the next tile has to be there too
+        copies=copies * steps,
+        slow_copies=copies * ragged / row_blocks,
+        split_lines=2 * keys_per_cta * _split_lines(values, head_dim),
+        merge_bytes=4.0 * groups * rows * head_dim if groups > 1 else 0.0,
+        registers=_registers(values, head_dim),
     )
+
+
+def _fragment_bytes(values: Values, head_dim: int, steps: float) -> float:
+    """Bytes that ldmatrix takes shared memory for, bank conflicts counted as bytes.
+
+    Each warp reads its share of every K and V tile once for all of its rows, and its Q once or for every tile. Without
+    padding or swizzle the 8 rows of a matrix fall on 128 / gcd(128, bytes a row) places of 4 banks: 1 with 64 columns.
+    """
+    warps = values["WARPS_M"] * values["WARPS_KV"]
+    keys_per_warp = steps * values["BLOCK_N"] / values["WARPS_KV"]
+    query_rows = 16 * values["ROW_TILES"] * (1 if values["Q_IN_REGS"] else steps)
+    plain = values["SMEM_LAYOUT"] == LAYOUT_PLAIN
+    conflicts = 8 // min(8, 128 // math.gcd(128, 2 * head_dim)) if plain else 1
+    return warps * (2 * keys_per_warp + query_rows) * head_dim * 2.0 * conflicts
+
+
+def _split_lines(values: Values, head_dim: int) -> float:
+    """128-byte lines beyond the fewest that an average row of a tile touches: padding moves rows off the lines."""
+    if values["SMEM_LAYOUT"] != LAYOUT_PADDED:
+        return 0.0
+    row, fewest = 2 * head_dim, -(-2 * head_dim // 128)
+    return sum(i * (row + 16) % 128 + row > 128 * fewest for i in range(8)) / 8
+
+
+def _registers(values: Values, head_dim: int) -> int:
+    """Output, scores of one or two tiles, Q where it stays, row statistics, and 45 for addresses and loop state."""
+    rows, keys = 16 * values["ROW_TILES"], values["BLOCK_N"] // values["WARPS_KV"]
+    scores = (1 + values["OVERLAP"]) * rows * keys // 32
+    return rows * head_dim // 32 + scores + values["Q_IN_REGS"] * rows * head_dim // 64 + 4 * values["ROW_TILES"] + 45
