@@ -10,16 +10,16 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 from evoengine import confirm
 from evoengine.archive.records import Record
 from evoengine.archive.study import Study
 from evoengine.build import Builder, BuildRequest
+from evoengine.convergence import Converged, converged, timer_noise
 from evoengine.devices import Device, TimingDevice
 from evoengine.devices.cuda.results import Finals, Setup
 from evoengine.errors import TemplateError
+from evoengine.progress import Budget, Listener, Outcome
 from evoengine.question import Question
 from evoengine.sampler import Seen
 from evoengine.sampler.proposer import Proposer
@@ -30,34 +30,6 @@ FINALISTS = 8
 FINAL_SEED = 1_000_003
 """Added to the run's seed for the final run, so that it judges on inputs that no search has seen."""
 SPENT_BEFORE = "nothing to do: the budget was spent before, raise it with --budget"
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """When to stop: candidates sent to the compiler over the life of the study, and seconds of this run."""
-
-    candidates: int
-    seconds: float | None = None
-
-
-class Listener(Protocol):
-    """Whoever shows progress. Called from the engine's thread, between steps."""
-
-    def phase(self, text: str) -> None: ...
-    def set_up(self, setup: Setup) -> None: ...
-    def building(self, done: int, of: int) -> None: ...
-    def judged(self, candidate: Candidate, verdict: Verdict, artifact: Artifact | None, spent: int) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a run ended. `finals` is None where nothing was confirmed."""
-
-    stopped: str
-    spent: int
-    interrupted: bool
-    setup: Setup | None
-    finals: Finals | None
 
 
 class Interrupted(Exception):
@@ -93,6 +65,7 @@ class Search:
         self._twins: dict[str, tuple[int, Verdict]] = {}
         self._proof: tuple[str, Verdict] | None = None
         self._paid: set[int] = set()
+        self._converged: Converged | None = None
         self._stop = False
 
     def request_stop(self) -> None:
@@ -100,7 +73,7 @@ class Search:
         self._stop = True
 
     def run(self) -> Outcome:
-        """Search until the budget is spent, the space is exhausted or somebody stops it; then confirm the best.
+        """Search until the budget is spent, nothing is left to try or to gain, or it is stopped; then confirm the best.
 
         Raises:
             TemplateError: the default config or the reference fails, so the template is broken.
@@ -121,7 +94,10 @@ class Search:
                     stopped = f"{self._budget.seconds:g} s are over"
                     break
             else:
-                if self._left > 0:
+                if self._converged is not None:
+                    stopped = f"converged after {len(self._paid)} of {self._budget.candidates}: {self._converged}"
+                    self._listener.note(stopped)
+                elif self._left > 0:
                     stopped = "every feasible config has been tried"
             finals = self._confirm()
         except Interrupted:
@@ -148,8 +124,16 @@ class Search:
             batch = self._study.claim_waiting(self._batch, estimated=True)
         affordable = min(self._batch, self._left)
         if not batch and affordable > 0:
-            batch = self._study.claim_waiting(affordable, estimated=False) or self._claim(affordable)
+            batch = self._study.claim_waiting(affordable, estimated=False)
+            if not batch and not self._nothing_to_gain():
+                batch = self._claim(affordable)
         return batch
+
+    def _nothing_to_gain(self) -> bool:
+        if self._budget.until_converged:
+            noise = timer_noise(verdict for _, verdict in self._twins.values())
+            self._converged = converged(self._seen.values(), noise)
+        return self._converged is not None
 
     def _remember(self, records: Iterable[Record]) -> None:
         """Counts, twins and the sampler's view, rebuilt from what the database holds."""

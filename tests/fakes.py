@@ -222,6 +222,10 @@ class Silent:
     def __init__(self, hook: Callable[[str], None] = lambda heard: None) -> None:
         self.hook = hook
         self.spent: list[int] = []
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
     def phase(self, text: str) -> None:
         self.hook("phase")

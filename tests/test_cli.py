@@ -193,6 +193,13 @@ class TestResume:
         finally:
             kernel.write_text(before)
 
+    def test_a_study_of_a_sampler_without_a_model_cannot_converge(self, run: Run, folder: Path) -> None:
+        how = ("search", *QUESTION, *JOBS, "--sampler", "random", "--budget", "1", "--quiet")
+        one_line(run(*how, "--until-converged"), 2, "'random' does not", "leave --until-converged out")
+        assert [] == run("studies", "--json").document
+        run(*how)
+        one_line(run("resume", "--until-converged"), 2, "'random' does not", "leave --until-converged out")
+
     def test_a_gpu_that_is_not_here_is_missed(self, run: Run, searched: Path) -> None:
         one_line(run("resume", "--device", "cuda"), 2, "'cuda': no such GPU", "evoengine doctor")
 

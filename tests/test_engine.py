@@ -16,15 +16,16 @@ import pytest
 from fakes import FakeBuilder, FakeDevice, FakeGpu, Script, Silent, fate, true_us
 from optuna.trial import TrialState
 
-from evoengine import confirm
+from evoengine import confirm, convergence
 from evoengine.archive.archive import Archive
 from evoengine.archive.lease import Owner, process_start
 from evoengine.archive.records import Record, StudySpec
 from evoengine.archive.study import Study
 from evoengine.devices.cuda.results import Final
-from evoengine.engine import SPENT_BEFORE, Budget, Outcome, Search
+from evoengine.engine import SPENT_BEFORE, Search
 from evoengine.errors import TemplateError
 from evoengine.gates import Ceilings
+from evoengine.progress import Budget, Outcome
 from evoengine.sampler.proposer import Proposer
 from evoengine.space import Values
 from evoengine.summary import summarise, winner
@@ -90,6 +91,7 @@ class Bench:
         *,
         budget: int = 12,
         seconds: float | None = None,
+        until_converged: bool = False,
         batch: int = 8,
         sampler: str = "evolution",
         proposer: Any = None,
@@ -108,7 +110,7 @@ class Bench:
             builder=self.builder,  # type: ignore[arg-type]
             device=device,
             timing=device if isinstance(device, FakeGpu) else None,
-            budget=Budget(budget, seconds),
+            budget=Budget(budget, seconds, until_converged),
             batch=batch,
             listener=listener or Silent(),
         )
@@ -289,6 +291,60 @@ class TestBudget:
         assert 4 == len(bench.records())
         assert outcome.finals is not None
         assert bench.study().elites()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five small promises in a row are enough in a space of 60 configs."""
+    monkeypatch.setattr(convergence, "PATIENCE", 5)
+
+
+@pytest.mark.usefixtures("impatient")
+class TestUntilConverged:
+    @pytest.mark.parametrize("batch", [1, 8])
+    @pytest.mark.parametrize("device", [FakeDevice, FakeGpu])
+    def test_ends_before_the_budget_and_says_why(self, bench: Bench, device: type[FakeDevice], batch: int) -> None:
+        listener = Silent()
+        outcome = bench.run(device(), budget=60, batch=batch, until_converged=True, listener=listener)
+        promises = [one.expected_gain for one in bench.records()]
+        [summary] = bench.archive.studies()
+
+        assert outcome.spent < FEASIBLE / 2
+        assert outcome.stopped.startswith(f"converged after {outcome.spent} of 60: none of the last 5 configs was")
+        assert "(noise 0.5%: what the timer resolves)" in outcome.stopped
+        assert [outcome.stopped] == listener.notes
+        assert outcome.stopped == summary.status
+        assert all(promise is not None and promise < 0.005 for promise in promises[-5:])
+        assert any(promise is None or promise >= 0.005 for promise in promises[-5 - batch : -batch])
+        assert isinstance(device(), FakeGpu) == bool(bench.study().elites())
+
+    def test_is_as_far_after_a_stop_as_without_one(self, bench: Bench, server: Any, tmp_path: Path) -> None:
+        whole = Bench(server.copy(), tmp_path)
+        outcome = whole.run(FakeGpu(), budget=60, batch=4, until_converged=True)
+        expected = population(whole.records())
+        whole.archive.close()
+        stop_after(bench, outcome.spent - 3, FakeGpu(), budget=60, batch=4, until_converged=True)
+        resumed = bench.run(FakeGpu(), budget=60, batch=4, until_converged=True)
+        again = bench.run(FakeGpu(), budget=60, batch=4, until_converged=True)
+
+        assert expected == population(bench.records())
+        assert outcome.stopped == resumed.stopped == again.stopped
+
+    def test_goes_on_without_the_rule(self, bench: Bench) -> None:
+        first = bench.run(FakeGpu(), budget=60, until_converged=True)
+        outcome = bench.run(FakeGpu(), budget=first.spent + 8)
+
+        assert ("budget spent", first.spent + 8) == (outcome.stopped, outcome.spent)
+
+    def test_the_budget_stays_the_bound(self, bench: Bench) -> None:
+        assert "budget spent" == bench.run(FakeGpu(), budget=10, until_converged=True).stopped
+
+    def test_what_an_estimate_promised_is_not_held_against_measurements(self, bench: Bench) -> None:
+        estimated = bench.run(FakeDevice(), budget=60, until_converged=True)
+        measured = bench.run(FakeGpu(), budget=60, until_converged=True)
+
+        assert measured.stopped.startswith("converged after")
+        assert measured.spent >= estimated.spent + 5
 
 
 class TestTemplateBroken:

@@ -17,6 +17,7 @@ import pytest
 from recorded_files import Row, cachefile, t4, write
 
 from evoengine.cli import main
+from evoengine.convergence import PATIENCE
 from evoengine.errors import UserError
 from evoengine.recorded.load import load
 from evoengine.recorded.replay import Trace, noise, replay
@@ -285,10 +286,42 @@ def test_the_table_names_what_was_found(recorded: Path, capsys: pytest.CaptureFi
         assert what in shown
 
 
+def test_a_converged_replay_says_where_it_stopped_and_how_far_it_got(
+    recorded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["replay", str(recorded), "--runs", "2", "--budget", "120", "--until-converged", "--noise", "2"]
+    assert 0 == main([*options, "--json"])
+    told: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert 0 == main(options)
+    shown = capsys.readouterr().out
+    runs, random = told["runs"], told["random"]["best_so_far"]
+
+    assert 2 == told["over_runs"]["converged"]
+    for run in runs:
+        count = run["evaluations"]
+
+        assert PATIENCE < count < 120
+        assert count == len(run["best_so_far"]) == run["converged"]["proposals"]
+        assert run["converged"]["expected_gain"] < 0.02 == run["converged"]["noise"]["share"]
+        assert run["picked"][-1] / 1000 - 1 == pytest.approx(run["gap_percent"] / 100)
+        assert random[count - 1] / 1000 - 1 == pytest.approx(run["random_gap_percent"] / 100)
+    median = statistics.median(run["evaluations"] for run in runs)
+    assert f"2 of 2 runs converged, after {median:g} of 120 evaluations" in shown
+
+
+def test_without_the_rule_a_replay_goes_to_the_end(space: RecordedSpace) -> None:
+    whole = replay(space, sampler="evolution", seed=0, budget=120)
+    part = replay(space, sampler="evolution", seed=0, budget=120, until_converged=True)
+
+    assert whole.converged is None
+    assert whole.rows[: len(part.rows)] == part.rows != whole.rows
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
         (["--sampler", "evolutoin"], "did you mean evolution"),
+        (["--sampler", "tpe", "--until-converged"], "'tpe' does not: choose --sampler evolution"),
         (["--noise", "-1"], "must be a number from 0 to 100"),
         (["--noise", "nan"], "must be a number from 0 to 100"),
         (["--batch", "0"], "must be a whole number from 1 on"),

@@ -133,7 +133,8 @@ class Record:
             self.generation,
             self.parents,
             self.system_attrs,
-            self.expected_gain,
+            # What an estimate promised says nothing of measurements.
+            None if measures and self.estimate is not None else self.expected_gain,
         )
 
 

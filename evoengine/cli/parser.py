@@ -79,6 +79,7 @@ def _question(parser: argparse.ArgumentParser) -> None:
 def _run_options(parser: argparse.ArgumentParser) -> None:
     """How to run, whatever the question."""
     parser.add_argument("--seconds", metavar="S", type=_positive, help="stop this run after so many seconds")
+    _until_converged(parser)
     parser.add_argument("--jobs", metavar="N", type=_natural, help="compiles at a time (default: all cores)")
     parser.add_argument(
         "--batch", metavar="N", type=_natural, help="candidates proposed at once (default: twice the jobs, 8 to 32)"
@@ -87,6 +88,15 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_mutually_exclusive_group()
     group.add_argument("-q", "--quiet", action="store_true", help="no progress, only the result")
     group.add_argument("-v", "--verbose", action="store_true", help="a line for every verdict")
+
+
+def _until_converged(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--until-converged",
+        action="store_true",
+        help="stop before the budget is spent once 50 configs in a row were expected to gain less than the noise, and "
+        "did (evolution only; noise: the median IQR of the timed configs' windows, at least 0.5 %%)",
+    )
 
 
 def _search(verbs: Verbs[argparse.ArgumentParser]) -> None:
@@ -181,6 +191,7 @@ def _replay(verbs: Verbs[argparse.ArgumentParser]) -> None:
         help="error of the times the sampler is told, in percent (log-normal, the same whenever a seed meets a "
         "config); the result is judged by true times",
     )
+    _until_converged(parser)
 
 
 def _doctor(verbs: Verbs[argparse.ArgumentParser]) -> None:

@@ -29,9 +29,11 @@ def run(arguments: argparse.Namespace) -> int:
                     budget=arguments.budget,
                     batch=arguments.batch,
                     noise_percent=arguments.noise,
+                    until_converged=arguments.until_converged,
                 )
             )
     how = {"sampler": sampler, "batch": arguments.batch, "noise_percent": arguments.noise}
+    how["until_converged"] = arguments.until_converged
     document = how | summarise(space, traces, arguments.budget)
     if arguments.json:
         print(json.dumps(document, indent=2, allow_nan=False))
@@ -46,12 +48,17 @@ def _show(document: dict[str, Any]) -> None:
     _show_space(space)
     marks = list(over["percent_of_optimum"])
     noise = f", {document['noise_percent']:g} % noise" if document["noise_percent"] else ""
+    early = document["until_converged"]
+    at_marks = [] if early else [f">% of optimum at {mark}" for mark in marks]  # runs that stop early pass no marks
     drawn = table(
-        f"\n{document['sampler']}, {document['budget']} evaluations in batches of {document['batch']}{noise}",
+        f"\n{document['sampler']}, {'up to ' * early}{document['budget']} evaluations in batches of "
+        f"{document['batch']}{noise}",
         ">seed",
+        *([">stopped at"] if early else []),
         f">best {space['unit']}",
-        *(f">% of optimum at {mark}" for mark in marks),
-        *([f">% picked at {marks[-1]}"] if noise and marks else []),
+        *at_marks,
+        *([f">% picked at {marks[-1]}"] if noise and at_marks else []),
+        *([">% off optimum", ">random % off"] if early else []),
         ">to 5 %",
         ">to 1 %",
         ">score over random",
@@ -60,14 +67,22 @@ def _show(document: dict[str, Any]) -> None:
         reached = [run["evaluations_to_5_percent"], run["evaluations_to_1_percent"]]
         drawn.add_row(
             str(run["seed"]),
+            *([f"{run['evaluations']}{'' if run['converged'] else ' (budget)'}"] if early else []),
             _cost(run["best_so_far"][-1]),
-            *(f"{run['percent_of_optimum'][mark]:.1f}" for mark in marks),
-            *([f"{run['picked_percent_of_optimum'][marks[-1]]:.1f}"] if noise and marks else []),
+            *(f"{run['percent_of_optimum'][mark]:.1f}" for mark in marks if at_marks),
+            *([f"{run['picked_percent_of_optimum'][marks[-1]]:.1f}"] if noise and at_marks else []),
+            *([f"{run['gap_percent']:.2f}", f"{run['random_gap_percent']:.2f}"] if early else []),
             *("-" if count is None else str(count) for count in reached),
             _number(run["score_over_random"], 3),
         )
     out.print(drawn)
     out.print(_over_runs(document, marks))
+    if early:
+        runs = document["runs"]
+        out.print(
+            f"{over['converged']} of {len(runs)} runs converged, after {over['median_evaluations']:g} of "
+            f"{document['budget']} evaluations and {over['median_gap_percent']:.2f} % off the optimum (medians of all)"
+        )
 
 
 def _show_space(space: dict[str, Any]) -> None:
@@ -103,6 +118,11 @@ def _over_runs(document: dict[str, Any], marks: list[str]) -> Any:
         if document["noise_percent"]:
             picked = _mean(over["picked_percent_of_optimum"][mark], 2)
             drawn.add_row(f"% of optimum at {mark}, config that measured best", *picked, "-")
+    drawn.add_row(
+        "% off the optimum at the end",
+        *_mean(over["gap_percent"], 2),
+        f"{over['random_gap_percent']['mean']:.2f}",
+    )
     drawn.add_row("score over random", *_mean(over["score_over_random"], 3), "0")
     for close in (5, 1):
         share, chance = over[f"within_{close}_percent"], random[f"within_{close}_percent"]

@@ -26,12 +26,14 @@ from evoengine.cli.resolve import Target, find_question, find_target, reopen, re
 from evoengine.cli.result import nothing_passed, show_result, summary_of
 from evoengine.cli.storage import existing_storage, storage_url
 from evoengine.cli.tables import console
+from evoengine.convergence import check_can_converge
 from evoengine.devices import Device, TimingDevice
 from evoengine.devices.cuda import CudaDevice
 from evoengine.devices.interpreter.session import InterpreterDevice
-from evoengine.engine import Budget, Outcome, Search
+from evoengine.engine import Search
 from evoengine.errors import UserError
 from evoengine.problem import problem_digest, problem_fields
+from evoengine.progress import Budget, Outcome
 from evoengine.question import Question
 from evoengine.sampler import check_sampler
 from evoengine.sampler.proposer import Proposer
@@ -50,6 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _search(arguments: argparse.Namespace) -> int:
     check_sampler(arguments.sampler)
+    if arguments.until_converged:
+        check_can_converge(arguments.sampler)
     target = find_target(arguments.device, arguments.target, arguments.limits)
     question, path = find_question(arguments, target)
     builder = Builder(question.template, target.device.arch, compiler=arguments.compiler, jobs=arguments.jobs)
@@ -59,7 +63,7 @@ def _search(arguments: argparse.Namespace) -> int:
     with closing(Archive.open(storage_url(arguments.storage))) as archive:
         name = arguments.study or _free_name(archive, question, target, builder)
         study = archive.create_study(_spec(arguments, name, question, path, target, builder))
-        budget = Budget(arguments.budget, arguments.seconds)
+        budget = Budget(arguments.budget, arguments.seconds, arguments.until_converged)
         return _run(arguments, question, target, builder, proposer, study, budget)
 
 
@@ -125,6 +129,8 @@ def _resume(arguments: argparse.Namespace) -> int:
 
 
 def _resume_study(arguments: argparse.Namespace, study: Study) -> int:
+    if arguments.until_converged:
+        check_can_converge(study.spec.sampler)
     question = reopen(study.spec)
     target, note = resume_target(study.spec, arguments.device)
     compiler: Compiler = "nvcc" if study.spec.toolchain.startswith("nvcc") else "nvrtc"
@@ -137,7 +143,7 @@ def _resume_study(arguments: argparse.Namespace, study: Study) -> int:
     if note:
         console(stderr=True).print(note)
     proposer = Proposer(question.space, question.feasible, sampler=study.spec.sampler, seed=study.spec.seed)
-    budget = Budget(arguments.budget or study.spec.budget, arguments.seconds)
+    budget = Budget(arguments.budget or study.spec.budget, arguments.seconds, arguments.until_converged)
     return _run(arguments, question, target, builder, proposer, study, budget)
 
 

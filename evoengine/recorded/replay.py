@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from evoengine.convergence import Converged, Noise, check_can_converge, converged, timer_noise
 from evoengine.recorded.space import RecordedSpace
 from evoengine.sampler import Seen
 from evoengine.sampler.proposer import Proposer
@@ -19,12 +20,14 @@ from evoengine.sampler.proposer import Proposer
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """One search: the rows evaluated, in order; the value the sampler was told of each (None: it failed); free ones."""
+    """One search: the rows evaluated, in order; the value the sampler was told of each (None: it failed); what was
+    free; and why it stopped early, if it did."""
 
     seed: int
     rows: tuple[int, ...]
     told: tuple[float | None, ...]
     free: Mapping[str, int]
+    converged: Converged | None = None
 
     @property
     def picked(self) -> tuple[int | None, ...]:
@@ -39,20 +42,32 @@ class Trace:
 
 
 def replay(
-    space: RecordedSpace, *, sampler: str, seed: int, budget: int, batch: int = 1, noise_percent: float = 0.0
+    space: RecordedSpace,
+    *,
+    sampler: str,
+    seed: int,
+    budget: int,
+    batch: int = 1,
+    noise_percent: float = 0.0,
+    until_converged: bool = False,
 ) -> Trace:
     """Search `space` with `budget` evaluations, `batch` proposals at a time; equal arguments give equal traces.
 
     With `noise_percent` each config's time is told with an error that is fixed for (seed, config): log-normal, of that
-    standard deviation.
+    standard deviation. `until_converged` stops as a real search does, at that noise or the least that the timer has.
 
     Raises:
-        UserError: no such sampler, or a space it cannot search.
+        UserError: no such sampler, one that cannot converge, or a space it cannot search.
     """
+    if until_converged:
+        check_can_converge(sampler)
     proposer = Proposer(space.search_space, space.feasible, sampler=sampler, seed=seed)
     costs = space.costs * noise(len(space), seed, noise_percent)
     rows: list[int] = []
     told: list[float | None] = []
+    trials: list[Seen] = []
+    level = max(timer_noise([]), Noise(noise_percent / 100, "as told"), key=lambda one: one.share)
+    end: Converged | None = None
     while proposals := proposer.propose(min(batch, budget - len(rows))):
         seen = []
         for proposal in proposals:
@@ -74,7 +89,10 @@ def replay(
             rows.append(row)
             told.append(value)
         proposer.observe(seen)
-    return Trace(seed, tuple(rows), tuple(told), dict(sorted(proposer.free.items())))
+        trials += seen
+        if until_converged and (end := converged(trials, level)):
+            break
+    return Trace(seed, tuple(rows), tuple(told), dict(sorted(proposer.free.items())), end)
 
 
 def noise(configs: int, seed: int, percent: float) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -28,10 +29,12 @@ def summarise(space: RecordedSpace, traces: Sequence[Trace], budget: int) -> dic
 
     Costs are true ones in `space.unit`, whatever the sampler was told. `picked` follows the config that measured best
     so far, which is what a search without a final run would hand over: under noise it trails `best_so_far`.
+    `gap_percent` is how far that one is from the optimum at the end, `random_gap_percent` how far random search is
+    expected to be after as many evaluations. `converged` says why a run stopped before its budget was spent.
     """
     random = random_search(space, budget)
     judged = [judge(space, trace.rows, budget, random) for trace in traces]
-    runs = [_run(space, trace, one, budget) for trace, one in zip(traces, judged, strict=True)]
+    runs = [_run(space, trace, one, budget, random) for trace, one in zip(traces, judged, strict=True)]
     return {
         "space": describe(space),
         "budget": budget,
@@ -62,14 +65,18 @@ def describe(space: RecordedSpace) -> dict[str, Any]:
     }
 
 
-def _run(space: RecordedSpace, trace: Trace, one: Judgement, budget: int) -> dict[str, Any]:
+def _run(space: RecordedSpace, trace: Trace, one: Judgement, budget: int, random: RandomSearch) -> dict[str, Any]:
     picked = [None if row is None else float(space.costs[row]) for row in trace.picked]
     worst = float(np.nanmax(space.costs))
     found = sorted((row for row in trace.rows if not np.isnan(space.costs[row])), key=lambda row: space.costs[row])
     share = np.array([space.optimum / (worst if cost is None else cost) for cost in picked])
+    handed = worst if picked[-1] is None else picked[-1]
     return {
         "seed": trace.seed,
         "evaluations": len(trace.rows),
+        "converged": None if trace.converged is None else asdict(trace.converged),
+        "gap_percent": 100 * (handed / space.optimum - 1),
+        "random_gap_percent": 100 * (float(random.best[len(trace.rows) - 1]) / space.optimum - 1),
         "failed": sum(value is None for value in trace.told),
         "free": dict(trace.free),
         "best_so_far": list(one.best),
@@ -95,6 +102,11 @@ def _over_runs(runs: Sequence[dict[str, Any]], judged: Sequence[Judgement], budg
     marks = [str(mark) for mark in MARKS if mark <= budget]
     scores = [one.score for one in judged if one.score is not None]
     return {
+        "converged": sum(run["converged"] is not None for run in runs),
+        "median_evaluations": statistics.median(run["evaluations"] for run in runs),
+        "median_gap_percent": statistics.median(run["gap_percent"] for run in runs),
+        "gap_percent": _mean([run["gap_percent"] for run in runs]),
+        "random_gap_percent": _mean([run["random_gap_percent"] for run in runs]),
         "score_over_random": _mean(scores) if scores else None,
         **{
             name: {mark: _mean([run[name][mark] for run in runs]) for mark in marks}
