@@ -15,7 +15,9 @@ BITS: dict[str, np.dtype[Any]] = {
     "fp16": np.dtype(np.uint16),
     "bf16": np.dtype(np.uint16),
     "fp32": np.dtype(np.uint32),
+    "int32": np.dtype(np.uint32),
 }
+"""Words of each dtype; int32 is for counters in scratch, which no conversion here concerns."""
 ROUNDING = {"fp16": 2.0**-11, "bf16": 2.0**-8, "fp32": 2.0**-24}
 """Largest relative error of rounding a normal number to the dtype."""
 

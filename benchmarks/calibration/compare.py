@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from benchmarks.calibration.cases import Case
 from benchmarks.calibration.probes import CHAIN_STEPS, LANES, ProbeProblem
 from evoengine.devices.interpreter import MODES, Program, execute
-from evoengine.devices.interpreter.trial import poison
-from evoengine.dtypes import BITS, ROUNDING, from_bits, to_bits
+from evoengine.devices.interpreter.trial import initial_words
+from evoengine.dtypes import BITS, ROUNDING, from_bits
 
 Words = NDArray[np.unsignedinteger]
 
@@ -49,7 +49,7 @@ def interpret(case: Case, ptx: str) -> Words:
     module = case.template.module
     inputs = case.inputs()
     tensors = module.tensors(case.launched)
-    initial = {t.name: to_bits(inputs[t.name], t.dtype) if t.role == "input" else poison(t) for t in tensors}
+    initial = {tensor.name: initial_words(tensor, inputs) for tensor in tensors}
     arguments = [argument.value for argument in module.arguments(case.values, case.launched)]
     launch = module.launch(case.values, case.launched)
     done = execute(Program(ptx, module.ENTRY), launch, arguments, initial, modes=MODES[:1])

@@ -1,4 +1,4 @@
-"""Device buffers that betray a kernel: guard bands around each, poison in every output, pristine copies of inputs."""
+"""Device buffers that betray a kernel: guard bands around each, poison in outputs and scratch, pristine inputs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from evoengine.dtypes import Arrays, to_bits
+from evoengine.dtypes import BITS, Arrays, to_bits
 from evoengine.oracle import POISON, Observed
-from evoengine.problem import DTYPE_BYTES, Problem
+from evoengine.problem import Problem
 from evoengine.template import Argument, Template, Tensor
 
 GUARD_BYTES = 64 * 1024
@@ -28,7 +28,7 @@ class GuardedBuffer:
 
     def __init__(self, tensor: Tensor, device: torch.device) -> None:
         self.tensor = tensor
-        words = math.prod(tensor.shape) * DTYPE_BYTES[tensor.dtype] // 2
+        words = math.prod(tensor.shape) * BITS[tensor.dtype].itemsize // 2
         guard = GUARD_BYTES // 2
         self._all = torch.empty(2 * guard + words, dtype=torch.int16, device=device)
         self.words = self._all[guard : guard + words]
@@ -54,7 +54,7 @@ class GuardedBuffer:
     def poison_left(self, turn: int) -> torch.Tensor:
         """Number of elements that still hold the poison of `turn`, on the device."""
         still = torch.eq(self.words, _signed(POISON[turn % 2]))
-        return still.view(-1, DTYPE_BYTES[self.tensor.dtype] // 2).all(dim=1).sum()
+        return still.view(-1, BITS[self.tensor.dtype].itemsize // 2).all(dim=1).sum()
 
     def values(self) -> torch.Tensor:
         """The tensor as torch sees it, sharing memory."""
@@ -70,15 +70,23 @@ class ProblemBuffers:
         self._buffers = {tensor.name: GuardedBuffer(tensor, device) for tensor in tensors}
         self.inputs = [buffer for buffer in self._buffers.values() if buffer.tensor.role == "input"]
         self.outputs = [buffer for buffer in self._buffers.values() if buffer.tensor.role == "output"]
+        scratch = [buffer for buffer in self._buffers.values() if buffer.tensor.role == "scratch"]
+        self._counters = [buffer for buffer in scratch if buffer.tensor.dtype == "int32"]
+        self._poisoned = [*self.outputs, *(buffer for buffer in scratch if buffer.tensor.dtype != "int32")]
         self._pristine = [_upload(inputs[buffer.tensor.name], buffer.tensor.dtype, device) for buffer in self.inputs]
         self.restore()
 
     def restore(self) -> None:
-        """Inputs and guards as they should be, whatever the last kernel did to them."""
+        """Inputs, counters and guards as they should be, whatever the last kernel did to them."""
         for buffer, pristine in zip(self.inputs, self._pristine, strict=True):
             buffer.words.copy_(pristine)
+        self.reset_counters()
         for buffer in self._buffers.values():
             buffer.reset_guards()
+
+    def reset_counters(self) -> None:
+        for buffer in self._counters:
+            buffer.words.zero_()
 
     def arguments(self, arguments: Sequence[Argument]) -> list[tuple[str, int | float]]:
         """Kernel arguments with tensors replaced by their addresses."""
@@ -90,7 +98,8 @@ class ProblemBuffers:
         ]
 
     def poison(self, turn: int) -> None:
-        for buffer in self.outputs:
+        """Outputs and what of the scratch is no counter: partial results of the last launch would be right again."""
+        for buffer in self._poisoned:
             buffer.poison(turn)
 
     def poison_left(self, turn: int) -> torch.Tensor:
@@ -117,7 +126,7 @@ class ProblemBuffers:
     def bits(self, snapshot: Sequence[torch.Tensor]) -> dict[str, NDArray[np.unsignedinteger]]:
         """A snapshot on the host, by tensor name, in the tensors' shapes."""
         return {
-            b.tensor.name: words.cpu().numpy().view(_unsigned(b.tensor)).reshape(b.tensor.shape)
+            b.tensor.name: words.cpu().numpy().view(BITS[b.tensor.dtype]).reshape(b.tensor.shape)
             for b, words in zip(self.outputs, snapshot, strict=True)
         }
 
@@ -132,8 +141,9 @@ def observe(
     """Run a kernel on prepared buffers, `repeats` times; what was seen, and the first output on the device.
 
     Every launch gets poisoned outputs, with the two poison words in turn: an output left over from another launch
-    shows. Only the first waits for the device, so that its failure is known as such; the others queue up back to
-    back, the state in which races between CTAs show, and their differences add up on the device.
+    shows. Counters are as the launch before left them. Only the first launch waits for the device, so that its failure
+    is known as such; the others queue up back to back, the state in which races between CTAs show, and their
+    differences add up on the device.
     """
     buffers.restore()
     buffers.poison(0)
@@ -186,10 +196,6 @@ def drifted(
 def _upload(values: NDArray[np.float32], dtype: str, device: torch.device) -> torch.Tensor:
     words = np.ascontiguousarray(to_bits(values, dtype)).reshape(-1).view(np.int16)
     return torch.from_numpy(words.copy()).to(device)
-
-
-def _unsigned(tensor: Tensor) -> np.dtype[np.unsignedinteger]:
-    return np.dtype(f"u{DTYPE_BYTES[tensor.dtype]}")
 
 
 def _signed(word: int) -> int:

@@ -79,6 +79,7 @@ class Prover:
             )
             checks.append(check)
             if check.reason:
+                self.buffers.reset_counters()  # a wrong kernel leaves them anyhow, which is not the next one's fault
                 reason = f"{made.name} {check.shape}: {check.reason}"
                 evidence = {"input_set": made.name, "shape": check.shape, "seed": made.seed}
                 rejection = Rejection(Gate.CORRECTNESS, reason, evidence, tuple(checks))

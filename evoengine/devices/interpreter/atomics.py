@@ -1,6 +1,6 @@
 """atom and red: lanes that meet at one address go one after the other.
 
-CTAs of a mode go in its order, ascending or descending, so that no kernel can rely on which of them is the last.
+CTAs of a mode go in its order, ascending or descending; `tickets` says what else the modes make of it.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def is_phase_test(instruction: Instruction) -> bool:
 
 
 def is_ticket(instruction: Instruction) -> bool:
-    """Whether it tells a CTA how far the others are: an atomic on global memory that gives the old value."""
+    """Whether it tells a CTA how far the others are: an atomic in global memory that gives the old value."""
     return instruction.opcode[0] == "atom" and not any(part.startswith("shared") for part in instruction.opcode)
 
 

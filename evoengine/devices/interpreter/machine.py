@@ -8,8 +8,6 @@ obvious schedule, finds no race that these two miss and misses most that they fi
 
 All CTAs of all modes advance together: a *slot* is one warp of each, in schedule order, and an instruction is one
 numpy call over a slot's lanes. Within a slot the lanes at the lowest block run first, which reconverges branches.
-Where CTAs take tickets from an atomic in global memory, the one with the last ticket runs on as far as it can before
-the others do anything else: what it reads of theirs has to be there by then.
 """
 
 from __future__ import annotations
@@ -29,6 +27,7 @@ from evoengine.devices.interpreter.memory import AsyncCopies, GlobalMemory, Lane
 from evoengine.devices.interpreter.modes import MODES, Mode
 from evoengine.devices.interpreter.phases import Phases
 from evoengine.devices.interpreter.program import End, Program
+from evoengine.devices.interpreter.tickets import Tickets
 from evoengine.template import Launch
 
 DONE = 1 << 30
@@ -110,7 +109,8 @@ class Machine:
         self._meetings = [WarpMeetings(lanes) for _ in range(self._slots)]
         self._barriers = [CtaBarriers(self._slots) for _ in range(self._groups)]
         self._mbarriers, self._phases = mbarriers, Phases(mbarriers, states, self._blocked)
-        self._after_ticket = np.zeros(self._groups, bool)
+        taken = any(block.end.ticket is not None for block in program.blocks)
+        self._tickets = Tickets(modes, launch.ctas, taken=taken)
 
     def _warps(self, slot: int) -> Array:
         """The warp that each group runs in a slot."""
@@ -145,7 +145,7 @@ class Machine:
                 if self._mbarriers.completed:
                     self._phases.wake()
                 ready = self._live & ~self._blocked
-                able = ready.any(axis=0)
+                able = np.asarray(ready.any(axis=0))
                 stuck = np.asarray(~able & self._live.any(axis=0))
                 if stuck.any():
                     dead = self._phases.unstick(stuck)
@@ -154,11 +154,7 @@ class Machine:
                     continue
                 if not able.any():
                     return
-                if self._after_ticket.any():
-                    if (able & ~self._after_ticket).any():
-                        able &= ~self._after_ticket
-                    else:
-                        self._after_ticket[:] = False
+                able = self._tickets.let_go(able)
                 current = np.where(able, ready.argmax(axis=0), self._slots)
                 slot = int(current.min())
                 self._run_slot(slot, current == slot, step_limit)
@@ -210,7 +206,7 @@ class Machine:
                 if end.ticket is not None:
                     end.ticket(frame, mask)
                     np.copyto(at, number + 1, where=mask)
-                    self._yield(mask)
+                    self._tickets.take(mask)
                     return
                 if end.test is not None:
                     passed = self._phases.ask(slot, end.test, frame, mask)
@@ -256,14 +252,6 @@ class Machine:
     def _diverge(self, frame: Frame, end: End, mask: Mask, number: int, at: Array) -> None:
         taken, passed = (number + 1, end.target) if end.negated else (end.target, number + 1)
         np.copyto(at, np.where(frame[end.guard], taken, passed), where=mask)
-
-    def _yield(self, mask: Mask) -> None:
-        """Hold back the CTAs that took a ticket, but the one that took the last of its mode."""
-        took = np.ones(self._groups, bool) if mask is True else mask.reshape(-1, WARP).any(axis=1)
-        for mode, each in zip(self.modes, took.reshape(len(self.modes), -1), strict=True):
-            if each.any():
-                each[np.flatnonzero(each)[0 if mode.order == "descending" else -1]] = False
-        self._after_ticket |= took
 
     def _barrier(self, slot: int, frame: Frame, end: End, mask: Mask) -> None:
         whole_warps(mask if mask is True else mask | (self._at[slot] == DONE), end.text)

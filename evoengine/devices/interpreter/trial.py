@@ -14,7 +14,7 @@ from evoengine.devices.interpreter.layout import Array
 from evoengine.devices.interpreter.machine import execute
 from evoengine.devices.interpreter.modes import MODES
 from evoengine.devices.interpreter.program import Program
-from evoengine.dtypes import BITS, to_bits
+from evoengine.dtypes import BITS, Arrays, to_bits
 from evoengine.hardware import DeviceLimits
 from evoengine.problem import Problem
 from evoengine.space import Values
@@ -26,10 +26,19 @@ SEED = 20_250_101
 
 
 def poison(tensor: Tensor) -> Array:
-    """The initial words of an output: `oracle.POISON` in turn, as words of the tensor's own width."""
+    """The initial words of an output or of scratch: `oracle.POISON` in turn, as words of the tensor's own width."""
     count = int(np.prod(tensor.shape))
     halves = np.resize(np.array(oracle.POISON, np.uint16), count * BITS[tensor.dtype].itemsize // 2)
     return halves.view(BITS[tensor.dtype])
+
+
+def initial_words(tensor: Tensor, inputs: Arrays) -> Array:
+    """What a buffer holds before the first launch: its input, zero counters, or poison."""
+    if tensor.role == "input":
+        return to_bits(inputs[tensor.name], tensor.dtype)
+    if tensor.role == "scratch" and tensor.dtype == "int32":
+        return np.zeros(tensor.shape, BITS["int32"])
+    return poison(tensor)
 
 
 @dataclass(slots=True)
@@ -81,40 +90,46 @@ class Trial:
         return Estimate(estimated, evidence, tuple(checks))
 
     def _check(self, program: Program, values: Values, problem: Problem) -> tuple[Check, list[str], int]:
-        """One launch in all modes: the oracle's check, the modes whose output differs, instructions interpreted."""
+        """One launch in all modes: the oracle's check, the modes whose output differs, instructions interpreted.
+
+        A kernel with counters is launched once more in the last mode, on the counters that it left there.
+        """
         start = time.perf_counter()
         if problem not in self._input_sets:
             self._input_sets[problem] = oracle.make_input_set(self.template, problem, SEED, "interpreted")
         input_set = self._input_sets[problem]
         tensors = self.template.module.tensors(problem)
-        initial = {
-            tensor.name: to_bits(input_set.inputs[tensor.name], tensor.dtype)
-            if tensor.role == "input"
-            else poison(tensor)
-            for tensor in tensors
-        }
+        initial = {tensor.name: initial_words(tensor, input_set.inputs) for tensor in tensors}
         launch = self.template.module.launch(values, problem)
         arguments = [argument.value for argument in self.template.module.arguments(values, problem)]
         execution = execute(program, launch, arguments, initial)
+        runs = list(zip(map(str, MODES), execution.buffers, strict=True))
+        instructions = execution.instructions
+        counters = {t.name for t in tensors if t.role == "scratch" and t.dtype == "int32"}
+        if counters:
+            again = initial | {name: execution.buffers[-1][name] for name in counters}
+            second = execute(program, launch, arguments, again, modes=MODES[-1:])
+            runs.append(("second launch", second.buffers[0]))
+            instructions += second.instructions
         outputs = [tensor for tensor in tensors if tensor.role == "output"]
-        seen = [{t.name: left[t.name].view(BITS[t.dtype]) for t in outputs} for left in execution.buffers]
-        left = [sum(int((words == initial[name]).sum()) for name, words in output.items()) for output in seen]
+        seen = [{t.name: left[t.name].view(BITS[t.dtype]) for t in outputs} for _, left in runs]
+        unwritten = [sum(int((words == initial[name]).sum()) for name, words in output.items()) for output in seen]
         differing = [
-            str(mode)
-            for mode, output in zip(MODES, seen, strict=True)
-            if any((output[name] != seen[0][name]).any() for name in output)
+            name
+            for (name, _), output in zip(runs, seen, strict=True)
+            if any((output[tensor] != seen[0][tensor]).any() for tensor in output)
         ]
         observed = oracle.Observed(
             outputs=seen[0],
-            poison_left=max(left),
+            poison_left=max(unwritten),
             inputs_changed=any(
                 left[tensor.name].tobytes() != initial[tensor.name].tobytes()
-                for left in execution.buffers
+                for _, left in runs
                 for tensor in tensors
                 if tensor.role == "input"
             ),
-            repeats=len(MODES),
+            repeats=len(runs),
             repeat_mismatches=len(differing),
             seconds=time.perf_counter() - start,
         )
-        return oracle.check(self.template, input_set, observed), differing, execution.instructions
+        return oracle.check(self.template, input_set, observed), differing, instructions
