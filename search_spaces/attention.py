@@ -17,6 +17,9 @@ AXES = (
     Axis("WARPS_KV", (1, 2, 4, 8), "wkv", about="warps that share a tile's keys, merged through shared memory"),
     Axis("STAGES", (1, 2, 3, 4, 6, 8), "st", about="tiles under way: slots of the K/V ring"),
     Axis("PRODUCER_WARPS", (0, 1, 2, 4), "pw", about="warps that only load; 0: every warp loads and computes"),
+    Axis("MBARRIER", (0, 1), "mb", about="1: producers hand over through mbarriers, warp by warp; 0: named barriers"),
+    Axis("UNROLL", (0, 1), "un", about="1: a loop trip for every slot of the ring, so that slots are constants"),
+    Axis("LATE_LOADS", (0, 1), "ll", about="1: without producers, refills are issued behind the mma instructions"),
     Axis("SMEM_LAYOUT", (0, 1, 2), "sl", ordered=False, names=("none", "pad", "xor"), about="bank layout of tiles"),
     Axis("Q_IN_REGS", (0, 1), "qr", about="1: Q fragments stay in registers; 0: read again for every tile"),
     Axis("OVERLAP", (0, 1), "ov", about="1: Q K^T of the next tile is issued before this tile's softmax"),
@@ -53,9 +56,36 @@ def keys_per_warp(values: Values, problem: Problem, limits: DeviceLimits) -> str
 
 def named_barriers(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
     needed = 3 * values["STAGES"]
-    if values["PRODUCER_WARPS"] == 0 or needed <= MAX_NAMED_BARRIERS:
+    if values["PRODUCER_WARPS"] == 0 or values["MBARRIER"] or needed <= MAX_NAMED_BARRIERS:
         return None
-    return f"{values['STAGES']} slots need {needed} named barriers with producers, there are {MAX_NAMED_BARRIERS}"
+    return (
+        f"{values['STAGES']} slots need {needed} named barriers with producers, there are {MAX_NAMED_BARRIERS}; "
+        "MBARRIER=1 needs none"
+    )
+
+
+def mbarrier(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
+    if not values["MBARRIER"] or values["PRODUCER_WARPS"]:
+        return None
+    return "MBARRIER=1 with PRODUCER_WARPS=0: there is nobody to hand over to"
+
+
+def unrolled(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
+    tiles = -(-_attention(problem).seq_k // values["BLOCK_N"])
+    if not values["UNROLL"] or (values["STAGES"] >= 2 and tiles >= 2):
+        return None
+    return f"UNROLL=1 with {values['STAGES']} slots and {tiles} tiles: there is one slot to make constant"
+
+
+def late_loads(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
+    if not values["LATE_LOADS"]:
+        return None
+    if values["PRODUCER_WARPS"] or values["OVERLAP"]:
+        return "LATE_LOADS=1 moves the copies of warps that compute too, in the plain form: PRODUCER_WARPS=0, OVERLAP=0"
+    tiles = -(-_attention(problem).seq_k // values["BLOCK_N"])
+    if tiles > values["STAGES"]:
+        return None
+    return f"LATE_LOADS=1 with {values['STAGES']} slots for {tiles} tiles: nothing is ever refilled"
 
 
 def stages_filled(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
@@ -126,6 +156,9 @@ DEFAULT = dict(
     WARPS_KV=1,
     STAGES=2,
     PRODUCER_WARPS=0,
+    MBARRIER=0,
+    UNROLL=0,
+    LATE_LOADS=0,
     SMEM_LAYOUT=2,
     Q_IN_REGS=1,
     OVERLAP=0,
@@ -146,7 +179,10 @@ SPACE = SearchSpace(
         Rule("hidden_tiles", ("SKIP_HIDDEN",), hidden_tiles),
         Rule("register_file", ("ROW_TILES", "BLOCK_N", "WARPS_KV", "OVERLAP"), register_file),
         Rule("stages_filled", ("BLOCK_N", "STAGES"), stages_filled),
-        Rule("named_barriers", ("STAGES", "PRODUCER_WARPS"), named_barriers),
+        Rule("named_barriers", ("STAGES", "PRODUCER_WARPS", "MBARRIER"), named_barriers),
+        Rule("mbarrier", ("PRODUCER_WARPS", "MBARRIER"), mbarrier),
+        Rule("unrolled", ("BLOCK_N", "STAGES", "UNROLL"), unrolled),
+        Rule("late_loads", ("BLOCK_N", "STAGES", "PRODUCER_WARPS", "LATE_LOADS", "OVERLAP"), late_loads),
         Rule(
             "launch_bounds",
             ("WARPS_M", "ROW_TILES", "BLOCK_N", "WARPS_KV", "PRODUCER_WARPS", "OVERLAP", "MIN_CTAS"),

@@ -52,7 +52,8 @@ def test_all_starts_but_the_one_with_every_key_in_flight_fit_an_l4() -> None:
         if (gate := static_gate(SPACE, HARDWARE, start, MISSION, L4)) is not None
     }
 
-    assert {"wm_2.rt_1.bn_512.wkv_4.st_1.pw_0.sl_xor.qr_1.ov_0.lr_0.sh_0.mc_1": "smem_per_cta"} == refused
+    all_keys = "wm_2.rt_1.bn_512.wkv_4.st_1.pw_0.mb_0.un_0.ll_0.sl_xor.qr_1.ov_0.lr_0.sh_0.mc_1"
+    assert {all_keys: "smem_per_cta"} == refused
     assert len(SPACE.starts) == len({SPACE.config(start).digest for start in SPACE.starts})
 
 

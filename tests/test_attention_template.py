@@ -339,7 +339,7 @@ def test_every_choice_of_every_axis_compiles(families: dict[str, dict[Point, Art
         values = SPACE.config_at(point).values
         assert 32 < artifact.resources.registers <= 255
         assert 1 <= artifact.resources.barriers <= 16
-        assert (values["PRODUCER_WARPS"] > 0) == (artifact.resources.barriers > 1)
+        assert (values["PRODUCER_WARPS"] > 0 and not values["MBARRIER"]) == (artifact.resources.barriers > 1)
         assert 0 == artifact.resources.static_smem_bytes
         assert MODULE.launch(values, MISSION).smem_bytes == artifact.resources.smem_bytes
 

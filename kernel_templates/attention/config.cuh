@@ -19,6 +19,15 @@
 #ifndef EVO_PRODUCER_WARPS
 #error "EVO missing EVO_PRODUCER_WARPS"
 #endif
+#ifndef EVO_MBARRIER
+#error "EVO missing EVO_MBARRIER"
+#endif
+#ifndef EVO_UNROLL
+#error "EVO missing EVO_UNROLL"
+#endif
+#ifndef EVO_LATE_LOADS
+#error "EVO missing EVO_LATE_LOADS"
+#endif
 #ifndef EVO_SMEM_LAYOUT
 #error "EVO missing EVO_SMEM_LAYOUT"
 #endif
@@ -67,6 +76,9 @@ inline constexpr int kBlockN = EVO_BLOCK_N;                // keys per K/V tile
 inline constexpr int kWarpsKv = EVO_WARPS_KV;              // key groups: warps that split a tile's keys
 inline constexpr int kStages = EVO_STAGES;                 // slots of the K/V ring
 inline constexpr int kProducerWarps = EVO_PRODUCER_WARPS;  // warps that only load; 0: every warp loads
+inline constexpr bool kMbarrier = EVO_MBARRIER != 0;        // producers and consumers meet at mbarriers, not named ones
+inline constexpr bool kUnroll = EVO_UNROLL != 0;           // as many tiles per loop trip as the ring has slots
+inline constexpr bool kLateLoads = EVO_LATE_LOADS != 0;    // refills are issued behind the mma instructions
 inline constexpr Layout kLayout = static_cast<Layout>(EVO_SMEM_LAYOUT);
 inline constexpr bool kQInRegs = EVO_Q_IN_REGS != 0;       // Q fragments kept for the whole main loop
 inline constexpr bool kOverlap = EVO_OVERLAP != 0;         // Q K^T of the next tile under this tile's softmax
@@ -92,6 +104,9 @@ static_assert(kThreads <= 1024, "EVO rule threads_per_cta: CUDA allows 1024 thre
 static_assert(!kSkipHidden || kCausal, "EVO rule skip_hidden: without a causal mask no tile is hidden");
 static_assert(!kOverlap || kStages >= 2, "EVO rule overlap_stages: the next tile's K needs a slot of its own");
 static_assert(kStages >= 1, "EVO rule stages: the ring needs a slot");
-static_assert(kProducerWarps == 0 || 3 * kStages <= 15, "EVO rule named_barriers: three a slot out of ids 1 to 15");
+static_assert(!kMbarrier || kProducerWarps > 0, "EVO rule mbarrier: they stand between producers and consumers");
+static_assert(!kLateLoads || (kProducerWarps == 0 && !kOverlap), "EVO rule late_loads: who computes must also load");
+static_assert(kProducerWarps == 0 || kMbarrier || 3 * kStages <= 15,
+              "EVO rule named_barriers: three a slot out of ids 1 to 15");
 
 }  // namespace cfg

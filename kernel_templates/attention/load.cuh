@@ -57,26 +57,24 @@ struct KvLoader {
   u32 ring_v;
   int lane;
 
-  static constexpr u32 kSlotBytes = cfg::kBlockN * cfg::kRowStride * 2;
-
-  __device__ __forceinline__ void fetch_k(int tile) const {
+  __device__ __forceinline__ void fetch_k(int tile, int slot) const {
     if (tile < tiles) {
-      load_tile<cfg::kBlockN, kLoaders>(ring_k + tile % cfg::kStages * kSlotBytes, k, tile * cfg::kBlockN, seq_k, lane);
+      load_tile<cfg::kBlockN, kLoaders>(ring_k + slot * kSlotBytes, k, tile * cfg::kBlockN, seq_k, lane);
     }
   }
-  __device__ __forceinline__ void fetch_v(int tile) const {
+  __device__ __forceinline__ void fetch_v(int tile, int slot) const {
     if (tile < tiles) {
-      load_tile<cfg::kBlockN, kLoaders>(ring_v + tile % cfg::kStages * kSlotBytes, v, tile * cfg::kBlockN, seq_k, lane);
+      load_tile<cfg::kBlockN, kLoaders>(ring_v + slot * kSlotBytes, v, tile * cfg::kBlockN, seq_k, lane);
     }
   }
 
   // Both commit a group even when the tile does not exist, so that wait counts stay the same in every iteration.
-  __device__ __forceinline__ void load_k(int tile) const {
-    fetch_k(tile);
+  __device__ __forceinline__ void load_k(int tile, int slot) const {
+    fetch_k(tile, slot);
     ptx::cp_async_commit();
   }
-  __device__ __forceinline__ void load_v(int tile) const {
-    fetch_v(tile);
+  __device__ __forceinline__ void load_v(int tile, int slot) const {
+    fetch_v(tile, slot);
     ptx::cp_async_commit();
   }
 };

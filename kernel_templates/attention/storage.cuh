@@ -2,6 +2,10 @@
 #pragma once
 #include "ptx.cuh"
 
+// 8-byte barriers of the mbarrier form: K full, V full, K empty and V empty of every slot, and Q full.
+inline constexpr int kMbarriers = 4 * cfg::kStages + 1;
+inline constexpr u32 kSlotBytes = cfg::kBlockN * cfg::kRowStride * 2;
+
 struct MainStorage {
   u16 q[cfg::kBlockM * cfg::kRowStride];                 // (BLOCK_M, HEAD_DIM)
   u16 k[cfg::kStages][cfg::kBlockN * cfg::kRowStride];   // (STAGES, BLOCK_N, HEAD_DIM)
@@ -23,7 +27,12 @@ union alignas(128) SharedStorage {
   MergeStorage merge;                                    // after the last tile
 };
 
-static_assert(sizeof(SharedStorage) == cfg::kSmemBytes,
+inline constexpr u32 kOffsetK = sizeof(MainStorage::q);
+inline constexpr u32 kOffsetV = kOffsetK + sizeof(MainStorage::k);
+
+// The mbarriers come behind: `merge` must not overwrite one that a slow warp still asks.
+inline constexpr int kBarrierOffset = sizeof(SharedStorage);
+static_assert(kBarrierOffset + (cfg::kMbarrier ? 128 * ((8 * kMbarriers + 127) / 128) : 0) == cfg::kSmemBytes,
               "EVO rule smem_model: template.py and the kernel disagree on shared memory");
 
 // Byte offset of 16-byte chunk `chunk` of row `row` in a tile. ldmatrix reads 8 rows of one chunk at once: unswizzled,

@@ -30,6 +30,9 @@ AXES = (
     "WARPS_KV",
     "STAGES",
     "PRODUCER_WARPS",
+    "MBARRIER",
+    "UNROLL",
+    "LATE_LOADS",
     "SMEM_LAYOUT",
     "Q_IN_REGS",
     "OVERLAP",
@@ -44,6 +47,7 @@ LAUNCH_AXES = (
     "WARPS_KV",
     "STAGES",
     "PRODUCER_WARPS",
+    "MBARRIER",
     "SMEM_LAYOUT",
     "MIN_CTAS",
 )
@@ -68,7 +72,8 @@ def smem_bytes(values: Values, head_dim: int) -> int:
     groups = values["WARPS_KV"]
     merge_rows = block_m(values) if groups > 1 else 1
     merge = 4 * groups * merge_rows * (head_dim + 8 + 2)
-    return -(-max(main, merge) // 128) * 128
+    barriers = 8 * (4 * values["STAGES"] + 1) if values["MBARRIER"] else 0
+    return -(-max(main, merge) // 128) * 128 + -(-barriers // 128) * 128
 
 
 def defines(values: Values, problem: AttentionProblem) -> dict[str, int]:
