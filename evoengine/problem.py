@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from evoengine.errors import UserError
 
 DTYPE_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
+HEAD_DIMS = (32, 64, 96, 128, 256)
 
 
 class Problem(Protocol):
@@ -67,8 +68,8 @@ class AttentionProblem:
         for name in ("batch", "heads", "kv_heads", "seq_q", "seq_k"):
             if not 1 <= getattr(self, name) <= 2**24:
                 raise UserError(f"{name}={getattr(self, name)}: must be from 1 to {2**24}")
-        if self.head_dim not in (64, 128):
-            raise UserError(f"head_dim={self.head_dim}: the attention template has 64 and 128")
+        if self.head_dim not in HEAD_DIMS:
+            raise UserError(f"head_dim={self.head_dim}: the attention template has {', '.join(map(str, HEAD_DIMS))}")
         object.__setattr__(self, "scale", self.scale or self.head_dim**-0.5)
         if self.batch > 65535 or self.heads > 65535:
             raise UserError(f"batch={self.batch}, heads={self.heads}: a CUDA grid takes at most 65535 of each")

@@ -40,12 +40,14 @@ def _attention(problem: Problem) -> AttentionProblem:
 def _register_floor(values: Values, head_dim: int) -> int:
     """Registers a thread that no allocation can go below: output, scores, row statistics, addresses.
 
-    45 is what addresses, loop state and fragments took at least in 20 ptxas logs of this algorithm for sm_89.
+    45 is what addresses, loop state and fragments took at least in 20 ptxas logs of this algorithm for sm_89; it grows
+    with the chunks of a row, and at head_dim 32 was 32.
     """
     rows = 16 * values["ROW_TILES"]
     keys = values["BLOCK_N"] // values["WARPS_KV"]
     tiles = 1 + values["OVERLAP"]  # scores of two tiles are alive at once
-    return rows * head_dim // 32 + tiles * (rows * keys // 32) + 4 * values["ROW_TILES"] + 45
+    rest = 45 if head_dim >= 64 else 32
+    return rows * head_dim // 32 + tiles * (rows * keys // 32) + 4 * values["ROW_TILES"] + rest
 
 
 def keys_per_warp(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:

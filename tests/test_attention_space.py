@@ -28,6 +28,8 @@ ODD_SHAPES = (
     "1,8,4096,64,seq_k=1",
     "1,8,203,128,seq_k=331,causal,diagonal=-3,dtype=bf16",
     "1,8,16384,64",
+    "1,8,100,96",
+    "1,8,512,256,causal",
 )
 
 
@@ -136,6 +138,13 @@ def test_odd_shapes_have_a_feasible_config_near_the_default(name: str, shape: st
             (dict(ROW_TILES=2, BLOCK_N=96), "head_dim=128"),
             {"277", "255"},
         ),
+        ("register_file", (dict(BLOCK_N=128), "head_dim=256"), (dict(BLOCK_N=192), "head_dim=256"), {"273", "255"}),
+        (
+            "register_file",
+            (dict(ROW_TILES=2), "head_dim=128"),
+            (dict(ROW_TILES=2), "head_dim=256"),
+            {"325", "255"},
+        ),
         # 65536 registers over 4 * 128 threads are 128, over 6 * 128 are 80 in steps of 8
         (
             "launch_bounds",
@@ -148,6 +157,13 @@ def test_odd_shapes_have_a_feasible_config_near_the_default(name: str, shape: st
             (dict(WARPS_M=8, MIN_CTAS=2), ""),
             (dict(WARPS_M=8, MIN_CTAS=3), ""),
             {"3", "256", "80", "89"},
+        ),
+        # 16 of output, 8 of scores, 4 of statistics, 32 of the rest
+        (
+            "launch_bounds",
+            (dict(WARPS_M=8, MIN_CTAS=4), "head_dim=32"),
+            (dict(WARPS_M=8, MIN_CTAS=6), "head_dim=32"),
+            {"6", "256", "40", "60"},
         ),
         # a producer warp takes registers as any other: 65536 over 9 * 32 * 2 are 112, over 12 * 32 * 2 are 80
         (

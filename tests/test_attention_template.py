@@ -390,7 +390,7 @@ def test_a_missing_macro_is_the_templates_fault(macro: str) -> None:
 
 def test_impossible_combinations_stop_the_compile_by_the_name_of_a_rule() -> None:
     wrong: list[tuple[str, Values, dict[str, int]]] = [
-        ("head_dim", {}, {"EVO_HEAD_DIM": 96}),
+        ("head_dim", {}, {"EVO_HEAD_DIM": 80}),
         ("dtype", {}, {"EVO_DTYPE": 2}),
         ("smem_layout", {}, {"EVO_SMEM_LAYOUT": 3}),
         ("row_tiles", {}, {"EVO_ROW_TILES": 3}),

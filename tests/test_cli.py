@@ -273,7 +273,7 @@ class TestMistakes:
         ("options", "words"),
         [
             (("--shape", "1,8,512,64,sequence=4"), ("'sequence'", "batch", "head_dim")),
-            (("--shape", "1,8,512,80"), ("head_dim=80", "64 and 128")),
+            (("--shape", "1,8,512,80"), ("head_dim=80", "32, 64, 96, 128, 256")),
             (("--shape", "1,8,many,64"), ("'many'",)),
             (("--shape", "1,8,512,64,dtype=fp8"), ("'fp8'", "fp16 and bf16")),
             (("--template", "atention"), ("'atention'", "attention")),

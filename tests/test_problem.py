@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from evoengine.errors import UserError
-from evoengine.problem import AttentionProblem, parse_shape, problem_digest, problem_fields
+from evoengine.problem import HEAD_DIMS, AttentionProblem, parse_shape, problem_digest, problem_fields
 
 FIELDS = {
     "batch": st.integers(1, 70),
@@ -19,7 +19,7 @@ FIELDS = {
     "group": st.integers(1, 4),
     "seq_q": st.integers(1, 600),
     "seq_k": st.integers(1, 600),
-    "head_dim": st.sampled_from((64, 128)),
+    "head_dim": st.sampled_from(HEAD_DIMS),
     "dtype": st.sampled_from(("fp16", "bf16")),
     "causal": st.booleans(),
     "diagonal": st.integers(-700, 700),
@@ -92,7 +92,7 @@ def test_a_problem_survives_being_written_as_a_shape(freedoms: dict[str, object]
         ("seq_q=16777217", ("seq_q=16777217", "from 1 to 16777216")),
         ("seq_k=-1", ("seq_k=-1", "from 1 to")),
         ("kv_heads=-1", ("kv_heads=-1", "from 1 to")),
-        ("1,8,512,96", ("head_dim=96", "64 and 128")),
+        ("1,8,512,80", ("head_dim=80", "32, 64, 96, 128, 256")),
         ("heads=8,kv_heads=3", ("heads=8", "multiple of kv_heads=3")),
         ("heads=4,kv_heads=8", ("heads=4", "multiple of kv_heads=8")),
         ("dtype=fp8", ("dtype='fp8'", "fp16 and bf16")),

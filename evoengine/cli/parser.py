@@ -10,7 +10,10 @@ from evoengine.sampler import SAMPLERS
 
 STORAGE = "studies/evoengine.db"
 SHAPE = "1,8,512,64"
-SHAPE_HELP = "batch,heads,seq,head_dim and then name=value or flags, such as 1,8,512,64,causal,dtype=bf16"
+SHAPE_HELP = (
+    "batch,heads,seq,head_dim (32, 64, 96, 128 or 256) and then name=value or flags, such as "
+    "1,8,512,64,causal,dtype=bf16"
+)
 
 
 def make_parser() -> argparse.ArgumentParser:

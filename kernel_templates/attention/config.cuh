@@ -95,7 +95,8 @@ inline constexpr int kThreads = kConsumerThreads + 32 * kProducerWarps;
 inline constexpr int kRowStride = kHeadDim + (kLayout == Layout::kPadded ? 8 : 0);  // halves per row in shared memory
 inline constexpr int kChunks = kHeadDim / 8;               // 16-byte chunks per row
 
-static_assert(kHeadDim == 64 || kHeadDim == 128, "EVO rule head_dim: the fragment loops are written for 64 and 128");
+static_assert(kHeadDim == 32 || kHeadDim == 64 || kHeadDim == 96 || kHeadDim == 128 || kHeadDim == 256,
+              "EVO rule head_dim: proven for 32, 64, 96, 128 and 256");
 static_assert(EVO_DTYPE == 0 || EVO_DTYPE == 1, "EVO rule dtype: 0 is fp16, 1 is bf16");
 static_assert(EVO_SMEM_LAYOUT >= 0 && EVO_SMEM_LAYOUT <= 2, "EVO rule smem_layout: 0 plain, 1 padded, 2 xor");
 static_assert(kRowTiles == 1 || kRowTiles == 2, "EVO rule row_tiles: one or two 16-row tiles a warp");

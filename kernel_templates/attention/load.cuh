@@ -2,15 +2,34 @@
 #pragma once
 #include "storage.cuh"
 
-// Copies I, I + 1, ... of one thread at constant distances. Recursion, because only template constants reach the
-// instruction's immediate fields: computed 64-bit addresses cost two instructions a copy.
-template <int kCopies, int kLoaders, int kI>
+// Copies after which a thread is back in its 16-byte column: 1 where the loaders are whole rows, 3 with the 12 chunks of
+// HEAD_DIM 96.
+template <int kLoaders>
+inline constexpr int kPeriod = kLoaders % cfg::kChunks == 0 ? 1 : 3;
+
+// Copies kFirst, kFirst + kPeriod, ... of one thread at constant distances; `to` is where copy kFirst goes, `from` where
+// copy 0 comes from. Recursion, because only template constants reach the instruction's immediate fields: computed
+// 64-bit addresses cost two instructions a copy.
+template <int kCopies, int kLoaders, int kFirst, int kI = kFirst>
 __device__ __forceinline__ void copy_at_constant_steps(u32 to, const u16* from, int lane) {
   if constexpr (kI * kLoaders < kCopies) {
     if ((kI + 1) * kLoaders <= kCopies || lane + kI * kLoaders < kCopies) {
-      ptx::cp_async_at<kI * (kLoaders / cfg::kChunks) * cfg::kRowStride * 2, kI * kLoaders * 16>(to, from);
+      constexpr int kRows = (kI - kFirst) * kLoaders / cfg::kChunks;
+      ptx::cp_async_at<kRows * cfg::kRowStride * 2, kI * kLoaders * 16>(to, from);
     }
-    copy_at_constant_steps<kCopies, kLoaders, kI + 1>(to, from, lane);
+    copy_at_constant_steps<kCopies, kLoaders, kFirst, kI + kPeriod<kLoaders>>(to, from, lane);
+  }
+}
+
+// The same for every column of a thread, from kFirst on; copy 0 is for (row, chunk).
+template <int kCopies, int kLoaders, int kFirst = 0>
+__device__ __forceinline__ void copy_columns(u32 tile, const u16* from, int row, int chunk, int lane) {
+  if constexpr (kFirst < kPeriod<kLoaders>) {
+    const int index = chunk + kFirst * kLoaders;
+    const u32 to = tile + (kFirst == 0 ? tile_offset(row, chunk)
+                                       : tile_offset(row + index / cfg::kChunks, index % cfg::kChunks));
+    copy_at_constant_steps<kCopies, kLoaders, kFirst>(to, from, lane);
+    copy_columns<kCopies, kLoaders, kFirst + 1>(tile, from, row, chunk, lane);
   }
 }
 
@@ -19,14 +38,16 @@ __device__ __forceinline__ void copy_at_constant_steps(u32 to, const u16* from, 
 template <int kRows, int kLoaders>
 __device__ __forceinline__ void load_tile(u32 tile, const u16* matrix, int first, int rows, int lane) {
   constexpr int kCopies = kRows * cfg::kChunks;
-  constexpr int kRowStep = kLoaders / cfg::kChunks;          // rows between two copies of one thread
-  static_assert(kLoaders % cfg::kChunks == 0, "EVO rule loaders: a thread keeps its 16-byte column");
+  constexpr bool kOneColumn = kPeriod<kLoaders> == 1;
+  constexpr int kRowStep = kPeriod<kLoaders> * kLoaders / cfg::kChunks;  // rows between two copies in one column
+  static_assert(kPeriod<kLoaders> * kLoaders % cfg::kChunks == 0, "EVO rule loaders: a thread returns to its column");
+  static_assert(kOneColumn || kRowStep % 8 == 0, "EVO rule loaders: and to its swizzle phase");
   const int row = lane / cfg::kChunks;
   const int chunk = lane % cfg::kChunks;
   const u16* from = matrix + static_cast<long long>(first) * cfg::kHeadDim + lane * 8;
   if (first + kRows <= rows) {
     if constexpr (cfg::kLayout != cfg::Layout::kXor || kRowStep % 8 == 0) {  // every copy has the same swizzle phase
-      copy_at_constant_steps<kCopies, kLoaders, 0>(tile + tile_offset(row, chunk), from, lane);
+      copy_columns<kCopies, kLoaders>(tile, from, row, chunk, lane);
     } else {
 #pragma unroll
       for (int i = 0; i < (kCopies + kLoaders - 1) / kLoaders; ++i) {
@@ -38,9 +59,11 @@ __device__ __forceinline__ void load_tile(u32 tile, const u16* matrix, int first
   } else {
 #pragma unroll 1
     for (int i = 0; lane + i * kLoaders < kCopies; ++i) {
-      const int this_row = row + i * kRowStep;
+      const int index = chunk + i * kLoaders;
+      const int this_row = kOneColumn ? row + i * kRowStep : row + index / cfg::kChunks;
+      const int this_chunk = kOneColumn ? chunk : index % cfg::kChunks;
       const bool inside = first + this_row < rows;
-      ptx::cp_async_or_zero(tile + tile_offset(this_row, chunk), inside ? from + i * kLoaders * 8 : matrix,
+      ptx::cp_async_or_zero(tile + tile_offset(this_row, this_chunk), inside ? from + i * kLoaders * 8 : matrix,
                             inside ? 16 : 0);
     }
   }

@@ -37,7 +37,9 @@ static_assert(kBarrierOffset + (cfg::kMbarrier ? 128 * ((8 * kMbarriers + 127) /
 
 // Byte offset of 16-byte chunk `chunk` of row `row` in a tile. ldmatrix reads 8 rows of one chunk at once: unswizzled,
 // rows of 128 bytes put all 8 on the same 4 banks; padding by 16 bytes or XOR with the row spreads them over all 32.
+// Rows of 64 and 192 bytes begin on bank 0 and bank 16 in turn, so that two of them share a phase; their 4 and 12 chunks
+// are whole groups of 4, which an XOR with 0 to 3 permutes.
 __device__ __forceinline__ u32 tile_offset(int row, int chunk) {
-  if constexpr (cfg::kLayout == cfg::Layout::kXor) chunk ^= row & 7;
+  if constexpr (cfg::kLayout == cfg::Layout::kXor) chunk ^= cfg::kChunks % 8 == 0 ? row & 7 : row >> 1 & 3;
   return static_cast<u32>((row * cfg::kRowStride + chunk * 8) * 2);
 }

@@ -60,12 +60,14 @@ def tune(
     Every config gets one window, the best `FINALISTS` are then timed in turn by the clock of the candidates.
 
     Raises:
-        Unavailable: Triton is not installed, or no config runs.
+        Unavailable: Triton is not installed, the head_dim is no power of two, or no config runs.
     """
     try:
         import triton
     except ImportError as error:
         raise Unavailable(f"triton is not installed ({error})") from error
+    if problem.head_dim & (problem.head_dim - 1):
+        raise Unavailable(f"a Triton block is a power of two, head_dim {problem.head_dim} is not")
     output = torch.empty_like(inputs[0])
     makers = {tile: launcher(problem, inputs, output, tile) for tile in tiles(problem, limits)}
     # What does not compile fails again, with its reason, when it is called below.
