@@ -46,6 +46,8 @@ CASES = {case.name: case for case in (*probe_cases(), *attention_cases())}
 PROBE_NAMES = [name for name, case in CASES.items() if case.is_probe]
 ATTENTION_NAMES = [name for name, case in CASES.items() if not case.is_probe]
 ONE_ATTENTION = ATTENTION_NAMES[0]
+TO_BE_RECORDED = {"mma_half_f16", "ex2_approx_f16x2", "mbarrier_ring", "last_cta"}
+"""Cases that the recording lacks. The next recording has them, and fails below until this set is empty again."""
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +75,10 @@ def interpreted(name: str) -> Array:
     return interpret(CASES[name], ptx(macros(CASES[name])))
 
 
+def recorded(names: Sequence[str]) -> list[str]:
+    return [name for name in names if name not in TO_BE_RECORDED]
+
+
 def verdict(name: str, record: dict[str, Any]) -> str:
     """Why the interpreter disagrees with a record; empty where it does not."""
     case = CASES[name]
@@ -82,20 +88,22 @@ def verdict(name: str, record: dict[str, Any]) -> str:
 # --- the card's recording --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", PROBE_NAMES)
+@pytest.mark.parametrize("name", recorded(PROBE_NAMES))
 def test_an_instruction_does_what_it_does_on_the_card(name: str, recording: dict[str, Any]) -> None:
     assert "" == verdict(name, recording["cases"][name])
 
 
-@pytest.mark.parametrize("name", ATTENTION_NAMES)
+@pytest.mark.parametrize("name", recorded(ATTENTION_NAMES))
 def test_attention_gives_what_it_gives_on_the_card(name: str, recording: dict[str, Any]) -> None:
     assert "" == verdict(name, recording["cases"][name])
 
 
 def test_the_recording_is_of_these_cases_on_a_card(recording: dict[str, Any]) -> None:
-    assert list(CASES) == list(recording["cases"])
+    template = CASES[PROBE_NAMES[0]].template
+
+    assert recorded(list(CASES)) == list(recording["cases"])
     assert recording["environment"]["gpu"].startswith("NVIDIA")
-    assert recording["digests"][CASES[PROBE_NAMES[0]].template.name] == CASES[PROBE_NAMES[0]].template.device_digest
+    assert (recording["digests"][template.name] == template.device_digest) is not bool(TO_BE_RECORDED)
 
 
 # --- what the recording covers ---------------------------------------------------------------------------------------
@@ -135,6 +143,12 @@ INSTRUCTIONS = {
     "max_f32": "max.f32",
     "fma_add_mul_rcp_div": "fma.rn.f32 add.f32 mul.f32 rcp.rn.f32 div.rn.f32",
     "vote_any_all_ballot": "vote.sync.any.pred vote.sync.all.pred vote.sync.ballot.b32",
+    "mma_half_f16": "mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16",
+    "ex2_approx_f16x2": "ex2.approx.f16x2",
+    "mbarrier_ring": "mbarrier.init.shared.b64 mbarrier.init.shared.b64 mbarrier.test_wait.parity.shared.b64 "
+    "mbarrier.arrive.shared.b64 mbarrier.test_wait.parity.shared.b64 cp.async.cg.shared.global "
+    "cp.async.mbarrier.arrive.noinc.shared.b64",
+    "last_cta": "atom.add.acq_rel.gpu.global.u32",
 }
 
 
@@ -145,7 +159,8 @@ def calibrated(name: str) -> list[str]:
     opcodes = [".".join(instruction.opcode) for instruction in instructions]
     exact = ("mov.", "ld.", "st.", "setp.", "selp.", "neg.", "cp.async.commit_group", "cp.async.wait_group")
     arithmetic = [opcode for opcode in opcodes if not opcode.startswith(exact)]
-    return [code for code in arithmetic if code.endswith("f32") or code.startswith(("ldmatrix", "shfl", "vote", "cp"))]
+    waits = ("ldmatrix", "shfl", "vote", "cp", "mbarrier", "atom")
+    return [code for code in arithmetic if code.endswith(("f32", "f16", "f16x2")) or code.startswith(waits)]
 
 
 @pytest.mark.parametrize("name", PROBE_NAMES)
@@ -223,18 +238,19 @@ def test_the_scale_of_an_mma_error_is_what_positive_operands_add_up_to(
     given = probes.inputs
 
     def positive(problem: probes.ProbeProblem, seed: int) -> Arrays:
-        words = given(problem, seed)["x"].view(np.uint32)
-        words[:, :, :4] &= 0x7FFFFFFF
+        words, half = given(problem, seed)["x"].view(np.uint32), problem.probe.result == "fp16"
+        words[:, :, :4] &= 0x7FFF7FFF if half else 0x7FFFFFFF
         words[:, :, 4:] &= 0x7FFF7FFF
         return {"x": words.view(np.float32)}
 
     monkeypatch.setattr(probes, "inputs", positive)
-    sums = interpret(CASES[name], ptx(macros(CASES[name]))).view(np.float32)
+    result = CASES[name].result
+    sums = from_bits(interpret(CASES[name], ptx(macros(CASES[name]))).view(BITS[result]), result)
     scale = magnitudes(CASES[name])
-    normal = np.isfinite(sums) & (sums >= 2.0**-126)
+    normal = np.isfinite(sums) & (sums >= (2.0**-14 if result == "fp16" else 2.0**-126))
 
     assert normal.mean() > 0.7
-    assert np.abs(sums[normal] / scale[normal] - 1).max() < 1e-6
+    assert np.abs(sums[normal] / scale[normal] - 1).max() < (2.0**-11 if result == "fp16" else 1e-6)
 
 
 def test_a_recording_of_other_inputs_is_refused() -> None:
@@ -256,7 +272,7 @@ class InterpretingCard(FakeCard):
         return SimpleNamespace(program=Program(text, entry), unload=lambda: None)
 
     def bind(self, kernel: Any, launch: Launch, arguments: Sequence[tuple[str, int | float]]) -> Callable[[], None]:
-        buffers = {buffer.address: buffer for buffer in (*self.latest.inputs, *self.latest.outputs)}
+        buffers = {buffer.address: buffer for buffer in self.latest._buffers.values()}
         names = {address: buffer.tensor.name for address, buffer in buffers.items()}
         passed = [names[int(value)] if kind == "pointer" else value for kind, value in arguments]
 
@@ -278,7 +294,7 @@ def test_a_recording_goes_through_build_room_buffers_and_file(
             InterpretingCard.latest = self
 
     monkeypatch.setattr(cuda_buffers, "ProblemBuffers", Seen)
-    names = ["mma_bf16", "shfl_down", "cvt_rn_f16x2", ONE_ATTENTION]
+    names = ["mma_bf16", "shfl_down", "cvt_rn_f16x2", "last_cta", ONE_ATTENTION]
     groups = [[CASES[name] for name in names[:-1]], [CASES[ONE_ATTENTION]]]
     made = calibrate_interpreter.record(InterpretingCard(0), groups)  # type: ignore[arg-type]
     file = tmp_path / "made.json"

@@ -19,6 +19,8 @@ from evoengine.template import Argument, Launch, Tensor
 ENTRY = "evo_probe"
 LANES = 32
 CHAIN_STEPS = 8
+RING_TURNS = 7
+"""Of a ring of two slots: every parity of both comes up twice, but the last."""
 
 Words = NDArray[np.uint32]
 Fill = Callable[[np.random.Generator, int], Words]
@@ -27,7 +29,11 @@ Fill = Callable[[np.random.Generator, int], Words]
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One instruction. `reads` and `writes` are words per lane; `result` says what the written words hold."""
+    """One instruction, or one way to wait for others.
+
+    `reads` and `writes` are words per lane; `result` says what the written words hold. `warps` are those of the whole
+    grid, `cta_warps` those of a CTA.
+    """
 
     name: str
     warps: int
@@ -35,6 +41,7 @@ class Probe:
     writes: int
     fill: Fill
     result: Literal["words", "fp32", "fp16", "bf16"]
+    cta_warps: int = 1
 
 
 def _floats(values: NDArray[Any]) -> Words:
@@ -140,6 +147,25 @@ def _arithmetic(rng: np.random.Generator, warps: int) -> Words:
     return np.where(np.arange(warps)[:, None, None] % 2 == 0, _floats(near), _any_floats(rng, shape))
 
 
+def _half_mma(rng: np.random.Generator, warps: int) -> Words:
+    """C, A and B of one size; warp w has C alone, products far below C, subnormals, or sums beyond 65504."""
+    kind = np.arange(warps)[:, None, None] % 5
+    halves = rng.standard_normal((warps, LANES, 16), np.float32)
+    factors = halves[:, :, 4:]
+    factors *= np.select([kind == 1, kind == 2, kind == 3, kind == 4], [0.0, 2.0**-5, 2.0**-8, 2.0**7], 1.0)
+    halves[:, :, :4] *= np.where(kind == 3, 2.0**-14, 1.0)
+    return np.ascontiguousarray(to_bits(halves, "fp16")).view(np.uint32)
+
+
+def _half_ex2(rng: np.random.Generator, warps: int) -> Words:
+    """Every half-precision number: the even words low, the odd ones high."""
+    return np.arange(2**16, dtype=np.uint16).view(np.uint32).reshape(warps, LANES, 1)
+
+
+def _words(reads: int) -> Fill:
+    return lambda rng, warps: rng.integers(0, 2**32, (warps, LANES, reads), np.uint32)
+
+
 PROBES = (
     Probe("mma_f16", 42, 10, 4, _mma("fp16", 1), "fp32"),
     Probe("mma_bf16", 42, 10, 4, _mma("bf16", 1), "fp32"),
@@ -158,6 +184,10 @@ PROBES = (
     Probe("max_f32", 64, 2, 1, _pairs, "fp32"),
     Probe("fma_add_mul_rcp_div", 48, 3, 5, _arithmetic, "fp32"),
     Probe("vote_any_all_ballot", 8, 1, 3, _vote, "words"),
+    Probe("mma_half_f16", 30, 8, 2, _half_mma, "fp16"),
+    Probe("ex2_approx_f16x2", 1024, 1, 1, _half_ex2, "fp16"),
+    Probe("mbarrier_ring", 8, 4 * (1 + RING_TURNS), 4, _words(4 * (1 + RING_TURNS)), "words", cta_warps=2),
+    Probe("last_cta", 12, 1, 1, _words(1), "words", cta_warps=2),
 )
 
 
@@ -188,11 +218,17 @@ class ProbeProblem:
 
 def defines(values: Values, problem: ProbeProblem) -> dict[str, int]:
     probe = problem.probe
-    return {"EVO_PROBE": problem.number, "EVO_READS": probe.reads, "EVO_WRITES": probe.writes}
+    return {
+        "EVO_PROBE": problem.number,
+        "EVO_READS": probe.reads,
+        "EVO_WRITES": probe.writes,
+        "EVO_THREADS": LANES * probe.cta_warps,
+    }
 
 
 def launch(values: Values, problem: ProbeProblem) -> Launch:
-    return Launch((problem.probe.warps, 1, 1), LANES, 0)
+    probe = problem.probe
+    return Launch((probe.warps // probe.cta_warps, 1, 1), LANES * probe.cta_warps, 0)
 
 
 def tensors(problem: ProbeProblem) -> tuple[Tensor, ...]:
@@ -201,11 +237,13 @@ def tensors(problem: ProbeProblem) -> tuple[Tensor, ...]:
     return (
         Tensor("x", "input", (probe.warps, LANES, probe.reads), "fp32"),
         Tensor("y", "output", (probe.warps, LANES, probe.writes), "fp32"),
+        Tensor("parts", "scratch", (probe.warps, LANES), "fp32"),
+        Tensor("count", "scratch", (1,), "int32"),
     )
 
 
 def arguments(values: Values, problem: ProbeProblem) -> tuple[Argument, ...]:
-    return (Argument("tensor", "x"), Argument("tensor", "y"))
+    return tuple(Argument("tensor", tensor.name) for tensor in tensors(problem))
 
 
 def inputs(problem: ProbeProblem, seed: int) -> Arrays:
