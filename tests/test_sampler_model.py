@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from evoengine.sampler.acquisition import log_improvement
 from evoengine.sampler.evolution import START_SIZE
 from evoengine.sampler.features import Features
 from evoengine.sampler.model import MEMORY, History, Model, standardise
-from evoengine.sampler.prior import LogTimes
 from evoengine.sampler.proposer import Proposer
 from evoengine.sampler.surrogate import JITTER, Hyper, Posterior, fit, kernel
 from evoengine.sampler.valid import ValidSet
@@ -193,48 +191,6 @@ class TestRejections:
         assert {None} == {p.expected_gain for p in first}
         assert all(p.expected_gain is not None and 0.0 < p.expected_gain < 1.0 for p in then)
         assert 10 == len({p.point for p in then} - {p.point for p in first})
-
-
-class TestPrior:
-    @staticmethod
-    def value(point: Point) -> float:
-        """Rugged: features say little about it."""
-        return 10.0 + (7919 * sum(at * 31**n for n, at in enumerate(point))) % 101
-
-    def found(self, prior: LogTimes | None, seed: int) -> float:
-        source = Proposer(SPACE, FEASIBLE, sampler="evolution", seed=seed, prior=prior)
-        best = np.inf
-        for number in range(30):
-            one = source.propose(1)[0]
-            best = min(best, self.value(one.point))
-            source.observe([Seen(number, one.point, self.value(one.point), "done")])
-        return best
-
-    def test_a_good_estimate_leads_to_the_best_and_a_useless_one_does_no_harm(self) -> None:
-        def good(points: Sequence[Point]) -> np.ndarray:
-            return np.array([math.log(self.value(point)) + 0.05 * math.sin(sum(point)) for point in points])
-
-        def missing(points: Sequence[Point]) -> np.ndarray:
-            return np.full(len(points), np.nan)
-
-        without = [self.found(None, seed) for seed in range(4)]
-        with_good = [self.found(good, seed) for seed in range(4)]
-        with_none = [self.found(missing, seed) for seed in range(4)]
-
-        assert sum(with_good) + 4 < sum(without)
-        assert max(with_good) < 12
-        assert max(with_none) < 10 + 101 / 4
-
-    def test_every_config_is_asked_for_once(self) -> None:
-        asked: list[Point] = []
-
-        def log_times(points: Sequence[Point]) -> np.ndarray:
-            asked.extend(points)
-            return np.zeros(len(points))
-
-        self.found(log_times, 0)
-
-        assert len(asked) == len(set(asked))
 
 
 class TestExpectedGain:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from evoengine.sampler import Seen
+from evoengine.sampler.source import Source
 from evoengine.space import Axis, Config, Point, SearchSpace, Values
 from evoengine.verdict import Estimate, Evidence, Measurement, Rejection, ResourceUsage, Verdict
 
@@ -16,7 +17,8 @@ from evoengine.verdict import Estimate, Evidence, Measurement, Rejection, Resour
 class StudySpec:
     """What a study searches, and all that is needed to go on with it. Only `budget` may change once the study exists.
 
-    `measures` is False where the study began without a GPU. `created_at` is ISO 8601, UTC.
+    `measures` is False where the study began without a GPU. `created_at` is ISO 8601, UTC. `warm_start` holds what the
+    search was told of other studies: a copy, because those may go on or go away.
     """
 
     name: str
@@ -43,6 +45,7 @@ class StudySpec:
     command: str
     measures: bool
     created_at: str
+    warm_start: tuple[Source, ...] = ()
 
     @property
     def frozen_space(self) -> SearchSpace:
@@ -58,7 +61,8 @@ class StudySpec:
             Axis(**{**axis, "choices": tuple(axis["choices"]), "names": tuple(axis["names"])})
             for axis in document["axes"]
         )
-        return cls(**{**document, "axes": axes})
+        sources = tuple(map(Source.from_json, document.get("warm_start", ())))  # studies before 2026-11-21 have none
+        return cls(**{**document, "axes": axes, "warm_start": sources})
 
 
 @dataclass(frozen=True, slots=True)

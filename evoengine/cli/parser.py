@@ -110,6 +110,13 @@ def _search(verbs: Verbs[argparse.ArgumentParser]) -> None:
     parser.add_argument("--seed", metavar="N", type=_whole, default=0, help="seed of sampler, inputs and final run")
     parser.add_argument("--compiler", choices=("nvrtc", "nvcc"), default="nvrtc", help="compiler")
     parser.add_argument("--study", metavar="NAME", help="name of the new study (default: made from the question)")
+    parser.add_argument(
+        "--warm-start",
+        metavar="STUDY|auto",
+        action="append",
+        help="begin with the best configs of this study of the same template, and believe its times as far as they "
+        "prove right; may be given again. auto: the four studies in the database with the nearest shapes, on any card",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the space and stop, as `evoengine space` does")
     _run_options(parser)
     _storage(parser)
@@ -195,6 +202,12 @@ def _replay(verbs: Verbs[argparse.ArgumentParser]) -> None:
         "config); the result is judged by true times",
     )
     _until_converged(parser)
+    parser.add_argument(
+        "--warm-start",
+        metavar="FILE",
+        action="append",
+        help="another recording of the same parameters, as a study that was searched before; may be given again",
+    )
 
 
 def _doctor(verbs: Verbs[argparse.ArgumentParser]) -> None:

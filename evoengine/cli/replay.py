@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from evoengine.cli.tables import console, table
+from evoengine.errors import UserError
 from evoengine.recorded.load import load
 from evoengine.recorded.replay import replay
+from evoengine.recorded.space import RecordedSpace
 from evoengine.recorded.summary import summarise
 from evoengine.sampler import check_sampler
+from evoengine.sampler.source import Source, make_source
 
 
 def run(arguments: argparse.Namespace) -> int:
     sampler = check_sampler(arguments.sampler)
     space = load(Path(arguments.file))
+    sources = _sources(arguments.warm_start or (), space)
     traces = []
     with console(stderr=True).status("") as status:
         for seed in range(arguments.seed, arguments.seed + arguments.runs):
@@ -30,10 +36,12 @@ def run(arguments: argparse.Namespace) -> int:
                     batch=arguments.batch,
                     noise_percent=arguments.noise,
                     until_converged=arguments.until_converged,
+                    sources=sources,
                 )
             )
     how = {"sampler": sampler, "batch": arguments.batch, "noise_percent": arguments.noise}
     how["until_converged"] = arguments.until_converged
+    how["warm_start"] = [source.about() for source in sources]
     document = how | summarise(space, traces, arguments.budget)
     if arguments.json:
         print(json.dumps(document, indent=2, allow_nan=False))
@@ -42,10 +50,33 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _sources(files: Sequence[str], space: RecordedSpace) -> tuple[Source, ...]:
+    """The recordings in `files` as sources for a search of `space`.
+
+    Raises:
+        UserError: a file cannot be read, or has other parameters or no config that works in common with the space.
+    """
+    sources = []
+    for file in files:
+        other = load(Path(file))
+        costs = (None if math.isnan(cost) else float(cost) for cost in other.costs)
+        trials = zip(other.points, costs, strict=True)
+        source = make_source(other.name, other.device, "", trials, theirs=other.axes, ours=space.axes)
+        if source is None:
+            raise UserError(
+                f"--warm-start {file}: no config that works has the parameters of {space.name} "
+                f"({', '.join(axis.name for axis in space.axes)})"
+            )
+        sources.append(source)
+    return tuple(sources)
+
+
 def _show(document: dict[str, Any]) -> None:
     out = console()
     space, over = document["space"], document["over_runs"]
     _show_space(space)
+    for source in document["warm_start"]:
+        out.print(f"warm start from {source['name']}: {source['measured']} of its configs, digest {source['digest']}")
     marks = list(over["percent_of_optimum"])
     noise = f", {document['noise_percent']:g} % noise" if document["noise_percent"] else ""
     early = document["until_converged"]

@@ -26,6 +26,7 @@ from evoengine.cli.resolve import Target, find_question, find_target, reopen, re
 from evoengine.cli.result import nothing_passed, show_result, summary_of
 from evoengine.cli.storage import existing_storage, storage_url
 from evoengine.cli.tables import console
+from evoengine.cli.warm_start import find_sources
 from evoengine.convergence import check_can_converge
 from evoengine.devices import Device, TimingDevice
 from evoengine.devices.cuda import CudaDevice
@@ -37,6 +38,7 @@ from evoengine.progress import Budget, Outcome
 from evoengine.question import Question
 from evoengine.sampler import check_sampler
 from evoengine.sampler.proposer import Proposer
+from evoengine.sampler.source import Source
 
 INTERRUPTED = 130
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -59,16 +61,27 @@ def _search(arguments: argparse.Namespace) -> int:
     builder = Builder(question.template, target.device.arch, compiler=arguments.compiler, jobs=arguments.jobs)
     # Before anything is written: a space in which nothing is feasible must not leave an empty study behind.
     _ = question.default
-    proposer = Proposer(question.space, question.feasible, sampler=arguments.sampler, seed=arguments.seed)
     with closing(Archive.open(storage_url(arguments.storage))) as archive:
+        sources = find_sources(arguments.warm_start or (), archive, question, target)
+        if arguments.warm_start and not sources:
+            console(stderr=True).print(f"no study of another shape or card in {archive.name} to start from")
+        proposer = Proposer(
+            question.space, question.feasible, sampler=arguments.sampler, seed=arguments.seed, sources=sources
+        )
         name = arguments.study or _free_name(archive, question, target, builder)
-        study = archive.create_study(_spec(arguments, name, question, path, target, builder))
+        study = archive.create_study(_spec(arguments, name, question, path, target, builder, sources))
         budget = Budget(arguments.budget, arguments.seconds, arguments.until_converged)
         return _run(arguments, question, target, builder, proposer, study, budget)
 
 
 def _spec(
-    arguments: argparse.Namespace, name: str, question: Question, path: Path, target: Target, builder: Builder
+    arguments: argparse.Namespace,
+    name: str,
+    question: Question,
+    path: Path,
+    target: Target,
+    builder: Builder,
+    sources: tuple[Source, ...],
 ) -> StudySpec:
     template = question.template
     return StudySpec(
@@ -96,6 +109,7 @@ def _spec(
         command=arguments.command_line,
         measures=target.ordinal is not None,
         created_at=datetime.now(UTC).isoformat(),
+        warm_start=sources,
     )
 
 
@@ -142,7 +156,13 @@ def _resume_study(arguments: argparse.Namespace, study: Study) -> int:
         )
     if note:
         console(stderr=True).print(note)
-    proposer = Proposer(question.space, question.feasible, sampler=study.spec.sampler, seed=study.spec.seed)
+    proposer = Proposer(
+        question.space,
+        question.feasible,
+        sampler=study.spec.sampler,
+        seed=study.spec.seed,
+        sources=study.spec.warm_start,
+    )
     budget = Budget(arguments.budget or study.spec.budget, arguments.seconds, arguments.until_converged)
     return _run(arguments, question, target, builder, proposer, study, budget)
 
@@ -174,6 +194,8 @@ def _run(
             f"study {study.name}: {len(feasible.points):,} feasible of {feasible.product:,} configs, "
             f"limits of {question.limits.name}"
         )
+        for source in study.spec.warm_start:
+            display.note(f"warm start from {source.name} ({source.measured} measured, digest {source.digest})")
         if not measures:
             display.note(
                 f"no GPU: candidates are compiled for {target.device.name}, proven in the PTX interpreter and "

@@ -6,7 +6,7 @@ free, as in a real search.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from evoengine.convergence import Converged, Noise, check_can_converge, converge
 from evoengine.recorded.space import RecordedSpace
 from evoengine.sampler import Seen
 from evoengine.sampler.proposer import Proposer
+from evoengine.sampler.source import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +51,20 @@ def replay(
     batch: int = 1,
     noise_percent: float = 0.0,
     until_converged: bool = False,
+    sources: Sequence[Source] = (),
 ) -> Trace:
     """Search `space` with `budget` evaluations, `batch` proposals at a time; equal arguments give equal traces.
 
     With `noise_percent` each config's time is told with an error that is fixed for (seed, config): log-normal, of that
     standard deviation. `until_converged` stops as a real search does, at that noise or the least that the timer has.
+    `sources` are other searches to start from.
 
     Raises:
         UserError: no such sampler, one that cannot converge, or a space it cannot search.
     """
     if until_converged:
         check_can_converge(sampler)
-    proposer = Proposer(space.search_space, space.feasible, sampler=sampler, seed=seed)
+    proposer = Proposer(space.search_space, space.feasible, sampler=sampler, seed=seed, sources=sources)
     costs = space.costs * noise(len(space), seed, noise_percent)
     rows: list[int] = []
     told: list[float | None] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -16,8 +17,10 @@ from evoengine.sampler.encoding import distributions, to_params, to_point
 from evoengine.sampler.features import Features
 from evoengine.sampler.model import History, Model
 from evoengine.sampler.operators import Child, Member, offspring
-from evoengine.sampler.prior import LogTimes, Prior
+from evoengine.sampler.prior import Prior
+from evoengine.sampler.source import Source
 from evoengine.sampler.surrogate import Floats
+from evoengine.sampler.transfer import Transfer
 from evoengine.sampler.valid import Rows, ValidSet
 from evoengine.space import FeasibleSet, SearchSpace
 
@@ -31,8 +34,9 @@ MIN_FINISHED = 4
 
 
 class EvolutionSampler(BaseSampler):
-    """Spread starts, then the config of which a Gaussian process expects most: of all feasible ones where they can be
-    listed at every step, else of a random sample and of the elites' offspring. Never infeasible, never a repeat.
+    """Starts, then the config of which a Gaussian process expects most: of all feasible ones where they can be listed
+    at every step, else of a random sample and of the elites' offspring. Never infeasible, never a repeat. What
+    `sources` measured elsewhere gives the first starts and the mean of the process, as far as it proves right.
 
     Nothing is carried from trial to trial: random generators are seeded with (seed, trials before) and all else is read
     from the study, so a study that is reopened goes on as if it had never been closed.
@@ -41,15 +45,17 @@ class EvolutionSampler(BaseSampler):
         UserError: nothing is feasible, or the space is too large (`ValidSet`).
     """
 
-    def __init__(self, space: SearchSpace, feasible: FeasibleSet, *, seed: int, prior: LogTimes | None = None) -> None:
+    def __init__(self, space: SearchSpace, feasible: FeasibleSet, *, seed: int, sources: Sequence[Source] = ()) -> None:
         self._space = space
         self._seed = seed
         self._distributions = distributions(space.axes)
         self._rows: dict[tuple[str, int], int | None] = {}
         self._known: dict[tuple[str, int], Member] = {}
         self.valid = ValidSet(space, feasible)
-        known = None if prior is None else Prior(prior, self.valid, seed=seed)
-        self._model = Model(Features(space.axes), self.valid, known, seed=seed)
+        self._sources = sources
+        features = Features(space.axes)
+        prior = Prior([Transfer(source, features) for source in sources], self.valid, seed=seed)
+        self._model = Model(features, self.valid, prior, seed=seed)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return self._distributions
@@ -92,7 +98,7 @@ class EvolutionSampler(BaseSampler):
 
     @cached_property
     def _starts(self) -> list[tuple[int, str]]:
-        return starts.design(self._space, self.valid, START_SIZE, self._seed)
+        return starts.design(self._space, self.valid, START_SIZE, self._seed, self._sources)
 
     def _can_model(self, members: list[Member], taken: set[int]) -> bool:
         return len(members) >= MIN_FINISHED and all(row in taken for row, _ in self._starts)

@@ -8,7 +8,7 @@ import numpy as np
 
 from evoengine.sampler.acquisition import log_improvement
 from evoengine.sampler.features import Features
-from evoengine.sampler.prior import Prior
+from evoengine.sampler.prior import Prior, trend
 from evoengine.sampler.surrogate import Floats, Posterior, fit
 from evoengine.sampler.valid import Rows, ValidSet
 
@@ -59,7 +59,7 @@ def standardise(values: Floats) -> Scale:
 
 
 class Model:
-    """Gaussian process over the feasible set.
+    """Gaussian process over the feasible set, around what `prior` knows of it.
 
     What it says follows from the history alone. Configs are taken in one order (finished before running, each by trial
     number), so that rounding is the same whether they came one by one or all at once.
@@ -68,7 +68,7 @@ class Model:
     def __init__(self, features: Features, valid: ValidSet, prior: Prior | None = None, *, seed: int) -> None:
         self._features = features
         self._valid = valid
-        self._prior = prior
+        self._prior = prior or Prior([], valid, seed=seed)
         self._seed = seed
         self._fitted: tuple[int, bytes, bytes] = (0, b"", b"")
         self._order: list[int] = []
@@ -94,16 +94,20 @@ class Model:
         self._order = later
         told = np.r_[self._kept, first : len(history.rows)]
         self._scale = standardise(history.values[told])
-        self._weights = self._posterior.weights(self._scale.values)
+        opinions = self._prior.of(history.rows[told])
+        self._trend = trend(opinions, self._scale.values)
+        self._weights = self._posterior.weights(self._scale.values - self._trend.of(opinions))
         self._best = float(self._scale.values[np.isfinite(history.values[told])].min())
 
     def over_pool(self) -> tuple[Rows, Floats]:
         """Rows of the pool and the logarithm of the improvement expected of each."""
-        return self.pool, log_improvement(*self._posterior.on_pool(self._weights), self._best)
+        mean, variance = self._posterior.on_pool(self._weights)
+        return self.pool, log_improvement(mean + self._trend.of(self._pool_opinions), variance, self._best)
 
     def over(self, rows: Rows) -> Floats:
         """The logarithm of the improvement expected of `rows`."""
-        return log_improvement(*self._posterior.at(self._at(rows), self._weights), self._best)
+        mean, variance = self._posterior.at(self._at(rows), self._weights)
+        return log_improvement(mean + self._trend.of(self._prior.of(rows)), variance, self._best)
 
     def saving(self, promise: float) -> float:
         """A logarithm of an expected improvement as a share of the best time.
@@ -114,18 +118,20 @@ class Model:
 
     def _fit(self, history: History, first: int) -> None:
         self._kept = _memorable(history.values[:first])
-        x = self._at(history.rows[self._kept])
-        hyper = fit(x, standardise(history.values[self._kept]).values)
+        rows = history.rows[self._kept]
+        x, y = self._at(rows), standardise(history.values[self._kept]).values
+        opinions = self._prior.of(rows)
+        hyper = fit(x, y - trend(opinions, y).of(opinions))
         count = len(self._valid)
         if count <= EXACT_POOL:
             self.pool = np.arange(count)
         else:
             self.pool = np.random.default_rng([self._seed, first]).choice(count, SAMPLED_POOL, replace=False)
+        self._pool_opinions = self._prior.of(self.pool)
         self._posterior = Posterior(x, hyper, self._at(self.pool))
 
     def _at(self, rows: Rows) -> Floats:
-        features = self._features.of(self._valid.matrix[rows])
-        return features if self._prior is None else np.hstack([features, self._prior.of(rows)])
+        return self._features.of(self._valid.matrix[rows])
 
 
 def _last_fit(trials: int) -> int:

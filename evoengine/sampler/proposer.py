@@ -7,17 +7,18 @@ sampler proposes in vain (infeasible configs, repeats) never reaches the databas
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import optuna
 from optuna.trial import TrialState
 
+from evoengine.errors import UserError
 from evoengine.sampler import Proposal, Seen, check_sampler, starts
 from evoengine.sampler.encoding import distributions, to_params, to_point
 from evoengine.sampler.evolution import EXPECTED_GAIN, GENERATION, OPERATOR, PARENTS, EvolutionSampler
-from evoengine.sampler.prior import LogTimes
+from evoengine.sampler.source import Source
 from evoengine.sampler.stock import POPULATION, RESUMED_ATTRS, stock_sampler
 from evoengine.sampler.valid import ValidSet
 from evoengine.space import FeasibleSet, Point, SearchSpace
@@ -31,11 +32,12 @@ class Proposer:
 
     Everything but the stock samplers' own memory of vain proposals is rebuilt by `observe`, so a search goes on after a
     resume. `free` counts what cost nothing: `infeasible` and `repeat` proposals, and those `snapped` to a free config.
-    `prior` says what is known of a config's time beforehand; only `evolution` uses it.
+    `sources` are other studies' trials to start from; only `evolution` knows how.
     `random` draws uniformly from the feasible set, which Optuna's random sampler reaches only by rejection.
 
     Raises:
-        UserError: no such sampler, nothing is feasible, the space is too large, or cmaes is not installed.
+        UserError: no such sampler, or one that cannot use sources; nothing is feasible, the space is too large, or
+            cmaes is not installed.
     """
 
     def __init__(
@@ -45,16 +47,20 @@ class Proposer:
         *,
         sampler: str,
         seed: int,
-        prior: LogTimes | None = None,
+        sources: Sequence[Source] = (),
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # one line on stderr for each study and trial otherwise
         self.name = check_sampler(sampler)
+        if sources and sampler != "evolution":
+            raise UserError(f"sampler {sampler} cannot use a warm start: only evolution can")
         self.free: Counter[str] = Counter()
         self._axes = space.axes
         self._seed = seed
         self._ordinal = sampler == "cmaes"  # CMA-ES leaves categorical axes to random sampling
         self._distributions = distributions(space.axes, ordinal=self._ordinal)
-        self._evolution = EvolutionSampler(space, feasible, seed=seed, prior=prior) if sampler == "evolution" else None
+        self._evolution = (
+            EvolutionSampler(space, feasible, seed=seed, sources=sources) if sampler == "evolution" else None
+        )
         self._valid = self._evolution.valid if self._evolution else ValidSet(space, feasible)
         self._starts: list[tuple[int, str]] = []
         if sampler in ("tpe", "nsga2"):

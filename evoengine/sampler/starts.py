@@ -1,18 +1,29 @@
-"""The first configs of a search: what is known to be good, then points spread over the feasible set."""
+"""The first configs of a search: those known to be good, here or elsewhere, then some spread over the feasible set."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from itertools import islice
+from collections.abc import Collection, Iterator, Sequence
+from itertools import chain, islice, zip_longest
 
 import numpy as np
 
+from evoengine.sampler.source import Source
 from evoengine.sampler.valid import ValidSet
 from evoengine.space import SearchSpace
 
 SPREAD_SAMPLE = 1000
 """Configs among which the next spread point is looked for: a max-min design over more costs time and changes little.
 At most half of a small feasible set, or every seed would start alike."""
+
+TRANSFERRED = 4
+"""Configs that are taken over from sources, the best of each in turn."""
+
+
+def transferred(sources: Sequence[Source], valid: ValidSet) -> list[int]:
+    """Rows of the sources' best configs (nearest feasible, no repeats)."""
+    ranked = zip_longest(*(source.best(TRANSFERRED) for source in sources))
+    rows = dict.fromkeys(valid.nearest(point, ()) for point in chain.from_iterable(ranked) if point is not None)
+    return [row for row in rows if row is not None][:TRANSFERRED]
 
 
 def known(space: SearchSpace, valid: ValidSet) -> list[tuple[int, str]]:
@@ -41,8 +52,12 @@ def spread(valid: ValidSet, seen: Collection[int], rng: np.random.Generator) -> 
         sample, gap = np.delete(sample, at), np.delete(gap, at)
 
 
-def design(space: SearchSpace, valid: ValidSet, size: int, seed: int) -> list[tuple[int, str]]:
-    """The known good configs, filled up to `size` by spread ones: rows and operator names, the same for equal seeds."""
-    rows = known(space, valid)
+def design(
+    space: SearchSpace, valid: ValidSet, size: int, seed: int, sources: Sequence[Source] = ()
+) -> list[tuple[int, str]]:
+    """The sources' best and the known good configs, filled up to `size` by spread ones: rows and operator names, the
+    same for equal seeds."""
+    transfer = dict.fromkeys(transferred(sources, valid), "transfer")
+    rows = [*transfer.items(), *((row, operator) for row, operator in known(space, valid) if row not in transfer)]
     extra = spread(valid, [row for row, _ in rows], np.random.default_rng([seed]))
     return rows + [(row, "spread") for row in islice(extra, max(size - len(rows), 0))]

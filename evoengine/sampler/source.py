@@ -1,0 +1,105 @@
+"""What another search measured, told to a new one: a warm start."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from evoengine.space import Axis, Point
+
+KEPT = 400
+"""Configs of a source that are kept with a study: half of them the fastest, the others evenly from the rest. As many as
+the surrogate is fitted to; more would be stored and read with every study and never looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Configs that another study measured, as points of the space that is searched now, and what came out.
+
+    `values` are in microseconds, None where the config was rejected. `device` and `problem` are for the reader.
+    """
+
+    name: str
+    device: str
+    problem: str
+    points: tuple[Point, ...]
+    values: tuple[float | None, ...]
+
+    @property
+    def digest(self) -> str:
+        """12 hex digits over configs and values: what a search that was started from them depends on."""
+        text = json.dumps([self.points, self.values])
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def measured(self) -> int:
+        """Configs that have a value."""
+        return sum(value is not None for value in self.values)
+
+    def best(self, count: int) -> list[Point]:
+        """The `count` fastest configs, the fastest first; the earlier one wins a tie."""
+        ranked = sorted((value, at) for at, value in enumerate(self.values) if value is not None)
+        return [self.points[at] for _, at in ranked[:count]]
+
+    def about(self) -> dict[str, Any]:
+        """What a result says of it."""
+        return {
+            "name": self.name,
+            "device": self.device,
+            "problem": self.problem,
+            "configs": len(self.points),
+            "measured": self.measured,
+            "digest": self.digest,
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Source:
+        points = tuple(tuple(point) for point in document["points"])
+        return cls(**{**document, "points": points, "values": tuple(document["values"])})
+
+
+def make_source(
+    name: str,
+    device: str,
+    problem: str,
+    trials: Iterable[tuple[Point, float | None]],
+    *,
+    theirs: Sequence[Axis],
+    ours: Sequence[Axis],
+) -> Source | None:
+    """A source from the trials of a space with axes `theirs`, on `ours`: by names of axes and words for choices.
+
+    A config with a choice that is not among ours is left out. None where the axes have other names, or where no config
+    that has a value is left.
+    """
+    at = {axis.name: position for position, axis in enumerate(theirs)}
+    if at.keys() != {axis.name for axis in ours}:
+        return None
+    columns = []
+    for axis in ours:
+        source = theirs[at[axis.name]]
+        index_of = {axis.show(choice): index for index, choice in enumerate(axis.choices)}
+        columns.append((at[axis.name], [index_of.get(source.show(choice), -1) for choice in source.choices]))
+    moved = [(tuple(to[point[column]] for column, to in columns), value) for point, value in trials]
+    kept = _memorable([(point, value) for point, value in moved if min(point) >= 0])
+    if all(value is None for _, value in kept):
+        return None
+    return Source(name, device, problem, tuple(point for point, _ in kept), tuple(value for _, value in kept))
+
+
+def _memorable(trials: list[tuple[Point, float | None]]) -> list[tuple[Point, float | None]]:
+    """At most `KEPT` of the trials, in their order."""
+    if len(trials) <= KEPT:
+        return trials
+    ranked = sorted(range(len(trials)), key=lambda at: (math.inf if (value := trials[at][1]) is None else value, at))
+    rest = sorted(ranked[KEPT // 2 :])
+    count = KEPT - KEPT // 2
+    even = [rest[step * (len(rest) - 1) // (count - 1)] for step in range(count)]
+    return [trials[at] for at in sorted(ranked[: KEPT // 2] + even)]
