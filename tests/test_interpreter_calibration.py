@@ -23,6 +23,7 @@ from benchmarks import calibrate_interpreter
 from benchmarks.calibration import probes
 from benchmarks.calibration.cases import (
     CONFIGS,
+    NEWER_CONFIGS,
     SHAPES,
     Case,
     attention_cases,
@@ -46,8 +47,9 @@ CASES = {case.name: case for case in (*probe_cases(), *attention_cases())}
 PROBE_NAMES = [name for name, case in CASES.items() if case.is_probe]
 ATTENTION_NAMES = [name for name, case in CASES.items() if not case.is_probe]
 ONE_ATTENTION = ATTENTION_NAMES[0]
-TO_BE_RECORDED = {"mma_half_f16", "ex2_approx_f16x2", "mbarrier_ring", "last_cta"}
-"""Cases that the recording lacks. The next recording has them, and fails below until this set is empty again."""
+TO_BE_RECORDED = ("mma_half_f16", "ex2_approx_f16x2", "mbarrier_ring", "last_cta", "config 24", "config 25",
+                  "config 26", "config 27")  # fmt: skip
+"""Cases that the recording lacks, by how they begin. The next one has them, and fails below until none is left here."""
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,7 @@ def interpreted(name: str) -> Array:
 
 
 def recorded(names: Sequence[str]) -> list[str]:
-    return [name for name in names if name not in TO_BE_RECORDED]
+    return [name for name in names if not name.startswith(TO_BE_RECORDED)]
 
 
 def verdict(name: str, record: dict[str, Any]) -> str:
@@ -116,7 +118,7 @@ def test_the_configs_cover_every_choice_of_every_axis_and_every_kind_of_problem(
     cases = [case for case in CASES.values() if not case.is_probe]
     problems = {(case.problem.dtype, case.problem.head_dim, case.problem.causal) for case in cases}  # type: ignore[attr-defined]
 
-    assert 24 == len(CONFIGS) == len({macros(case) for case in cases})
+    assert len(CONFIGS) + len(NEWER_CONFIGS) == len({macros(case) for case in cases})
     assert 8 == len(SHAPES) == len(problems)
     for axis in space:
         assert set(axis.choices) == {case.values[axis.name] for case in cases}, f"{axis.name}: add it, record again"

@@ -78,6 +78,13 @@ CONFIGS = (
 )
 """Values of COLUMNS, an axis newer than these at its default; config i has shape i modulo 8. Drawn for coverage of
 choices and of pairs."""
+NEWER_CONFIGS: tuple[dict[str, int], ...] = (
+    dict(WARPS_M=2, BLOCK_N=32, STAGES=3, PRODUCER_WARPS=1, MBARRIER=1, UNROLL=1),
+    dict(WARPS_M=1, BLOCK_N=64, WARPS_KV=2, STAGES=2, PRODUCER_WARPS=2, MBARRIER=1, OVERLAP=1, LAZY_RESCALE=1),
+    dict(WARPS_M=2, ROW_TILES=2, BLOCK_N=32, STAGES=2, LATE_LOADS=1, UNROLL=1),
+    dict(WARPS_M=1, BLOCK_N=48, STAGES=4, PRODUCER_WARPS=4, MBARRIER=1, SKIP_HIDDEN=1),
+)
+"""For the axes that are newer, what differs from the default; they are numbered on from CONFIGS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +154,12 @@ def probe_cases() -> Iterator[Case]:
 
 
 def attention_cases() -> Iterator[Case]:
-    """Every config of CONFIGS on each of its small problems: ragged tails, GQA, rows without a key."""
+    """Every config on each of its small problems: ragged tails, GQA, rows without a key."""
     template = load_template(shipped("kernel_templates") / "attention")
     space = load_space(shipped("search_spaces") / "attention.py")
-    for i, choices in enumerate(CONFIGS):
-        values = {**space.default, **dict(zip(COLUMNS, choices, strict=True))}
+    configs = (*(dict(zip(COLUMNS, choices, strict=True)) for choices in CONFIGS), *NEWER_CONFIGS)
+    for i, choices in enumerate(configs):
+        values = {**space.default, **choices}
         problem = parse_shape(AttentionProblem, SHAPES[i % len(SHAPES)])
         for small in template.module.small_problems(values, problem):
             yield Case(f"config {i:02} {small.label}", template, values, problem, small)
