@@ -16,28 +16,19 @@ from interpreted import compile_ptx
 from evoengine.devices.interpreter.trial import Trial
 from evoengine.hardware import card
 from evoengine.problem import AttentionProblem
-from evoengine.space import Values
+from evoengine.space import Values, load_space
 from evoengine.template import Template, load_template, shipped
 from evoengine.verdict import Estimate, Gate, Rejection, ResourceUsage
 
 RESOURCES = ResourceUsage(128, 0, 0, 0, 0, 0)
 FULL, CAUSAL = AttentionProblem(), AttentionProblem(causal=True)
-TOGETHER = dict(
-    WARPS_M=2,
-    ROW_TILES=1,
-    BLOCK_N=32,
-    WARPS_KV=1,
-    STAGES=2,
-    PRODUCER_WARPS=0,
-    SMEM_LAYOUT=2,
-    Q_IN_REGS=1,
-    OVERLAP=0,
-    LAZY_RESCALE=0,
-    SKIP_HIDDEN=0,
-    MIN_CTAS=1,
-)
+SPACE = load_space(shipped("search_spaces") / "attention.py")
+TOGETHER = SPACE.default | dict(
+    WARPS_M=2, ROW_TILES=1, BLOCK_N=32, WARPS_KV=1, STAGES=2, PRODUCER_WARPS=0, SMEM_LAYOUT=2, Q_IN_REGS=1, OVERLAP=0,
+)  # fmt: skip
 SPLIT = TOGETHER | dict(WARPS_KV=2)
 ROLES = TOGETHER | dict(PRODUCER_WARPS=1)
+MBARRIERS = ROLES | dict(MBARRIER=1)
 
 
 def judge(template: Template, values: Values, problem: AttentionProblem, ptx: str) -> Rejection | Estimate:
@@ -151,12 +142,66 @@ BUGS = (
     ),
     Bug(
         "the two roles disagree on a barrier's count",
-        "kernel.cu",
+        "pipe.cuh",
         r"ptx::barrier_sync\(kFullK \+ slot, cfg::kThreads\);",
         "ptx::barrier_sync(kFullK + slot, cfg::kConsumerThreads);",
         Gate.RUNTIME,
         "barrier 1 is given",
         ROLES,
+    ),
+    Bug(
+        "a slot is refilled before it is given back",
+        "pipe.cuh",
+        r"if \(tile >= cfg::kStages\) ptx::mbarrier_wait\(at\(kEmptyV [^;]*;",
+        "",
+        Gate.TIMEOUT,
+        "whose phase of parity 0 lacks 32 of 32 arrivals",
+        MBARRIERS,
+    ),
+    Bug(
+        "consumers ask for the phase before",
+        "pipe.cuh",
+        r"ptx::mbarrier_wait\(at\(kFullK \+ slot\), parity\(tile\)\);",
+        "ptx::mbarrier_wait(at(kFullK + slot), parity(tile) ^ 1);",
+        Gate.TIMEOUT,
+        "whose phase of parity 1 lacks 32 of 32 arrivals",
+        MBARRIERS,
+    ),
+    Bug(
+        "a parity that counts on",
+        "pipe.cuh",
+        r"return tile / cfg::kStages & 1;",
+        "return tile / cfg::kStages;",
+        Gate.RUNTIME,
+        "a parity of 2",
+        MBARRIERS | dict(STAGES=1),
+    ),
+    Bug(
+        "a slot is never given back",
+        "pipe.cuh",
+        r"if \(threadIdx\.x % 32 == 0\) ptx::mbarrier_arrive\([^;]*;",
+        "",
+        Gate.TIMEOUT,
+        "lacks 2 of 2 arrivals",
+        MBARRIERS,
+    ),
+    Bug(
+        "every lane gives a slot back",
+        "pipe.cuh",
+        r"if \(threadIdx\.x % 32 == 0\) ptx::mbarrier_arrive",
+        "ptx::mbarrier_arrive",
+        Gate.RUNTIME,
+        "32 lanes arrive at the mbarrier",
+        MBARRIERS,
+    ),
+    Bug(
+        "nobody waits for the barriers to be made",
+        "kernel.cu",
+        r"__syncthreads\(\);\n    if \(producer\)",
+        "if (producer)",
+        Gate.RUNTIME,
+        "never initialised",
+        MBARRIERS,
     ),
 )
 
@@ -176,27 +221,36 @@ def test_a_planted_bug_is_caught(bug: Bug, tmp_path: Path) -> None:
     assert bug.reason in verdict.reason
 
 
-SYNCHRONISATION = re.compile(r"\t(?:bar\.sync|bar\.arrive|cp\.async\.commit_group|cp\.async\.wait_group)\b[^;]*;")
+SYNCHRONISATION = re.compile(
+    r"(?<![\w.])(?:bar\.sync|bar\.arrive|cp\.async\.(?:commit_group|wait_group|mbarrier)|mbarrier\.(?:arrive|test_wait))\b[^;]*;"
+)
 
 
-@pytest.mark.parametrize("values", [SPLIT, SPLIT | dict(STAGES=1), ROLES], ids=["split", "one stage", "roles"])
+def weaker(statement: str) -> str:
+    """A wait that allows one group more, a test that is always passed, or nothing."""
+    test = re.match(r"mbarrier\.test_wait\S* (\S+),", statement)
+    more = re.sub(r"wait_group (\d+)", lambda m: f"wait_group {int(m[1]) + 1}", statement)
+    return f"setp.eq.u32 {test[1]}, 0, 0;" if test else more if more != statement else ""
+
+
+@pytest.mark.parametrize(
+    "values", [SPLIT, SPLIT | dict(STAGES=1), ROLES, MBARRIERS], ids=["split", "one stage", "roles", "mbarriers"]
+)
 def test_no_barrier_wait_or_commit_can_be_weakened(values: Values) -> None:
-    """Each one in the PTX in turn: a barrier or commit removed, a wait that allows one group more."""
+    """Each one in the PTX in turn."""
     template = load_template(shipped("kernel_templates") / "attention")
     ptx = compile_ptx(template, values, FULL)
     places = list(SYNCHRONISATION.finditer(ptx))
     survivors = []
     for number, place in enumerate(places):
-        statement = place[0].strip()
-        weaker = re.sub(r"wait_group (\d+)", lambda m: f"wait_group {int(m[1]) + 1}", statement)
-        replaced = ptx[: place.start()] + (weaker if weaker != statement else "") + ptx[place.end() :]
+        replaced = ptx[: place.start()] + weaker(place[0]) + ptx[place.end() :]
         if isinstance(judge(template, values, FULL, replaced), Estimate):
-            survivors.append((number, statement))
+            survivors.append((number, place[0]))
     # Two protect nothing in these launches: the wait before the epilogue, for a CTA without a key, and the consumers'
     # barrier after Q, which the barrier for the first K repeats.
-    needless = {place[0].strip() for place in places if "wait_group 0" in place[0]}
+    needless = {place[0] for place in places if "wait_group 0" in place[0]}
     if values["PRODUCER_WARPS"]:
-        needless.add(next(place[0].strip() for place in places if "bar.sync" in place[0]))
+        needless.add(next(place[0] for place in places if "bar.sync" in place[0]))
 
     assert len(places) > 12
     assert {statement for _, statement in survivors} <= needless, survivors
@@ -209,6 +263,7 @@ def test_no_barrier_wait_or_commit_can_be_weakened(values: Values) -> None:
         (TOGETHER, FULL),
         (SPLIT, CAUSAL),
         (ROLES, FULL),
+        (MBARRIERS | dict(WARPS_KV=2, STAGES=3), CAUSAL),
         (ROLES | dict(WARPS_KV=2, STAGES=3, SMEM_LAYOUT=1, Q_IN_REGS=0), AttentionProblem(dtype="bf16", causal=True)),
         (SPLIT | dict(ROW_TILES=2, STAGES=1, SMEM_LAYOUT=0), AttentionProblem(head_dim=128)),
     ],
