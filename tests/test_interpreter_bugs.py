@@ -173,7 +173,7 @@ BUGS = (
         r"return tile / cfg::kStages & 1;",
         "return tile / cfg::kStages;",
         Gate.RUNTIME,
-        "a parity of 2",
+        "a parity of 3",
         MBARRIERS | dict(STAGES=1),
     ),
     Bug(
