@@ -219,6 +219,7 @@ def test_a_planted_bug_is_caught(bug: Bug, tmp_path: Path) -> None:
     assert isinstance(verdict, Rejection)
     assert bug.gate is verdict.gate, verdict.reason
     assert bug.reason in verdict.reason
+    assert (bug.gate is Gate.TIMEOUT) is ("mbarriers" in verdict.evidence)
 
 
 SYNCHRONISATION = re.compile(
