@@ -33,14 +33,13 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import lru_cache
 from pathlib import Path
 
-from benchmarks.efficiency import report, runs
-from benchmarks.efficiency.methods import METHODS, missing, version
+from benchmarks.efficiency import plot, report, runs
+from benchmarks.efficiency.methods import METHODS, REQUIREMENTS, missing, version
 from benchmarks.efficiency.runs import Key, Run
 from evoengine.errors import UserError
 from evoengine.recorded.load import load
 from evoengine.recorded.space import RecordedSpace
 
-REQUIREMENTS = "benchmarks/requirements-search.txt"
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """One thread a process, or --jobs would not bound what runs; and sums in one order."""
 
@@ -117,8 +116,8 @@ def arguments_of(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = arguments_of(argv)
     methods = arguments.method or list(METHODS)
-    lacking = sorted({module for name in methods for module in missing(name)})
-    if lacking and not arguments.report:
+    lacking = missing([] if arguments.report else methods)
+    if lacking:
         raise UserError(
             f"no module {', '.join(lacking)}: pip install -r {REQUIREMENTS}, or choose others with --method"
         )
@@ -138,8 +137,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     document = report.document(judged, arguments.budget, command)
     arguments.output.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     print(report.table(document))
-    from benchmarks.efficiency import plot
-
     plot.draw(judged, arguments.budget, arguments.output.with_suffix(".png"))
 
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
 import evoengine
 from benchmarks.efficiency import kernel_tuner_peer, optuna_peer
+from evoengine.errors import UserError
 from evoengine.recorded.replay import replay
 from evoengine.recorded.space import RecordedSpace
 
 Search = Callable[[RecordedSpace, int, int], tuple[int, ...]]
 """Space, seed and budget to the rows evaluated, in order."""
 
+REQUIREMENTS = "benchmarks/requirements-search.txt"
 OURS, OPTUNA, KERNEL_TUNER = "evoengine", "Optuna", "Kernel Tuner"
 
 
@@ -68,14 +70,23 @@ def _kernel_tuner(name: str, space: RecordedSpace, seed: int, budget: int) -> tu
 METHODS = _methods()
 
 
-def missing(name: str) -> list[str]:
-    """Modules that the method `name` lacks."""
-    return [module for module in METHODS[name].needs if importlib.util.find_spec(module) is None]
+def missing(methods: Iterable[str]) -> list[str]:
+    """Modules that are not installed, of those that `methods` and the plot need."""
+    needed = {"matplotlib"}.union(*(METHODS[name].needs for name in methods))
+    return sorted(module for module in needed if importlib.util.find_spec(module) is None)
 
 
 @cache
 def version(name: str) -> str:
-    """What ran: the package's version and 12 hex digits over our own source files that decide the outcome."""
+    """What runs: the package's version and 12 hex digits over our own source files that decide the outcome.
+
+    Raises:
+        UserError: the package is not installed.
+    """
     method = METHODS[name]
+    try:
+        of_package = importlib.metadata.version(method.package)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise UserError(f"{name} needs {method.package}: pip install -r {REQUIREMENTS}") from error
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in method.files)).hexdigest()[:12]
-    return f"{method.package} {importlib.metadata.version(method.package)}, {digest}"
+    return f"{method.package} {of_package}, {digest}"

@@ -36,7 +36,8 @@ def judged(space: RecordedSpace, runs: Mapping[Key, Run], budget: int) -> Judged
     digest = kept.digest(space)
     found: dict[str, dict[int, Figures]] = {}
     seconds = {}
-    for name in METHODS:
+    here = {key.method for key in runs if key.digest == digest}
+    for name in filter(here.__contains__, METHODS):
         mine = {
             key.seed: run
             for key, run in runs.items()
