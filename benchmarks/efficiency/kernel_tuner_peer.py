@@ -139,12 +139,14 @@ def _mended() -> Iterator[None]:
 def _seeded(seed: int) -> Iterator[None]:
     """Equal seeds, equal searches; and nothing on the terminal, which Kernel Tuner fills."""
     from kernel_tuner.strategies import bayes_opt
+    from scipy.stats import qmc
 
-    sampler = partial(bayes_opt.LatinHypercube, rng=seed)
+    sampler = partial(qmc.LatinHypercube, rng=seed)  # Kernel Tuner seeds neither of its two
     random.seed(seed)
     np.random.seed(seed)
     with (
         patch.object(bayes_opt, "LatinHypercube", sampler),
+        patch.object(qmc, "LatinHypercube", sampler),
         open(os.devnull, "w", encoding="utf-8") as devnull,
         contextlib.redirect_stdout(devnull),
         contextlib.redirect_stderr(io.StringIO()),
