@@ -59,7 +59,9 @@ def test_a_narrow_terminal_keeps_what_decides(
     }
     counts = {"verdicts": {}, "free": {}, "shortlist": [], "baselines": [], "rejections": []}
     about = {"study": "s", "template": "t", "shape": "x", "device": "d", "limits": "l", "spent": 1, "budget": 1}
-    result.show_result({**about, **counts, "elites": [row], "measured": [], "winner": "trial 7"})
+    result.show_result(
+        {**about, **counts, "warm_start": [], "worth": None, "elites": [row], "measured": [], "winner": "trial 7"}
+    )
     out = capsys.readouterr().out
 
     assert all(figure in out for figure in ("wm_2.bn_512", "4.365", "1.1%", "2.04x", "243", "135168"))

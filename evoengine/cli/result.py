@@ -9,17 +9,24 @@ from rich.text import Text
 
 from evoengine.archive.study import Study
 from evoengine.cli.tables import console, table
+from evoengine.cli.worth import show_worth
 from evoengine.question import Question
 from evoengine.summary import summarise
 from evoengine.verdict import Gate
+from evoengine.worth import worth
 
 REASONS = 8
 """Rows of the table of rejections; `--json` has them all."""
 
 
 def summary_of(question: Question, study: Study, top: int) -> dict[str, Any]:
-    launches = {record.number: question.launch(record.config.values) for record in study.records()}
-    return summarise(study, launches, question.limits, top)
+    """The study as one JSON document, with what its search was `worth`."""
+    records, spec = study.records(), study.spec
+    launches = {record.number: question.launch(record.config.values) for record in records}
+    fresh = question.space.digest == spec.space_digest and question.template.digest == spec.template_digest
+    searched = (question.space, question.feasible) if fresh else None
+    found = worth(records, len(study.elites()), spec.axes, searched, spec.seed)
+    return {**summarise(study, launches, question.limits, top), "worth": found}
 
 
 def show_result(summary: dict[str, Any]) -> None:
@@ -51,6 +58,8 @@ def show_result(summary: dict[str, Any]) -> None:
         )
     if summary["baselines"]:
         _baselines(summary["baselines"])
+    if summary["worth"]:
+        show_worth(summary["worth"])
 
 
 def nothing_passed(summary: dict[str, Any]) -> str:

@@ -34,10 +34,24 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Standardised values of a history and what one unit of them is worth in log time among the faster half."""
+    """Standardised values of a history, and the way back: `mean` and `spread` before the last step, the history's
+    `median` log time, and its `reach` from there to the best."""
 
     values: Floats
-    unit: float
+    mean: float
+    spread: float
+    median: float
+    reach: float
+
+    @property
+    def unit(self) -> float:
+        """What one unit of the values is worth in log time among the faster half."""
+        return self.spread * self.reach
+
+    def microseconds(self, values: Floats) -> Floats:
+        """Standardised values as times; nothing is slower than the slowest of the history."""
+        z = np.minimum(values, self.values.max()) * self.spread + self.mean
+        return np.asarray(np.exp(np.where(z > 0.0, np.expm1(np.maximum(z, 0.0)), z) * self.reach + self.median))
 
 
 def standardise(values: Floats) -> Scale:
@@ -55,7 +69,8 @@ def standardise(values: Floats) -> Scale:
     told = np.full(len(values), z.max())
     told[ran] = z
     spread = max(float(told.std()), 1e-9)
-    return Scale((told - told.mean()) / spread, spread * reach)
+    mean = float(told.mean())
+    return Scale((told - mean) / spread, mean, spread, median, reach)
 
 
 class Model:
@@ -101,13 +116,17 @@ class Model:
 
     def over_pool(self) -> tuple[Rows, Floats]:
         """Rows of the pool and the logarithm of the improvement expected of each."""
-        mean, variance = self._posterior.on_pool(self._weights)
-        return self.pool, log_improvement(mean + self._trend.of(self._pool_opinions), variance, self._best)
+        return self.pool, log_improvement(*self._believed(), self._best)
 
     def over(self, rows: Rows) -> Floats:
         """The logarithm of the improvement expected of `rows`."""
         mean, variance = self._posterior.at(self._at(rows), self._weights)
         return log_improvement(mean + self._trend.of(self._prior.of(rows)), variance, self._best)
+
+    def imagine(self, rng: np.random.Generator) -> Floats:
+        """A time in microseconds for every config of the pool, drawn from what is believed of each by itself."""
+        mean, variance = self._believed()
+        return self._scale.microseconds(mean + np.sqrt(np.maximum(variance, 0.0)) * rng.standard_normal(len(mean)))
 
     def saving(self, promise: float) -> float:
         """A logarithm of an expected improvement as a share of the best time.
@@ -115,6 +134,11 @@ class Model:
         Exact to first order: among the faster half, values are linear in log time.
         """
         return float(-np.expm1(-np.exp(promise) * self._scale.unit))
+
+    def _believed(self) -> tuple[Floats, Floats]:
+        """Mean and variance over the pool, standardised."""
+        mean, variance = self._posterior.on_pool(self._weights)
+        return mean + self._trend.of(self._pool_opinions), variance
 
     def _fit(self, history: History, first: int) -> None:
         self._kept = _memorable(history.values[:first])
