@@ -39,7 +39,6 @@ START = Costs(
     load_clocks=600.0,
     copy_clocks=10.0,
     slow_copy_clocks=30.0,
-    split_line_clocks=4.0,
     spill_clocks=10.0,
     merge_line_clocks=4.0,
     unit_overlap=2.0,

@@ -25,7 +25,7 @@ Point = tuple[int, ...]
 class Axis:
     """One knob: the macro `EVO_<name>`, its integer choices and whether their order means anything.
 
-    `names` gives unordered choices a word each, for tables (`SMEM_LAYOUT` 2 is shown as `xor`).
+    `names` gives unordered choices a word each, for tables (`LAYOUT` 2 is shown as `xor`).
     """
 
     name: str

@@ -83,8 +83,6 @@ class Work:
     """Copy instructions that one loading warp issues for the main loop, each for 512 bytes."""
     slow_copies: float = 0.0
     """Those of them that take a loop with a bound check each, as at ragged ends."""
-    split_lines: float = 0.0
-    """128-byte lines of shared memory that copies touch beyond the fewest possible, because rows straddle lines."""
     merge_bytes: float = 0.0
     """Partial results that warps leave in shared memory for each other."""
     registers: int = 0

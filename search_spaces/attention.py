@@ -13,23 +13,22 @@ from evoengine.space import Axis, Rule, SearchSpace, Values
 AXES = (
     Axis("WARPS_M", (1, 2, 4, 8), "wm", about="warps along the query rows"),
     Axis("ROW_TILES", (1, 2), "rt", about="16-row mma tiles per warp: 2 feed two mma from one ldmatrix of K or V"),
-    Axis("BLOCK_N", (16, 32, 48, 64, 96, 128, 192, 256, 384, 512), "bn", about="keys per K/V tile"),
+    Axis("BLOCK_N", (16, 32, 48, 64, 96, 128, 192, 256, 512), "bn", about="keys per K/V tile"),
     Axis("WARPS_KV", (1, 2, 4, 8), "wkv", about="warps that share a tile's keys, merged through shared memory"),
-    Axis("STAGES", (1, 2, 3, 4, 6, 8), "st", about="tiles under way: slots of the K/V ring"),
+    Axis("STAGES", (1, 2, 3, 4), "st", about="tiles under way: slots of the K/V ring"),
     Axis("PRODUCER_WARPS", (0, 1, 2, 4), "pw", about="warps that only load; 0: every warp loads and computes"),
     Axis("MBARRIER", (0, 1), "mb", about="1: producers hand over through mbarriers, warp by warp; 0: named barriers"),
     Axis("UNROLL", (0, 1), "un", about="1: a loop trip for every slot of the ring, so that slots are constants"),
     Axis("LATE_LOADS", (0, 1), "ll", about="1: without producers, refills are issued behind the mma instructions"),
-    Axis("SMEM_LAYOUT", (0, 1, 2), "sl", ordered=False, names=("none", "pad", "xor"), about="bank layout of tiles"),
     Axis("Q_IN_REGS", (0, 1), "qr", about="1: Q fragments stay in registers; 0: read again for every tile"),
     Axis("OVERLAP", (0, 1), "ov", about="1: Q K^T of the next tile is issued before this tile's softmax"),
     Axis("LAZY_RESCALE", (0, 1), "lr", about="1: the output is rescaled only when a maximum grows by 2^8"),
-    Axis("SKIP_HIDDEN", (0, 1), "sh", about="1: a warp passes by tiles whose keys a causal mask hides from its rows"),
+    Axis("SUM_MMA", (0, 1), "sm", about="1: row sums by one more mma column of ones; 0: by additions"),
+    Axis("MASK_SPLIT", (0, 1), "ms", about="1: tiles that all rows see whole run code without a mask"),
+    Axis("ONE_TILE", (0, 1), "ot", about="1: where all keys are one tile, it runs code of its own"),
+    Axis("HEAVY_FIRST", (0, 1), "hf", about="1: under a causal mask the last rows of all heads start first"),
     Axis("MIN_CTAS", (1, 2, 3, 4, 6), "mc", about="CTAs per SM promised to the compiler: caps registers"),
 )
-
-MAX_NAMED_BARRIERS = 15
-"""Ids 1 to 15; 0 is __syncthreads (PTX ISA 9.0, bar.sync)."""
 
 
 def _attention(problem: Problem) -> AttentionProblem:
@@ -56,16 +55,6 @@ def keys_per_warp(values: Values, problem: Problem, limits: DeviceLimits) -> str
     return f"BLOCK_N={values['BLOCK_N']} over {values['WARPS_KV']} key groups is not a multiple of 16 keys a warp"
 
 
-def named_barriers(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
-    needed = 3 * values["STAGES"]
-    if values["PRODUCER_WARPS"] == 0 or values["MBARRIER"] or needed <= MAX_NAMED_BARRIERS:
-        return None
-    return (
-        f"{values['STAGES']} slots need {needed} named barriers with producers, there are {MAX_NAMED_BARRIERS}; "
-        "MBARRIER=1 needs none"
-    )
-
-
 def mbarrier(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
     if not values["MBARRIER"] or values["PRODUCER_WARPS"]:
         return None
@@ -74,7 +63,11 @@ def mbarrier(values: Values, problem: Problem, limits: DeviceLimits) -> str | No
 
 def unrolled(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
     tiles = -(-_attention(problem).seq_k // values["BLOCK_N"])
-    if not values["UNROLL"] or (values["STAGES"] >= 2 and tiles >= 2):
+    if not values["UNROLL"]:
+        return None
+    if values["OVERLAP"] and values["STAGES"] == 2:
+        return "UNROLL=1 with OVERLAP=1 and 2 slots: that loop takes two tiles a trip anyway"
+    if values["STAGES"] >= 2 and tiles >= 2:
         return None
     return f"UNROLL=1 with {values['STAGES']} slots and {tiles} tiles: there is one slot to make constant"
 
@@ -124,10 +117,21 @@ def tiles_to_rescale(values: Values, problem: Problem, limits: DeviceLimits) -> 
     return f"LAZY_RESCALE=1 with one tile of {values['BLOCK_N']} keys for seq_k={seq_k}: nothing is ever rescaled"
 
 
-def hidden_tiles(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
-    if not values["SKIP_HIDDEN"] or _attention(problem).causal:
+def one_tile(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
+    if not values["ONE_TILE"]:
         return None
-    return "SKIP_HIDDEN=1 without a causal mask: 0 tiles are hidden"
+    if values["OVERLAP"]:
+        return "ONE_TILE=1 with OVERLAP=1: nothing overlaps with a lone tile"
+    seq_k = _attention(problem).seq_k
+    if values["BLOCK_N"] >= seq_k:
+        return None
+    return f"ONE_TILE=1 with tiles of {values['BLOCK_N']} keys for seq_k={seq_k}: its code would never run"
+
+
+def heavy_first(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
+    if not values["HEAVY_FIRST"] or _attention(problem).causal:
+        return None
+    return "HEAVY_FIRST=1 without a causal mask: all row blocks weigh the same"
 
 
 def register_file(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
@@ -161,11 +165,13 @@ DEFAULT = dict(
     MBARRIER=0,
     UNROLL=0,
     LATE_LOADS=0,
-    SMEM_LAYOUT=2,
     Q_IN_REGS=1,
     OVERLAP=0,
     LAZY_RESCALE=0,
-    SKIP_HIDDEN=0,
+    SUM_MMA=0,
+    MASK_SPLIT=0,
+    ONE_TILE=0,
+    HEAVY_FIRST=0,
     MIN_CTAS=1,
 )
 
@@ -178,12 +184,12 @@ SPACE = SearchSpace(
         Rule("keys_used", ("BLOCK_N", "WARPS_KV"), keys_used),
         Rule("overlap_stages", ("STAGES", "OVERLAP"), overlap_stages),
         Rule("tiles_to_rescale", ("BLOCK_N", "LAZY_RESCALE"), tiles_to_rescale),
-        Rule("hidden_tiles", ("SKIP_HIDDEN",), hidden_tiles),
+        Rule("one_tile", ("BLOCK_N", "OVERLAP", "ONE_TILE"), one_tile),
+        Rule("heavy_first", ("HEAVY_FIRST",), heavy_first),
         Rule("register_file", ("ROW_TILES", "BLOCK_N", "WARPS_KV", "OVERLAP"), register_file),
         Rule("stages_filled", ("BLOCK_N", "STAGES"), stages_filled),
-        Rule("named_barriers", ("STAGES", "PRODUCER_WARPS", "MBARRIER"), named_barriers),
         Rule("mbarrier", ("PRODUCER_WARPS", "MBARRIER"), mbarrier),
-        Rule("unrolled", ("BLOCK_N", "STAGES", "UNROLL"), unrolled),
+        Rule("unrolled", ("BLOCK_N", "STAGES", "UNROLL", "OVERLAP"), unrolled),
         Rule("late_loads", ("BLOCK_N", "STAGES", "PRODUCER_WARPS", "LATE_LOADS", "OVERLAP"), late_loads),
         Rule(
             "launch_bounds",

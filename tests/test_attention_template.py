@@ -358,15 +358,15 @@ def test_the_shared_memory_model_is_that_of_the_compiler(shape: str) -> None:
 
 
 LOOP_BOUND = dict(SPACE.default)
+MBARRIERS = {**SPACE.default, "PRODUCER_WARPS": 1, "MBARRIER": 1}
 MERGE_BOUND = {**SPACE.default, "WARPS_M": 8, "WARPS_KV": 4, "STAGES": 1}
-PADDED = {**SPACE.default, "SMEM_LAYOUT": 1}
 
 
 @pytest.mark.parametrize(
     ("values", "smem_bytes"),
     [
         (LOOP_BOUND, 2 * 64 * (64 + 2 * 2 * 64)),  # Q, two slots of K and V
-        (PADDED, 2 * 72 * (64 + 2 * 2 * 64)),  # 8 halves more a row
+        (MBARRIERS, 2 * 64 * (64 + 2 * 2 * 64) + 128),  # 9 barriers of 8 bytes beside it
         (MERGE_BOUND, 4 * 4 * 128 * (72 + 2)),  # 4 groups' fp32 shares of 128 rows, maximum and sum beside them
     ],
 )
@@ -392,7 +392,11 @@ def test_impossible_combinations_stop_the_compile_by_the_name_of_a_rule() -> Non
     wrong: list[tuple[str, Values, dict[str, int]]] = [
         ("head_dim", {}, {"EVO_HEAD_DIM": 80}),
         ("dtype", {}, {"EVO_DTYPE": 2}),
-        ("smem_layout", {}, {"EVO_SMEM_LAYOUT": 3}),
+        ("mbarrier", {"MBARRIER": 1}, {}),
+        ("overlap_stages", {"STAGES": 1, "OVERLAP": 1}, {}),
+        ("late_loads", {"PRODUCER_WARPS": 1, "LATE_LOADS": 1}, {}),
+        ("one_tile", {"OVERLAP": 1, "ONE_TILE": 1}, {}),
+        ("heavy_first", {"HEAVY_FIRST": 1}, {}),
         ("row_tiles", {}, {"EVO_ROW_TILES": 3}),
         ("keys_per_warp", {"BLOCK_N": 48, "WARPS_KV": 2}, {}),
         ("threads_per_cta", {"WARPS_M": 8, "WARPS_KV": 4, "PRODUCER_WARPS": 1}, {}),

@@ -83,14 +83,14 @@ def test_nothing_given_is_the_default_config_at_the_mission_shape() -> None:
     assert SPACE.default == one.config.values
 
 
-def test_a_list_changes_axes_of_the_default_by_value_or_by_name() -> None:
-    (one,) = asked("STAGES=3, SMEM_LAYOUT=pad")
+def test_a_list_changes_axes_of_the_default() -> None:
+    (one,) = asked("STAGES=3, UNROLL=1")
 
-    assert {**SPACE.default, "STAGES": 3, "SMEM_LAYOUT": 1} == one.config.values
+    assert {**SPACE.default, "STAGES": 3, "UNROLL": 1} == one.config.values
 
 
 def test_a_label_is_read_back() -> None:
-    values = {**SPACE.default, "WARPS_KV": 2, "SMEM_LAYOUT": 0}
+    values = {**SPACE.default, "WARPS_KV": 2, "LATE_LOADS": 1}
     (one,) = asked(SPACE.config(values).label)
 
     assert values == one.config.values

@@ -105,7 +105,6 @@ def test_the_ranking_agrees_with_a_recorded_sweep() -> None:
         (LAUNCH, replace(WORK, steps=32.0), RESOURCES),
         (LAUNCH, replace(WORK, copies=640.0), RESOURCES),
         (LAUNCH, replace(WORK, slow_copies=32.0), RESOURCES),
-        (LAUNCH, replace(WORK, split_lines=4096.0), RESOURCES),
         (LAUNCH, replace(WORK, merge_bytes=65536.0), RESOURCES),
         (LAUNCH, replace(WORK, compute_warps=2), RESOURCES),  # half of the SM's quarters idle
         (LAUNCH, WORK, replace(RESOURCES, spill_store_bytes=400, spill_load_bytes=400)),

@@ -10,7 +10,7 @@ imperfectly: times a and b together take norm(a, b) = (a^p + b^p)^(1/p), between
 
 The first three units are shared by all warps of the SM (tensor cores and exponentials in quarters of it, of which one
 warp uses one); the chains of a single warp are paid once a wave, whatever else runs. Copies cost computing warps
-nothing where others load. Rates are the vendors'; what they leave open are the ten `Costs`, of an H200: clocks carry
+nothing where others load. Rates are the vendors'; what they leave open are the nine `Costs`, of an H200: clocks carry
 over to other cards as far as their SMs are alike.
 """
 
@@ -57,8 +57,6 @@ class Costs:
     """From one copy instruction of a warp to its next."""
     slow_copy_clocks: float = 56.5
     """What a copy with a bound check in a loop takes longer."""
-    split_line_clocks: float = 4.94
-    """Each line of shared memory that copies touch beyond the fewest: a row that straddles two is written twice."""
     spill_clocks: float = 5.82
     """Each spilled word of a thread that is stored or loaded; all are taken to lie in the main loop."""
     merge_line_clocks: float = 7.69
@@ -107,7 +105,7 @@ def estimate_us(
     )
     copies = work.copies * costs.copy_clocks
     compute += waves * (work.steps * costs.step_clocks + (0.0 if work.dedicated_loads else copies))
-    from_l2 = ctas * (work.l2_bytes / L2_BYTES_PER_CLOCK + work.split_lines * costs.split_line_clocks)
+    from_l2 = ctas * work.l2_bytes / L2_BYTES_PER_CLOCK
     loads = work.steps * costs.load_clocks + copies
     loop = _norm(costs.load_overlap, compute, from_l2, waves * loads / work.loads_ahead)
     loop += waves * work.steps * used.spill_bytes / 4 * costs.spill_clocks

@@ -28,9 +28,6 @@
 #ifndef EVO_LATE_LOADS
 #error "EVO missing EVO_LATE_LOADS"
 #endif
-#ifndef EVO_SMEM_LAYOUT
-#error "EVO missing EVO_SMEM_LAYOUT"
-#endif
 #ifndef EVO_Q_IN_REGS
 #error "EVO missing EVO_Q_IN_REGS"
 #endif
@@ -40,8 +37,17 @@
 #ifndef EVO_LAZY_RESCALE
 #error "EVO missing EVO_LAZY_RESCALE"
 #endif
-#ifndef EVO_SKIP_HIDDEN
-#error "EVO missing EVO_SKIP_HIDDEN"
+#ifndef EVO_SUM_MMA
+#error "EVO missing EVO_SUM_MMA"
+#endif
+#ifndef EVO_MASK_SPLIT
+#error "EVO missing EVO_MASK_SPLIT"
+#endif
+#ifndef EVO_ONE_TILE
+#error "EVO missing EVO_ONE_TILE"
+#endif
+#ifndef EVO_HEAVY_FIRST
+#error "EVO missing EVO_HEAVY_FIRST"
 #endif
 #ifndef EVO_MIN_CTAS
 #error "EVO missing EVO_MIN_CTAS"
@@ -61,7 +67,6 @@
 
 namespace cfg {
 
-enum class Layout { kPlain = 0, kPadded = 1, kXor = 2 };
 enum class Dtype { kFp16 = 0, kBf16 = 1 };
 
 // Problem axes.
@@ -79,11 +84,13 @@ inline constexpr int kProducerWarps = EVO_PRODUCER_WARPS;  // warps that only lo
 inline constexpr bool kMbarrier = EVO_MBARRIER != 0;        // producers and consumers meet at mbarriers, not named ones
 inline constexpr bool kUnroll = EVO_UNROLL != 0;           // as many tiles per loop trip as the ring has slots
 inline constexpr bool kLateLoads = EVO_LATE_LOADS != 0;    // refills are issued behind the mma instructions
-inline constexpr Layout kLayout = static_cast<Layout>(EVO_SMEM_LAYOUT);
 inline constexpr bool kQInRegs = EVO_Q_IN_REGS != 0;       // Q fragments kept for the whole main loop
 inline constexpr bool kOverlap = EVO_OVERLAP != 0;         // Q K^T of the next tile under this tile's softmax
 inline constexpr bool kLazyRescale = EVO_LAZY_RESCALE != 0;  // keep an outgrown maximum while that is safe
-inline constexpr bool kSkipHidden = EVO_SKIP_HIDDEN != 0;  // a warp passes by a tile whose keys its rows do not see
+inline constexpr bool kSumMma = EVO_SUM_MMA != 0;          // row sums of P by a further mma column of ones
+inline constexpr bool kMaskSplit = EVO_MASK_SPLIT != 0;    // tiles that all rows see whole run code without a mask
+inline constexpr bool kOneTile = EVO_ONE_TILE != 0;        // a lone tile runs code of its own
+inline constexpr bool kHeavyFirst = EVO_HEAVY_FIRST != 0;  // grid (heads, batch, row blocks), the last rows first
 inline constexpr int kMinCtas = EVO_MIN_CTAS;              // second argument of __launch_bounds__
 inline constexpr int kSmemBytes = EVO_SMEM_BYTES;
 
@@ -92,22 +99,21 @@ inline constexpr int kBlockM = 16 * kRowTiles * kWarpsM;   // query rows per CTA
 inline constexpr int kKeys = kBlockN / kWarpsKv;           // keys one warp sees of a tile
 inline constexpr int kConsumerThreads = 32 * kWarpsM * kWarpsKv;
 inline constexpr int kThreads = kConsumerThreads + 32 * kProducerWarps;
-inline constexpr int kRowStride = kHeadDim + (kLayout == Layout::kPadded ? 8 : 0);  // halves per row in shared memory
 inline constexpr int kChunks = kHeadDim / 8;               // 16-byte chunks per row
 
 static_assert(kHeadDim == 32 || kHeadDim == 64 || kHeadDim == 96 || kHeadDim == 128 || kHeadDim == 256,
               "EVO rule head_dim: proven for 32, 64, 96, 128 and 256");
 static_assert(EVO_DTYPE == 0 || EVO_DTYPE == 1, "EVO rule dtype: 0 is fp16, 1 is bf16");
-static_assert(EVO_SMEM_LAYOUT >= 0 && EVO_SMEM_LAYOUT <= 2, "EVO rule smem_layout: 0 plain, 1 padded, 2 xor");
 static_assert(kRowTiles == 1 || kRowTiles == 2, "EVO rule row_tiles: one or two 16-row tiles a warp");
 static_assert(kBlockN % (16 * kWarpsKv) == 0, "EVO rule keys_per_warp: P feeds the second mma in slices of 16 keys");
 static_assert(kThreads <= 1024, "EVO rule threads_per_cta: CUDA allows 1024 threads a CTA");
-static_assert(!kSkipHidden || kCausal, "EVO rule skip_hidden: without a causal mask no tile is hidden");
 static_assert(!kOverlap || kStages >= 2, "EVO rule overlap_stages: the next tile's K needs a slot of its own");
 static_assert(kStages >= 1, "EVO rule stages: the ring needs a slot");
 static_assert(!kMbarrier || kProducerWarps > 0, "EVO rule mbarrier: they stand between producers and consumers");
 static_assert(!kLateLoads || (kProducerWarps == 0 && !kOverlap), "EVO rule late_loads: who computes must also load");
-static_assert(kProducerWarps == 0 || kMbarrier || 3 * kStages <= 15,
-              "EVO rule named_barriers: three a slot out of ids 1 to 15");
+static_assert(!kOneTile || !kOverlap, "EVO rule one_tile: nothing overlaps with a lone tile");
+static_assert(!kHeavyFirst || kCausal, "EVO rule heavy_first: without a causal mask all row blocks weigh the same");
+static_assert(kProducerWarps == 0 || kMbarrier || 3 * kStages + 1 <= 15,
+              "EVO rule named_barriers: three a slot and one for Q out of ids 1 to 15");
 
 }  // namespace cfg

@@ -6,12 +6,13 @@ struct Consumer {
   static constexpr int kRowTiles = cfg::kRowTiles;
   static constexpr int kKeyPairs = cfg::kKeys / 16;          // 16 keys: two mma columns of S, one mma depth of PV
   static constexpr int kDepth = cfg::kHeadDim / 16;
-  static constexpr u32 k16Rows = 16 * cfg::kRowStride * 2;   // bytes
+  static constexpr u32 k16Rows = 16 * cfg::kHeadDim * 2;   // bytes
 
   // Accumulator layout of mma.m16n8: values 0, 1 are row lane / 4, columns 2 * (lane % 4) + {0, 1}; 2, 3 are row + 8.
   float o[kRowTiles][cfg::kHeadDim / 8][4];                  // (16, 8) per tile of the output, not normalised
   float row_max[kRowTiles][2];                               // raw scores, -inf before the first visible key
-  float row_sum[kRowTiles][2];                               // this lane's share until finish
+  float row_sum[kRowTiles][2];                               // this lane's share; unused with SUM_MMA
+  float sums[kRowTiles][4];                                  // SUM_MMA: accumulators of P times ones, whole row sums
   u32 q[kRowTiles][kDepth][4];                               // used with Q_IN_REGS only
   float buffer[cfg::kOverlap ? 2 : 1][kRowTiles][cfg::kKeys / 8][4];  // scores, then probabilities, of one or two tiles
 
@@ -31,6 +32,8 @@ struct Consumer {
         row_max[i][h] = ptx::negative_infinity();
         row_sum[i][h] = 0.0f;
       }
+#pragma unroll
+      for (int e = 0; e < 4; ++e) sums[i][e] = 0.0f;
 #pragma unroll
       for (int d = 0; d < cfg::kHeadDim / 8; ++d) {
 #pragma unroll
@@ -57,13 +60,6 @@ struct Consumer {
     if constexpr (!cfg::kCausal) return seq_k;
     const int upto = row + diagonal + 1;
     return upto < seq_k ? upto : seq_k;
-  }
-
-  // False when no row of this warp sees any of its keys in the tile that starts at key `first_key`. The test costs 0.4
-  // of 5.3 us at the mission shape on an H200 and saves up to half of the work of a long causal sequence: a knob.
-  __device__ __forceinline__ bool sees(int first_key) const {
-    if constexpr (!cfg::kSkipHidden) return true;
-    return first_key + warp_key < visible(first_row + kRowTiles * 16 - 1);
   }
 
   // S = Q K^T for this warp's keys.
@@ -97,6 +93,12 @@ struct Consumer {
         }
       }
     }
+  }
+
+  // Leading tiles of which every row of this warp sees every key.
+  __device__ __forceinline__ int whole_tiles() const {
+    const int keys = visible(first_row);
+    return keys > 0 ? keys / cfg::kBlockN : 0;
   }
 
   // Scores of keys that a row does not see become -inf. Only tiles that cross the mask's edge pay for it.
@@ -166,7 +168,7 @@ struct Consumer {
           for (int e = 0; e < 2; ++e) {
             float& p = s[i][j][2 * h + e];
             p = ptx::exp2(__fmaf_rn(p, scale_log2, -base[h]));
-            sum[h][e] += p;
+            if constexpr (!cfg::kSumMma) sum[h][e] += p;
           }
         }
       }
@@ -178,6 +180,8 @@ struct Consumer {
         for (int h = 0; h < 2; ++h) {
           const float rescale = ptx::exp2(__fmaf_rn(row_max[i][h], scale_log2, -base[h]));
           row_sum[i][h] = row_sum[i][h] * rescale + sum[h][0] + sum[h][1];
+          sums[i][2 * h] *= rescale;
+          sums[i][2 * h + 1] *= rescale;
 #pragma unroll
           for (int d = 0; d < cfg::kHeadDim / 8; ++d) {
             o[i][d][2 * h] *= rescale;
@@ -206,6 +210,7 @@ struct Consumer {
         p[i][1] = ptx::pack(s[i][2 * j][2], s[i][2 * j][3]);
         p[i][2] = ptx::pack(s[i][2 * j + 1][0], s[i][2 * j + 1][1]);
         p[i][3] = ptx::pack(s[i][2 * j + 1][2], s[i][2 * j + 1][3]);
+        if constexpr (cfg::kSumMma) ptx::mma(sums[i], p[i], ptx::ones(), ptx::ones());
       }
 #pragma unroll
       for (int d = 0; d < kDepth; ++d) {
@@ -220,13 +225,18 @@ struct Consumer {
     }
   }
 
+  // Sum of row h * 8 + lane / 4 of tile i over all of this warp's keys.
+  __device__ __forceinline__ float total(int i, int h) const {
+    return cfg::kSumMma ? sums[i][2 * h] : ptx::quad_sum(row_sum[i][h]);
+  }
+
   // Normalise and store; only with one key group, which holds the whole answer. `out` is (seq_q, HEAD_DIM).
   __device__ __forceinline__ void store(u16* out, int seq_q) const {
 #pragma unroll
     for (int i = 0; i < kRowTiles; ++i) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const float sum = ptx::quad_sum(row_sum[i][h]);
+        const float sum = total(i, h);
         const float inverse = sum > 0.0f ? 1.0f / sum : 0.0f;  // a row that saw no key is zero
         const int row = first_row + i * 16 + h * 8 + (lane >> 2);
         if (row < seq_q) {
@@ -247,7 +257,7 @@ struct Consumer {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const int row = warp_row + i * 16 + h * 8 + (lane >> 2);
-        const float sum = ptx::quad_sum(row_sum[i][h]);
+        const float sum = total(i, h);
         if ((lane & 3) == 0) {
           to.row_max[group][row] = row_max[i][h];
           to.row_sum[group][row] = sum;

@@ -10,98 +10,112 @@ struct Tiles {
   u32 v;
 };
 
-template <int kBuffer>
-__device__ __forceinline__ void score(Consumer& consumer, const Tiles& at, int tile, int slot) {
-  if (consumer.sees(tile * cfg::kBlockN)) consumer.scores<kBuffer>(at.q, at.k + slot * kSlotBytes);
-}
-
-template <int kBuffer, bool kFirst>
-__device__ __forceinline__ void weigh(Consumer& consumer, int tile) {
-  if (consumer.sees(tile * cfg::kBlockN)) {
-    consumer.mask<kBuffer>(tile * cfg::kBlockN);
-    consumer.softmax<kBuffer, kFirst>();
-  }
-}
-
-template <int kBuffer>
-__device__ __forceinline__ void add(Consumer& consumer, const Tiles& at, int tile, int slot) {
-  if (consumer.sees(tile * cfg::kBlockN)) consumer.accumulate<kBuffer>(at.v + slot * kSlotBytes);
-}
-
-// The first tile is code of its own: nothing to rescale, Q to fetch. One body for all tiles is 40 % smaller and was
-// slower in 57 of 80 pairs on an H200, by 1.2 % in the median.
-template <bool kFirst, class Pipe>
+template <bool kFirst, bool kMask, class Pipe>
 __device__ __forceinline__ void step(Consumer& consumer, const Pipe& pipe, const Tiles& at, int tile, int slot) {
   pipe.await_k(tile, slot, kFirst);
-  if constexpr (cfg::kQInRegs && kFirst) consumer.keep_q(at.q);
-  score<0>(consumer, at, tile, slot);
+  consumer.scores<0>(at.q, at.k + slot * kSlotBytes);
   pipe.leave_k(tile, slot);
-  weigh<0, kFirst>(consumer, tile);
+  if constexpr (kMask) consumer.mask<0>(tile * cfg::kBlockN);
+  consumer.softmax<0, kFirst>();
   pipe.await_v(tile, slot);
-  add<0>(consumer, at, tile, slot);
+  consumer.accumulate<0>(at.v + slot * kSlotBytes);
   pipe.leave_v(tile, slot);
 }
 
-// Unrolled over the ring, slots are constants: no address is computed inside the loop.
+// The first tile is code of its own: nothing to rescale. One body for all tiles is 40 % smaller and was slower in 57 of
+// 80 pairs on an H200, by 1.2 % in the median. With MASK_SPLIT, tiles that every row sees whole come first and run code
+// without a mask: the branch around it keeps the compiler from mixing the maximum with the mma instructions. With
+// ONE_TILE a lone tile (a whole one with MASK_SPLIT) has code that knows it is alone. Unrolled over the ring, slots are
+// constants: no address is computed inside the loop.
 template <class Pipe>
 __device__ __forceinline__ void run(Consumer& consumer, const Pipe& pipe, const Tiles& at) {
+  constexpr bool kSplit = cfg::kMaskSplit && !cfg::kOneTile;
   constexpr int kStep = cfg::kUnroll ? cfg::kStages : 1;
   const int tiles = pipe.loader.tiles;
-  if (tiles == 0) return;
-  step<true>(consumer, pipe, at, 0, 0);
+  const int whole = consumer.whole_tiles();
+  if (cfg::kOneTile && tiles == 1 && (!cfg::kMaskSplit || whole == 1)) {
+    return step<true, !cfg::kMaskSplit>(consumer, pipe, at, 0, 0);
+  }
+  if (kSplit && whole > 0) {
+    step<true, false>(consumer, pipe, at, 0, 0);
+  } else {
+    step<true, true>(consumer, pipe, at, 0, 0);
+  }
+  int tile = 1;
 #pragma unroll 1
-  for (int tile = 1; tile < tiles; tile += kStep) {
+  for (; kSplit ? tile + kStep <= whole : tile < tiles; tile += kStep) {
 #pragma unroll
     for (int i = 0; i < kStep; ++i) {
-      if (i > 0 && tile + i >= tiles) break;
-      step<false>(consumer, pipe, at, tile + i, (cfg::kUnroll ? 1 + i : tile) % cfg::kStages);
+      if (!kSplit && i > 0 && tile + i >= tiles) break;
+      step<false, !kSplit>(consumer, pipe, at, tile + i, (cfg::kUnroll ? 1 + i : tile) % cfg::kStages);
     }
+  }
+  if constexpr (kSplit) {
+#pragma unroll 1
+    for (; tile < tiles; ++tile) step<false, true>(consumer, pipe, at, tile, tile % cfg::kStages);
   }
 }
 
 // Overlapped form: the scores of tile + 1 are issued before the softmax of `tile`, so that tensor cores work under it.
-template <int kBuffer, class Pipe>
+template <int kBuffer, bool kMask, class Pipe>
 __device__ __forceinline__ void overlapped_step(Consumer& consumer, const Pipe& pipe, const Tiles& at, int tile,
                                                 int slot, int next_slot) {
   pipe.await_pair(tile, slot);
   if (tile + 1 < pipe.loader.tiles) {
-    score<1 - kBuffer>(consumer, at, tile + 1, next_slot);
+    consumer.scores<1 - kBuffer>(at.q, at.k + next_slot * kSlotBytes);
     pipe.leave_k(tile + 1, next_slot);
   }
-  weigh<kBuffer, false>(consumer, tile);
+  if constexpr (kMask) consumer.mask<kBuffer>(tile * cfg::kBlockN);
+  consumer.softmax<kBuffer, false>();
   pipe.await_v(tile, slot);
-  add<kBuffer>(consumer, at, tile, slot);
+  consumer.accumulate<kBuffer>(at.v + slot * kSlotBytes);
   pipe.leave_v(tile, slot);
+}
+
+// kStep tiles from `tile` on, an even one. All of them exist where no mask is needed.
+template <int kStep, bool kMask, class Pipe>
+__device__ __forceinline__ void overlapped_steps(Consumer& consumer, const Pipe& pipe, const Tiles& at, int tile) {
+#pragma unroll
+  for (int i = 0; i < kStep; ++i) {
+    if (kMask && i > 0 && tile + i >= pipe.loader.tiles) break;
+    const int slot = (kStep > 2 || cfg::kStages == 2 ? i : tile + i) % cfg::kStages;
+    const int next_slot = (kStep > 2 || cfg::kStages == 2 ? i + 1 : tile + i + 1) % cfg::kStages;
+    if (i % 2 == 0) {
+      overlapped_step<0, kMask>(consumer, pipe, at, tile + i, slot, next_slot);
+    } else {
+      overlapped_step<1, kMask>(consumer, pipe, at, tile + i, slot, next_slot);
+    }
+  }
 }
 
 template <class Pipe>
 __device__ __forceinline__ void run_overlapped(Consumer& consumer, const Pipe& pipe, const Tiles& at) {
-  constexpr int kStep = cfg::kUnroll && cfg::kStages % 2 == 0 ? cfg::kStages : cfg::kUnroll ? 2 * cfg::kStages : 2;
+  constexpr int kStep = !cfg::kUnroll ? 2 : cfg::kStages % 2 == 0 ? cfg::kStages : 2 * cfg::kStages;
   const int tiles = pipe.loader.tiles;
-  if (tiles == 0) return;
   pipe.await_k(0, 0, true);
-  if constexpr (cfg::kQInRegs) consumer.keep_q(at.q);
-  score<0>(consumer, at, 0, 0);
+  consumer.scores<0>(at.q, at.k);
   pipe.leave_k(0, 0);
+  int tile = 0;
+  if constexpr (cfg::kMaskSplit) {
+    const int whole = consumer.whole_tiles();
 #pragma unroll 1
-  for (int tile = 0; tile < tiles; tile += kStep) {
-#pragma unroll
-    for (int i = 0; i < kStep; ++i) {
-      if (i > 0 && tile + i >= tiles) break;
-      const int slot = (cfg::kUnroll ? i : tile + i) % cfg::kStages;
-      const int next_slot = (cfg::kUnroll ? i + 1 : tile + i + 1) % cfg::kStages;
-      if (i % 2 == 0) {
-        overlapped_step<0>(consumer, pipe, at, tile + i, slot, next_slot);
-      } else {
-        overlapped_step<1>(consumer, pipe, at, tile + i, slot, next_slot);
-      }
-    }
+    for (; tile + kStep <= whole; tile += kStep) overlapped_steps<kStep, false>(consumer, pipe, at, tile);
+#pragma unroll 1
+    for (; tile < tiles; tile += 2) overlapped_steps<2, true>(consumer, pipe, at, tile);
+  } else {
+#pragma unroll 1
+    for (; tile < tiles; tile += kStep) overlapped_steps<kStep, true>(consumer, pipe, at, tile);
   }
 }
 
 template <class Pipe>
 __device__ __forceinline__ void consume(Consumer& consumer, const Pipe& pipe, const Tiles& at) {
   pipe.start();
+  if (pipe.loader.tiles == 0) return;
+  if constexpr (cfg::kQInRegs) {
+    pipe.await_q();
+    consumer.keep_q(at.q);
+  }
   if constexpr (cfg::kOverlap) {
     run_overlapped(consumer, pipe, at);
   } else {
@@ -112,7 +126,7 @@ __device__ __forceinline__ void consume(Consumer& consumer, const Pipe& pipe, co
 }  // namespace
 
 // q, o: (batch, heads, seq_q, HEAD_DIM); k, v: (batch, kv_heads, seq_k, HEAD_DIM); contiguous, 16-byte aligned.
-// Grid (ceil(seq_q / BLOCK_M), heads, batch). Row i sees key j iff j <= i + diagonal (causal builds only).
+// Grid (ceil(seq_q / BLOCK_M), heads, batch), or (heads, batch, ceil(seq_q / BLOCK_M)) with HEAVY_FIRST. Row i sees key j iff j <= i + diagonal (causal builds only).
 extern "C" __global__ void __launch_bounds__(cfg::kThreads, cfg::kMinCtas)
     evo_attention(const u16* __restrict__ q, const u16* __restrict__ k, const u16* __restrict__ v, u16* __restrict__ o,
                   int seq_q, int seq_k, int kv_heads, int queries_per_kv, int diagonal, float scale_log2) {
@@ -120,11 +134,14 @@ extern "C" __global__ void __launch_bounds__(cfg::kThreads, cfg::kMinCtas)
 
   const int thread = static_cast<int>(ptx::kept(threadIdx.x));
   const int warp = thread / 32;
-  const int cta_row = blockIdx.x * cfg::kBlockM;
-  const int head = blockIdx.y;
+  const int row_block = cfg::kHeavyFirst ? gridDim.z - 1 - blockIdx.z : blockIdx.x;
+  const int head = cfg::kHeavyFirst ? blockIdx.x : blockIdx.y;
+  const int heads = cfg::kHeavyFirst ? gridDim.x : gridDim.y;
+  const int batch = cfg::kHeavyFirst ? blockIdx.y : blockIdx.z;
+  const int cta_row = row_block * cfg::kBlockM;
   const int kv_head = queries_per_kv == 1 ? head : head / queries_per_kv;  // spares the usual case a division
-  const long long q_head = static_cast<long long>(blockIdx.z) * gridDim.y + head;
-  const long long k_head = static_cast<long long>(blockIdx.z) * kv_heads + kv_head;
+  const long long q_head = static_cast<long long>(batch) * heads + head;
+  const long long k_head = static_cast<long long>(batch) * kv_heads + kv_head;
   q += q_head * seq_q * cfg::kHeadDim;
   o += q_head * seq_q * cfg::kHeadDim;
   k += k_head * seq_k * cfg::kHeadDim;
@@ -178,7 +195,8 @@ extern "C" __global__ void __launch_bounds__(cfg::kThreads, cfg::kMinCtas)
       consume(consumer, pipe, at);
     }
   } else {
-    load_tile<cfg::kBlockM, cfg::kThreads>(at.q, q, cta_row, seq_q, thread);  // joins the group of K's first tile
+    load_tile<cfg::kBlockM, cfg::kThreads>(at.q, q, cta_row, seq_q, thread);
+    if constexpr (cfg::kQInRegs) ptx::cp_async_commit();     // else it joins the group of K's first tile
     consume(consumer, TogetherPipe{loader}, at);
   }
 

@@ -15,7 +15,7 @@ __device__ __forceinline__ void copy_at_constant_steps(u32 to, const u16* from, 
   if constexpr (kI * kLoaders < kCopies) {
     if ((kI + 1) * kLoaders <= kCopies || lane + kI * kLoaders < kCopies) {
       constexpr int kRows = (kI - kFirst) * kLoaders / cfg::kChunks;
-      ptx::cp_async_at<kRows * cfg::kRowStride * 2, kI * kLoaders * 16>(to, from);
+      ptx::cp_async_at<kRows * cfg::kHeadDim * 2, kI * kLoaders * 16>(to, from);
     }
     copy_at_constant_steps<kCopies, kLoaders, kFirst, kI + kPeriod<kLoaders>>(to, from, lane);
   }
@@ -46,7 +46,7 @@ __device__ __forceinline__ void load_tile(u32 tile, const u16* matrix, int first
   const int chunk = lane % cfg::kChunks;
   const u16* from = matrix + static_cast<long long>(first) * cfg::kHeadDim + lane * 8;
   if (first + kRows <= rows) {
-    if constexpr (cfg::kLayout != cfg::Layout::kXor || kRowStep % 8 == 0) {  // every copy has the same swizzle phase
+    if constexpr (kRowStep % 8 == 0) {  // every copy has the same swizzle phase
       copy_columns<kCopies, kLoaders>(tile, from, row, chunk, lane);
     } else {
 #pragma unroll

@@ -21,7 +21,7 @@ struct TogetherPipe {
 
   __device__ __forceinline__ void start() const {
     if constexpr (cfg::kOverlap) {
-      loader.fetch_k(0, 0);                                  // with Q
+      loader.fetch_k(0, 0);
       ptx::cp_async_commit();
 #pragma unroll
       for (int tile = 1; tile < cfg::kStages; ++tile) {
@@ -38,6 +38,11 @@ struct TogetherPipe {
     }
   }
 
+  // K of the first tile is still under way: reading Q's fragments takes no time of its own.
+  __device__ __forceinline__ void await_q() const {
+    ptx::cp_async_wait<cfg::kOverlap ? cfg::kStages : 2 * cfg::kStages>();
+    __syncthreads();
+  }
   __device__ __forceinline__ void await_k(int tile, int slot, bool first) const {
     if (first) {
       ptx::cp_async_wait<cfg::kOverlap ? cfg::kStages - 1 : 2 * cfg::kStages - 1>();
@@ -77,7 +82,7 @@ struct TogetherPipe {
 // Producer warps announce with hardware barriers 1 to 15 (0 is __syncthreads): a barrier opens when all threads of the
 // CTA have arrived, so the consumers of a tile set out together.
 struct NamedPipe {
-  enum { kFullK = 1, kFullV = 1 + cfg::kStages, kEmpty = 1 + 2 * cfg::kStages };
+  enum { kFullK = 1, kFullV = 1 + cfg::kStages, kEmpty = 1 + 2 * cfg::kStages, kFullQ = 1 + 3 * cfg::kStages };
   Loader loader;
 
   // Keeps STAGES tiles under way. With two slots and more, the slot of the previous tile is refilled after this tile has
@@ -117,8 +122,10 @@ struct NamedPipe {
   }
 
   __device__ __forceinline__ void start() const {
-    ptx::cp_async_wait<0>();                                 // Q; the first tile's barrier then says so to all consumers
+    ptx::cp_async_wait<0>();                                 // Q; await_q or the first tile's barrier says so to all
   }
+  // K of the first tile is still under way: reading Q's fragments takes no time of its own.
+  __device__ __forceinline__ void await_q() const { ptx::barrier_sync(kFullQ, cfg::kConsumerThreads); }
   __device__ __forceinline__ void await_k(int, int slot, bool) const {
     ptx::barrier_sync(kFullK + slot, cfg::kThreads);
   }
@@ -171,8 +178,9 @@ struct MbarrierPipe {
 
   __device__ __forceinline__ void start() const {
     ptx::cp_async_arrive(at(kFullQ));
-    if (loader.tiles > 0) ptx::mbarrier_wait(at(kFullQ), 0);
+    if (!cfg::kQInRegs && loader.tiles > 0) await_q();
   }
+  __device__ __forceinline__ void await_q() const { ptx::mbarrier_wait(at(kFullQ), 0); }
   __device__ __forceinline__ void await_k(int tile, int slot, bool) const {
     ptx::mbarrier_wait(at(kFullK + slot), parity(tile));
   }

@@ -69,6 +69,9 @@ __device__ __forceinline__ u32 pack(float low, float high) {
   return word;
 }
 
+// Two ones.
+__device__ __forceinline__ u32 ones() { return cfg::kDtype == cfg::Dtype::kFp16 ? 0x3c003c00u : 0x3f803f80u; }
+
 __device__ __forceinline__ float exp2(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));

@@ -21,8 +21,6 @@ PROBLEM = AttentionProblem
 THREADED_SCORES = 2**20
 """Scores a head from which the reference runs heads on threads; below, 20 ms a head, threads gain little."""
 
-LAYOUT_PLAIN = 0
-LAYOUT_PADDED = 1
 AXES = (
     "WARPS_M",
     "ROW_TILES",
@@ -33,11 +31,13 @@ AXES = (
     "MBARRIER",
     "UNROLL",
     "LATE_LOADS",
-    "SMEM_LAYOUT",
     "Q_IN_REGS",
     "OVERLAP",
     "LAZY_RESCALE",
-    "SKIP_HIDDEN",
+    "SUM_MMA",
+    "MASK_SPLIT",
+    "ONE_TILE",
+    "HEAVY_FIRST",
     "MIN_CTAS",
 )
 LAUNCH_AXES = (
@@ -48,7 +48,7 @@ LAUNCH_AXES = (
     "STAGES",
     "PRODUCER_WARPS",
     "MBARRIER",
-    "SMEM_LAYOUT",
+    "HEAVY_FIRST",
     "MIN_CTAS",
 )
 
@@ -67,8 +67,7 @@ def smem_bytes(values: Values, head_dim: int) -> int:
 
     The larger of Q with the K/V ring, and the fp32 partial results that the key groups leave for the merge.
     """
-    row = 2 * (head_dim + (8 if values["SMEM_LAYOUT"] == LAYOUT_PADDED else 0))
-    main = row * (block_m(values) + 2 * values["STAGES"] * values["BLOCK_N"])
+    main = 2 * head_dim * (block_m(values) + 2 * values["STAGES"] * values["BLOCK_N"])
     groups = values["WARPS_KV"]
     merge_rows = block_m(values) if groups > 1 else 1
     merge = 4 * groups * merge_rows * (head_dim + 8 + 2)
@@ -87,7 +86,8 @@ def defines(values: Values, problem: AttentionProblem) -> dict[str, int]:
 
 def grid(values: Values) -> tuple[tuple[str, int], ...]:
     """Each grid dimension as (field of the problem, tile): ceil(field / tile) CTAs."""
-    return (("seq_q", block_m(values)), ("heads", 1), ("batch", 1))
+    rows = ("seq_q", block_m(values))
+    return (("heads", 1), ("batch", 1), rows) if values["HEAVY_FIRST"] else (rows, ("heads", 1), ("batch", 1))
 
 
 def launch(values: Values, problem: AttentionProblem) -> Launch:
@@ -230,7 +230,10 @@ def small_problems(values: Values, problem: AttentionProblem) -> tuple[Attention
     The second is for the zero-fill of rows that do not exist: after a wrap, finite stale keys would hide its lack.
     """
     part = values["BLOCK_N"] // 2 + 3
-    lengths = ((block_m(values) + 5, values["BLOCK_N"] * (values["STAGES"] + 1) + part), (5, part))
+    tiles = values["STAGES"] + 1
+    if values["MBARRIER"]:
+        tiles = max(tiles, 2 * values["STAGES"])  # and a part: every slot's parity comes back to 0
+    lengths = ((block_m(values) + 5, values["BLOCK_N"] * tiles + part), (5, part))
     return tuple(
         dataclasses.replace(problem, batch=1, heads=2, kv_heads=1, seq_q=seq_q, seq_k=seq_k, diagonal=diagonal)
         for seq_q, seq_k in lengths
@@ -264,32 +267,17 @@ def work(values: Values, problem: AttentionProblem) -> Work:
         loads_ahead=values["STAGES"] - values["OVERLAP"],  # K of the next tile has to be there too
         copies=copies * steps,
         slow_copies=copies * ragged / row_blocks,
-        split_lines=2 * keys_per_cta * _split_lines(values, head_dim),
         merge_bytes=4.0 * groups * rows * head_dim if groups > 1 else 0.0,
         registers=_registers(values, head_dim),
     )
 
 
 def _fragment_bytes(values: Values, head_dim: int, steps: float) -> float:
-    """Bytes that ldmatrix takes shared memory for, bank conflicts counted as bytes.
-
-    Each warp reads its share of every K and V tile once for all of its rows, and its Q once or for every tile. Without
-    padding or swizzle the 8 rows of a matrix fall on 128 / gcd(128, bytes a row) places of 4 banks: 1 with 64 columns.
-    """
+    """Bytes that ldmatrix reads: each warp its share of every K and V tile once for all of its rows, and its Q."""
     warps = values["WARPS_M"] * values["WARPS_KV"]
     keys_per_warp = steps * values["BLOCK_N"] / values["WARPS_KV"]
     query_rows = 16 * values["ROW_TILES"] * (1 if values["Q_IN_REGS"] else steps)
-    plain = values["SMEM_LAYOUT"] == LAYOUT_PLAIN
-    conflicts = 8 // min(8, 128 // math.gcd(128, 2 * head_dim)) if plain else 1
-    return warps * (2 * keys_per_warp + query_rows) * head_dim * 2.0 * conflicts
-
-
-def _split_lines(values: Values, head_dim: int) -> float:
-    """128-byte lines beyond the fewest that an average row of a tile touches: padding moves rows off the lines."""
-    if values["SMEM_LAYOUT"] != LAYOUT_PADDED:
-        return 0.0
-    row, fewest = 2 * head_dim, -(-2 * head_dim // 128)
-    return sum(i * (row + 16) % 128 + row > 128 * fewest for i in range(8)) / 8
+    return warps * (2 * keys_per_warp + query_rows) * head_dim * 2.0
 
 
 def _registers(values: Values, head_dim: int) -> int:
