@@ -44,6 +44,8 @@ class AttentionProblem:
     Query head h reads key/value head h // (heads // kv_heads) (grouped-query attention, GQA). With `causal`, query row
     i sees key j iff j <= i + diagonal: 0 is PyTorch SDPA's top-left mask, seq_k - seq_q FlashAttention's bottom-right
     one. A row that sees no key is zero. Left at 0, `kv_heads` is heads, `seq_k` is seq_q and `scale` 1/sqrt(head_dim).
+    With `lse`, the natural logarithm of each row's sum of exp(scale * score) is another output, fp32 of shape
+    (batch, heads, seq_q); -inf where a row sees no key.
 
     Raises:
         UserError: a field is out of range.
@@ -61,6 +63,7 @@ class AttentionProblem:
     causal: bool = False
     diagonal: int = 0
     scale: float = 0.0
+    lse: bool = dataclasses.field(default=False, metadata={"newer": True})
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kv_heads", self.kv_heads or self.heads)
@@ -97,6 +100,8 @@ class AttentionProblem:
             parts.append("causal" if not self.diagonal else f"causal{self.diagonal:+d}")
         if self.scale != self.head_dim**-0.5:
             parts.append(f"scale{self.scale:g}")
+        if self.lse:
+            parts.append("lse")
         return "_".join(parts)
 
     @property
@@ -116,7 +121,8 @@ class AttentionProblem:
     @property
     def bytes_moved(self) -> int:
         rows = self.batch * (2 * self.heads * self.seq_q + 2 * self.kv_heads * self.seq_k)
-        return rows * self.head_dim * DTYPE_BYTES[self.dtype]
+        lse = self.batch * self.heads * self.seq_q * DTYPE_BYTES["fp32"] if self.lse else 0
+        return rows * self.head_dim * DTYPE_BYTES[self.dtype] + lse
 
 
 def problem_fields(problem: Problem) -> dict[str, int | float | str | bool]:
@@ -125,8 +131,13 @@ def problem_fields(problem: Problem) -> dict[str, int | float | str | bool]:
 
 
 def problem_digest(problem: Problem) -> str:
-    """12 hex digits over type and fields."""
-    text = json.dumps([type(problem).__name__, problem_fields(problem)], sort_keys=True)
+    """12 hex digits over type and fields.
+
+    A field whose metadata say `newer` counts where it is not at its default: problems of before keep their digests.
+    """
+    newer = {field.name: field.default for field in dataclasses.fields(problem) if field.metadata.get("newer")}
+    fields = {k: v for k, v in problem_fields(problem).items() if k not in newer or v != newer[k]}
+    text = json.dumps([type(problem).__name__, fields], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -18,7 +18,7 @@ from evoengine.dtypes import rounded
 from evoengine.errors import TemplateError
 from evoengine.gates import Ceilings, hardware_rules
 from evoengine.hardware import card
-from evoengine.problem import AttentionProblem, parse_shape
+from evoengine.problem import DTYPE_BYTES, AttentionProblem, parse_shape
 from evoengine.space import Point, Values, load_space
 from evoengine.template import load_template, shipped
 from evoengine.verdict import Artifact, Gate, Rejection
@@ -45,6 +45,7 @@ SHAPES = (
     "1,2,20,64,seq_k=50,causal,diagonal=-3",
     "1,1,1,64,seq_k=99",
     "2,1,48,64,scale=0.3",
+    "1,4,40,32,kv_heads=2,seq_k=50,causal,diagonal=-3,lse",
 )
 
 
@@ -95,13 +96,17 @@ def test_the_host_defines_exactly_the_macros_that_the_kernel_demands() -> None:
     assert {f"EVO_{axis.name}" for axis in SPACE} < demanded
 
 
-def test_arguments_follow_the_kernels_parameter_list() -> None:
+@pytest.mark.parametrize("lse", [False, True])
+def test_arguments_follow_the_kernels_parameter_list(lse: bool) -> None:
     problem = AttentionProblem(
-        batch=2, heads=6, kv_heads=2, seq_q=30, seq_k=50, causal=True, diagonal=-7, scale=0.25, dtype="bf16"
+        batch=2, heads=6, kv_heads=2, seq_q=30, seq_k=50, causal=True, diagonal=-7, scale=0.25, dtype="bf16", lse=lse
     )
     signature = re.search(rf"\b{MODULE.ENTRY}\((.*?)\)\s*{{", SOURCES["kernel.cu"], re.DOTALL)
     assert signature is not None
-    parameters = [" ".join(parameter.split()) for parameter in signature[1].split(",")]
+    optional = re.search(r"#define LSE_PARAMETER (.+)", SOURCES["config.cuh"])
+    assert optional is not None
+    text = signature[1].replace("LSE_PARAMETER", optional[1] if lse else "")
+    parameters = [" ".join(parameter.split()) for parameter in text.split(",")]
     roles = {tensor.name: tensor.role for tensor in MODULE.tensors(problem)}
     scalars = {
         "seq_q": 30,
@@ -119,8 +124,8 @@ def test_arguments_follow_the_kernels_parameter_list() -> None:
             case "const u16* __restrict__":
                 assert "input" == roles[name]
                 declared.append(("tensor", name))
-            case "u16* __restrict__":
-                assert "output" == roles[name]
+            case "u16* __restrict__" | "float* __restrict__":
+                assert ("output", name == "lse") == (roles[name], kind.startswith("float"))
                 declared.append(("tensor", name))
             case "int":
                 declared.append(("int32", scalars[name]))
@@ -153,12 +158,14 @@ def test_tensors_have_the_problems_shapes_and_bytes(shape: str) -> None:
     tensors = {tensor.name: tensor for tensor in MODULE.tensors(problem)}
     inputs = MODULE.inputs(problem, 1)
 
-    assert problem.bytes_moved == sum(2 * int(np.prod(tensor.shape)) for tensor in tensors.values())
+    assert problem.bytes_moved == sum(DTYPE_BYTES[t.dtype] * int(np.prod(t.shape)) for t in tensors.values())
     assert {"q", "k", "v"} == set(inputs)
     for name, array in inputs.items():
         assert tensors[name].shape == array.shape
         np.testing.assert_array_equal(rounded(array, "fp16"), array)
-    assert tensors["o"].shape == MODULE.reference(problem, inputs)["o"].shape
+    assert {name: array.shape for name, array in MODULE.reference(problem, inputs).items()} == {
+        name: tensor.shape for name, tensor in tensors.items() if tensor.role == "output"
+    }
 
 
 @pytest.mark.parametrize("shape", ["1,8,512,64", "1,8,512,128,causal,dtype=bf16", "1,1,1,64,seq_k=1"])
@@ -218,6 +225,24 @@ def test_the_reference_is_torchs_attention_in_float64(shape: str) -> None:
     np.testing.assert_allclose(truth[:, :, blind:], scaled_dot_product(problem, inputs)[:, :, blind:], 1e-12, 1e-13)
     assert not truth[:, :, :blind].any()
     assert truth[:, :, blind:].all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_log_sum_exp_is_torchs_and_the_baselines_error_that_of_its_scores(shape: str) -> None:
+    problem = dataclasses.replace(parse_shape(AttentionProblem, shape), lse=True)
+    inputs = MODULE.inputs(problem, 3)
+    q, k = (torch.from_numpy(inputs[name]).double() for name in "qk")
+    scores = problem.scale * q @ k.repeat_interleave(problem.heads // problem.kv_heads, 1).mT
+    if problem.causal:
+        visible = np.arange(problem.seq_k)[None, :] <= np.arange(problem.seq_q)[:, None] + problem.diagonal
+        scores = scores.masked_fill(~torch.from_numpy(visible), -torch.inf)
+    expected = torch.logsumexp(scores, -1).numpy()
+    truth, baseline = MODULE.reference(problem, inputs)["lse"], MODULE.baseline(problem, inputs)["lse"]
+    seen = np.isfinite(expected)
+
+    np.testing.assert_allclose(truth, expected, 1e-12, 1e-13)
+    np.testing.assert_array_equal(seen, np.isfinite(baseline))
+    assert 1e-6 < np.abs(baseline[seen] - truth[seen]).max() < 1e-2
 
 
 def test_the_plain_causal_mask_is_torchs_own() -> None:
@@ -429,6 +454,7 @@ def test_problem_axes_are_compiled_in() -> None:
         dataclasses.replace(MISSION, causal=True),
         dataclasses.replace(MISSION, dtype="bf16"),
         AttentionProblem(head_dim=128),
+        dataclasses.replace(MISSION, lse=True),
     ]
     built = [result for result in build([request(SPACE.default, p) for p in problems]) if isinstance(result, Artifact)]
 

@@ -367,3 +367,43 @@ def test_every_output_must_pass_and_the_failing_one_is_reported() -> None:
 def test_a_reference_that_is_not_finite_is_the_templates_fault(value: float) -> None:
     with pytest.raises(TemplateError, match=r"template two: the reference of lse is not finite"):
         two_outputs(lse=value)
+
+
+def test_minus_infinity_is_right_where_the_truth_is_and_nowhere_else() -> None:
+    template, made = two_outputs(lse=-np.inf)
+    right = {"o": to_bits(made.baseline["o"], "fp16"), "lse": to_bits(made.baseline["lse"], "fp32")}
+
+    def reason(index: int, value: float) -> str:
+        values = made.baseline["lse"].copy()
+        values[index] = value
+        return check(template, made, Observed({**right, "lse": to_bits(values, "fp32")})).reason
+
+    assert -np.inf == made.baseline["lse"][0]
+    assert "" == check(template, made, Observed(right)).reason
+    for value in (0.0, -1e30, np.inf, np.nan):
+        assert "1 values are not the -inf that they should be" == reason(0, value)
+    assert "1 values are NaN or infinite" == reason(1, -np.inf)
+    assert "max error" in reason(1, 1.34)  # 4/3 is right
+
+
+def test_a_baseline_that_is_minus_infinity_alone_is_refused() -> None:
+    template, _ = two_outputs()
+    template.module.baseline = lambda problem, inputs: {  # type: ignore[method-assign]
+        "o": np.full((4, 8), -np.inf, np.float32),
+        "lse": np.zeros(4, np.float32),
+    }
+
+    with pytest.raises(UserError, match="baseline of o is not finite"):
+        make_input_set(template, AttentionProblem(), 0, "two")
+
+
+def test_an_fp32_output_may_be_off_by_some_roundings_even_if_the_baseline_is_exact() -> None:
+    template, made = two_outputs()
+    exact = dict(made.baseline) | {"lse": made.reference["lse"].astype(np.float32)}
+    peak = np.float32(2.0**-23)  # the last bit of 1 to 2
+
+    def passes(bits: int) -> bool:
+        words = {"o": to_bits(exact["o"], "fp16"), "lse": to_bits(exact["lse"] + bits * peak, "fp32")}
+        return not check(template, made, Observed(words)).reason
+
+    assert [True, True, False] == [passes(bits) for bits in (1, 16, 40)]

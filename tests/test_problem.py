@@ -24,6 +24,7 @@ FIELDS = {
     "causal": st.booleans(),
     "diagonal": st.integers(-700, 700),
     "scale": st.floats(1e-6, 1e6),
+    "lse": st.booleans(),
 }
 """Every degree of freedom of an attention problem; `group` is heads over kv_heads."""
 
@@ -54,6 +55,7 @@ def problem(**freedoms: object) -> AttentionProblem:
         ("heads=32, kv_heads=8, seq_k=77", AttentionProblem(heads=32, kv_heads=8, seq_k=77)),
         ("causal,diagonal=-3", AttentionProblem(causal=True, diagonal=-3)),
         ("scale=0.5", AttentionProblem(scale=0.5)),
+        ("1,8,512,64,lse,causal", AttentionProblem(causal=True, lse=True)),
         ("1,8,512,64,,", AttentionProblem()),
     ],
 )
@@ -171,6 +173,7 @@ def test_grouped_heads_read_fewer_keys() -> None:
     ("text", "label"),
     [
         ("2,8,512,64,causal", "B2_H8_S512_D64_fp16_causal"),
+        ("1,8,512,64,causal,lse", "B1_H8_S512_D64_fp16_causal_lse"),
         ("causal,diagonal=-3", "B1_H8_S512_D64_fp16_causal-3"),
         ("causal,diagonal=4,dtype=bf16", "B1_H8_S512_D64_bf16_causal+4"),
         ("1,8,10,128,kv_heads=2,seq_k=20,scale=0.25", "B1_H8_KV2_S10_K20_D128_fp16_scale0.25"),
@@ -199,9 +202,8 @@ def test_fields_are_ready_for_json_and_make_the_problem_again() -> None:
     read = json.loads(json.dumps(problem_fields(asked)))
 
     assert asked == AttentionProblem(**read)
-    assert ["batch", "heads", "kv_heads", "seq_q", "seq_k", "head_dim", "dtype", "causal", "diagonal", "scale"] == list(
-        read
-    )
+    expected = "batch heads kv_heads seq_q seq_k head_dim dtype causal diagonal scale lse"
+    assert expected.split() == list(read)
 
 
 def test_digests_are_those_of_earlier_releases() -> None:

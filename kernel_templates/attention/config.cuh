@@ -61,6 +61,9 @@
 #ifndef EVO_DTYPE
 #error "EVO missing EVO_DTYPE"
 #endif
+#ifndef EVO_LSE
+#error "EVO missing EVO_LSE"
+#endif
 #ifndef EVO_SMEM_BYTES
 #error "EVO missing EVO_SMEM_BYTES"
 #endif
@@ -73,6 +76,7 @@ enum class Dtype { kFp16 = 0, kBf16 = 1 };
 inline constexpr int kHeadDim = EVO_HEAD_DIM;
 inline constexpr bool kCausal = EVO_CAUSAL != 0;
 inline constexpr Dtype kDtype = static_cast<Dtype>(EVO_DTYPE);
+inline constexpr bool kLse = EVO_LSE != 0;                 // store the rows' log-sum-exp beside the output
 
 // Search axes.
 inline constexpr int kWarpsM = EVO_WARPS_M;                // warps along query rows
@@ -117,3 +121,13 @@ static_assert(kProducerWarps == 0 || kMbarrier || 3 * kStages + 1 <= 15,
               "EVO rule named_barriers: three a slot and one for Q out of ids 1 to 15");
 
 }  // namespace cfg
+
+// Parameters that only some builds have. `if constexpr` cannot remove one, and a build without it shall be what it would
+// be if there were none.
+#if EVO_LSE
+#define LSE_PARAMETER float* __restrict__ lse,
+#define LSE_POINTER lse
+#else
+#define LSE_PARAMETER
+#define LSE_POINTER static_cast<float*>(nullptr)
+#endif

@@ -2,6 +2,12 @@
 #pragma once
 #include "storage.cuh"
 
+// Natural logarithm of the sum of exp(scale * score) over a row's keys: -inf where there is none. `row_max` is of raw
+// scores, `row_sum` of exp(scale * (score - row_max)).
+__device__ __forceinline__ float log_sum_exp(float row_max, float row_sum, float scale_log2) {
+  return 0.6931471805599453f * (row_max * scale_log2 + ptx::log2(row_sum));
+}
+
 struct Consumer {
   static constexpr int kRowTiles = cfg::kRowTiles;
   static constexpr int kKeyPairs = cfg::kKeys / 16;          // 16 keys: two mma columns of S, one mma depth of PV
@@ -230,8 +236,9 @@ struct Consumer {
     return cfg::kSumMma ? sums[i][2 * h] : ptx::quad_sum(row_sum[i][h]);
   }
 
-  // Normalise and store; only with one key group, which holds the whole answer. `out` is (seq_q, HEAD_DIM).
-  __device__ __forceinline__ void store(u16* out, int seq_q) const {
+  // Normalise and store; only with one key group, which holds the whole answer. `out` is (seq_q, HEAD_DIM), `lse`
+  // (seq_q) where it is asked for.
+  __device__ __forceinline__ void store(u16* out, float* lse, int seq_q) const {
 #pragma unroll
     for (int i = 0; i < kRowTiles; ++i) {
 #pragma unroll
@@ -240,6 +247,9 @@ struct Consumer {
         const float inverse = sum > 0.0f ? 1.0f / sum : 0.0f;  // a row that saw no key is zero
         const int row = first_row + i * 16 + h * 8 + (lane >> 2);
         if (row < seq_q) {
+          if constexpr (cfg::kLse) {
+            if ((lane & 3) == 0) lse[row] = log_sum_exp(row_max[i][h], sum, scale_log2);
+          }
           u16* to = out + static_cast<long long>(row) * cfg::kHeadDim + (lane & 3) * 2;
 #pragma unroll
           for (int d = 0; d < cfg::kHeadDim / 8; ++d) {
@@ -272,8 +282,10 @@ struct Consumer {
   }
 };
 
-// Combine the key groups' shares: every thread finishes 8 columns of a row at a time. `out` is (seq_q, HEAD_DIM).
-__device__ __forceinline__ void merge(const MergeStorage& from, u16* out, int cta_row, int seq_q, float scale_log2) {
+// Combine the key groups' shares: every thread finishes 8 columns of a row at a time. `out` is (seq_q, HEAD_DIM), `lse`
+// (seq_q) where it is asked for.
+__device__ __forceinline__ void merge(const MergeStorage& from, u16* out, float* lse, int cta_row, int seq_q,
+                                      float scale_log2) {
   constexpr int kItems = cfg::kBlockM * cfg::kChunks;
 #pragma unroll
   for (int i = 0; i < (kItems + cfg::kThreads - 1) / cfg::kThreads; ++i) {
@@ -302,6 +314,9 @@ __device__ __forceinline__ void merge(const MergeStorage& from, u16* out, int ct
       total[5] += weight * high.y;
       total[6] += weight * high.z;
       total[7] += weight * high.w;
+    }
+    if constexpr (cfg::kLse) {
+      if (column == 0) lse[cta_row + row] = log_sum_exp(highest, sum, scale_log2);
     }
     const float inverse = sum > 0.0f ? 1.0f / sum : 0.0f;
     const uint4 words = make_uint4(ptx::pack(total[0] * inverse, total[1] * inverse),

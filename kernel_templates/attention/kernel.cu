@@ -126,10 +126,12 @@ __device__ __forceinline__ void consume(Consumer& consumer, const Pipe& pipe, co
 }  // namespace
 
 // q, o: (batch, heads, seq_q, HEAD_DIM); k, v: (batch, kv_heads, seq_k, HEAD_DIM); contiguous, 16-byte aligned.
-// Grid (ceil(seq_q / BLOCK_M), heads, batch), or (heads, batch, ceil(seq_q / BLOCK_M)) with HEAVY_FIRST. Row i sees key j iff j <= i + diagonal (causal builds only).
+// lse, where asked for: (batch, heads, seq_q).
+// Grid (ceil(seq_q / BLOCK_M), heads, batch), or (heads, batch, ceil(seq_q / BLOCK_M)) with HEAVY_FIRST. Row i sees key j
+// iff j <= i + diagonal (causal builds only).
 extern "C" __global__ void __launch_bounds__(cfg::kThreads, cfg::kMinCtas)
     evo_attention(const u16* __restrict__ q, const u16* __restrict__ k, const u16* __restrict__ v, u16* __restrict__ o,
-                  int seq_q, int seq_k, int kv_heads, int queries_per_kv, int diagonal, float scale_log2) {
+                  LSE_PARAMETER int seq_q, int seq_k, int kv_heads, int queries_per_kv, int diagonal, float scale_log2) {
   extern __shared__ __align__(128) unsigned char raw[];
 
   const int thread = static_cast<int>(ptx::kept(threadIdx.x));
@@ -146,6 +148,8 @@ extern "C" __global__ void __launch_bounds__(cfg::kThreads, cfg::kMinCtas)
   o += q_head * seq_q * cfg::kHeadDim;
   k += k_head * seq_k * cfg::kHeadDim;
   v += k_head * seq_k * cfg::kHeadDim;
+  float* lse_head = nullptr;
+  if constexpr (cfg::kLse) lse_head = LSE_POINTER + q_head * seq_q;
 
   int keys = seq_k;                                          // keys that the CTA's last row sees
   if constexpr (cfg::kCausal) {
@@ -202,12 +206,12 @@ extern "C" __global__ void __launch_bounds__(cfg::kThreads, cfg::kMinCtas)
 
   ptx::cp_async_wait<0>();                                   // a CTA that sees no key still has Q under way
   if constexpr (cfg::kWarpsKv == 1) {
-    if (group == 0) consumer.store(o, seq_q);
+    if (group == 0) consumer.store(o, lse_head, seq_q);
   } else {
     __syncthreads();                                         // the ring is free for the merge
     MergeStorage& partial = reinterpret_cast<SharedStorage*>(raw)->merge;
     if (group < cfg::kWarpsKv) consumer.publish(partial, group);
     __syncthreads();
-    merge(partial, o, cta_row, seq_q, scale_log2);
+    merge(partial, o, lse_head, cta_row, seq_q, scale_log2);
   }
 }

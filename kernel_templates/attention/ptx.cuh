@@ -78,6 +78,12 @@ __device__ __forceinline__ float exp2(float x) {
   return y;
 }
 
+__device__ __forceinline__ float log2(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+  return y;
+}
+
 __device__ __forceinline__ float max(float a, float b) {
   float c;
   asm("max.f32 %0, %1, %2;\n" : "=f"(c) : "f"(a), "f"(b));

@@ -80,6 +80,7 @@ def defines(values: Values, problem: AttentionProblem) -> dict[str, int]:
     macros["EVO_HEAD_DIM"] = problem.head_dim
     macros["EVO_CAUSAL"] = int(problem.causal)
     macros["EVO_DTYPE"] = ("fp16", "bf16").index(problem.dtype)
+    macros["EVO_LSE"] = int(problem.lse)
     macros["EVO_SMEM_BYTES"] = smem_bytes(values, problem.head_dim)
     return macros
 
@@ -98,20 +99,19 @@ def launch(values: Values, problem: AttentionProblem) -> Launch:
 def tensors(problem: AttentionProblem) -> tuple[Tensor, ...]:
     queries = (problem.batch, problem.heads, problem.seq_q, problem.head_dim)
     keys = (problem.batch, problem.kv_heads, problem.seq_k, problem.head_dim)
+    lse = (Tensor("lse", "output", queries[:3], "fp32"),) if problem.lse else ()
     return (
         Tensor("q", "input", queries, problem.dtype),
         Tensor("k", "input", keys, problem.dtype),
         Tensor("v", "input", keys, problem.dtype),
         Tensor("o", "output", queries, problem.dtype),
+        *lse,
     )
 
 
 def arguments(values: Values, problem: AttentionProblem) -> tuple[Argument, ...]:
     return (
-        Argument("tensor", "q"),
-        Argument("tensor", "k"),
-        Argument("tensor", "v"),
-        Argument("tensor", "o"),
+        *(Argument("tensor", tensor.name) for tensor in tensors(problem)),
         Argument("int32", problem.seq_q),
         Argument("int32", problem.seq_k),
         Argument("int32", problem.kv_heads),
@@ -168,45 +168,55 @@ def _each_head(problem: AttentionProblem, work: Callable[[int, int, int], None])
 
 
 def reference(problem: AttentionProblem, inputs: Arrays) -> References:
-    """softmax(scale * Q K^T) V in float64; zero where a row sees no key."""
+    """softmax(scale * Q K^T) V in float64, zero where a row sees no key; ln sum exp(scale * q k), -inf there."""
     out = np.zeros((problem.batch, problem.heads, problem.seq_q, problem.head_dim), np.float64)
+    lse = np.zeros(out.shape[:3], np.float64)
 
     def head(b: int, h: int, kv: int) -> None:
         k = inputs["k"][b, kv].astype(np.float64)
         v = inputs["v"][b, kv].astype(np.float64)
         for rows in _row_blocks(problem):
             scores = inputs["q"][b, h, rows].astype(np.float64) @ k.T * problem.scale
-            out[b, h, rows] = _softmax(scores, _hidden(problem, rows)) @ v
+            weights, lse[b, h, rows] = _softmax(scores, _hidden(problem, rows))
+            out[b, h, rows] = weights @ v
 
     _each_head(problem, head)
-    return {"o": out}
+    return {"o": out, "lse": lse} if problem.lse else {"o": out}
 
 
 def baseline(problem: AttentionProblem, inputs: Arrays) -> Arrays:
     """Plain attention in the tensors' own precision: fp32 sums, every intermediate rounded to the dtype.
 
-    This is `out_pt` of FlashAttention's tests (tests/test_flash_attn.py, attention_ref with upcast=False).
+    This is `out_pt` of FlashAttention's tests (tests/test_flash_attn.py, attention_ref with upcast=False). The
+    log-sum-exp is fp32, over the rounded scores.
     """
     out = np.zeros((problem.batch, problem.heads, problem.seq_q, problem.head_dim), np.float32)
+    lse = np.zeros(out.shape[:3], np.float32)
 
     def head(b: int, h: int, kv: int) -> None:
         k, v = inputs["k"][b, kv], inputs["v"][b, kv]
         for rows in _row_blocks(problem):
             products = rounded(inputs["q"][b, h, rows] @ k.T, problem.dtype)
             scores = rounded(products * np.float32(problem.scale), problem.dtype)
-            weights = rounded(_softmax(scores, _hidden(problem, rows)).astype(np.float32), problem.dtype)
-            out[b, h, rows] = rounded(weights @ v, problem.dtype)
+            weights, lse[b, h, rows] = _softmax(scores, _hidden(problem, rows))
+            out[b, h, rows] = rounded(rounded(weights.astype(np.float32), problem.dtype) @ v, problem.dtype)
 
     _each_head(problem, head)
-    return {"o": out}
+    return {"o": out, "lse": lse} if problem.lse else {"o": out}
 
 
-def _softmax(scores: NDArray[np.floating], hidden: NDArray[np.bool_]) -> NDArray[np.floating]:
+def _softmax(
+    scores: NDArray[np.floating], hidden: NDArray[np.bool_]
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """The rows' weights, and the logarithm of what they were divided by."""
     scores = np.where(hidden, -np.inf, scores)
     highest = scores.max(axis=-1, keepdims=True)
-    weights = np.exp(scores - np.where(np.isfinite(highest), highest, 0.0).astype(scores.dtype))
+    highest = np.where(np.isfinite(highest), highest, 0.0).astype(scores.dtype)
+    weights = np.exp(scores - highest)
     total = weights.sum(axis=-1, keepdims=True)
-    return np.asarray(weights / np.where(total > 0, total, 1.0).astype(scores.dtype))
+    with np.errstate(divide="ignore"):  # a row that sees no key
+        lse = (highest + np.log(total))[..., 0]
+    return np.asarray(weights / np.where(total > 0, total, 1.0).astype(scores.dtype)), np.asarray(lse)
 
 
 def _masks(problem: AttentionProblem, seq_q: int, seq_k: int) -> tuple[int, ...]:
