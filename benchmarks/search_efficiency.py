@@ -84,20 +84,21 @@ def _space(path: Path) -> RecordedSpace:
     return load(path)
 
 
-def run(task: Task) -> tuple[Key, Run]:
+def run(task: Task) -> Run:
     path, key = task
     space = _space(path)
     start = time.perf_counter()
     rows = METHODS[key.method].search(space, key.seed, key.budget)
-    return key, Run(rows, round(time.perf_counter() - start, 3))
+    return Run(rows, round(time.perf_counter() - start, 3))
 
 
-def run_all(left: Sequence[Task], jobs: int) -> Iterator[tuple[Key, Run]]:
-    """Runs as they finish; each in a process of its own kind, for Kernel Tuner seeds what a process shares."""
+def run_all(left: Sequence[Task], jobs: int) -> Iterator[tuple[Key, Run | BaseException]]:
+    """Runs as they finish, or what broke one; in other processes, for Kernel Tuner seeds what a process shares."""
     os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(run, task) for task in left]):
-            yield future.result()
+        key_of = {pool.submit(run, task): task[1] for task in left}
+        for future in as_completed(key_of):
+            yield key_of[future], future.exception() or future.result()
 
 
 def arguments_of(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -126,10 +127,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("two of the spaces have the same name: rename a file")
     done = runs.read(arguments.runs)
     left = [] if arguments.report else tasks(spaces, methods, arguments.seeds, arguments.budget, done)
+    broken = []
     for number, (key, found) in enumerate(run_all(left, arguments.jobs), 1):
-        runs.append(arguments.runs, key, found)
-        done[key] = found
-        print(f"{number}/{len(left)} {key.method}, seed {key.seed}, {key.space}: {found.seconds} s", file=sys.stderr)
+        named = f"{number}/{len(left)} {key.method}, seed {key.seed}, {key.space}"
+        if isinstance(found, Run):
+            runs.append(arguments.runs, key, found)
+            done[key] = found
+            print(f"{named}: {found.seconds} s", file=sys.stderr)
+        else:
+            broken.append(f"{named}: {found!r}")
+            print(f"{broken[-1]} (broken)", file=sys.stderr)
     judged = [report.judged(space, done, arguments.budget) for space in spaces.values()]
     if not any(one.figures for one in judged):
         raise UserError(f"{arguments.runs} holds no run of these methods, spaces and budget as they are now")
@@ -138,6 +145,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.output.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     print(report.table(document))
     plot.draw(judged, arguments.budget, arguments.output.with_suffix(".png"))
+    if broken:
+        raise UserError(f"{len(broken)} runs broke and are missing; the first: {broken[0]}")
 
 
 if __name__ == "__main__":

@@ -250,7 +250,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     monkeypatch.setattr(plot, "draw", lambda spaces, budget, path: pictures.append(path))
 
     def here(left: Sequence[search_efficiency.Task], jobs: int) -> Iterator[tuple[Key, Run]]:
-        return map(search_efficiency.run, left)
+        return ((task[1], search_efficiency.run(task)) for task in left)
 
     monkeypatch.setattr(search_efficiency, "run_all", here)
     return pictures
@@ -283,6 +283,31 @@ def test_the_benchmark_goes_on_where_it_was(
     assert 60 == len(ours["curve"])
     assert f"| evolution | 2 | {ours['percent_of_optimum']['50']['mean']:.1f} ± " in shown.out
     assert document["spaces"]["toy"]["random, exact"]["percent_of_optimum"].keys() == {"50"}
+
+
+def test_a_run_that_breaks_costs_no_other(
+    toy: Path, tmp_path: Path, drawn: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(left: Sequence[search_efficiency.Task], jobs: int) -> Iterator[tuple[Key, Run | BaseException]]:
+        yield left[0][1], ZeroDivisionError("odd")
+        yield left[1][1], search_efficiency.run(left[1])
+
+    monkeypatch.setattr(search_efficiency, "run_all", half)
+    command = [str(toy), "--runs", str(tmp_path / "runs"), "--output", str(tmp_path / "a.json"), "--method", "random"]
+    with pytest.raises(UserError, match=r"1 runs broke .* random, seed 0, toy: ZeroDivisionError\('odd'\)"):
+        search_efficiency.main([*command, "--seeds", "2", "--budget", "60"])
+
+    assert {1} == {one.seed for one in runs.read(tmp_path / "runs")}
+    assert [tmp_path / "a.png"] == drawn
+
+
+def test_runs_are_made_in_other_processes(toy: Path, space: RecordedSpace) -> None:
+    known, unknown = (Key(space.name, runs.digest(space), method, "1", 2, 20) for method in ("random", "no method"))
+    found = dict(search_efficiency.run_all([(toy, known), (toy, unknown)], 1))
+
+    assert isinstance(found[known], Run)
+    assert replay(space, sampler="random", seed=2, budget=20).rows == found[known].rows
+    assert isinstance(found[unknown], KeyError)
 
 
 def test_what_is_missing_is_said_in_one_line(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
