@@ -199,16 +199,16 @@ SPACE = SearchSpace(
     ),
     default=DEFAULT,
     starts=(
-        # All keys in flight, four key groups: the fastest of an earlier sweep of 421 configs on an H200 (135 KB).
-        DEFAULT | dict(WARPS_M=2, BLOCK_N=512, WARPS_KV=4, STAGES=1),
+        # All keys in flight as one tile, four key groups, nobody but the mask between the mma instructions.
+        DEFAULT | dict(WARPS_M=2, BLOCK_N=512, WARPS_KV=4, STAGES=1, SUM_MMA=1, MASK_SPLIT=1, ONE_TILE=1),
         # The best of 500 random configs on an H200, inside an L4's 99 KB: two tiles, four warps that only load.
-        DEFAULT | dict(WARPS_M=2, BLOCK_N=256, WARPS_KV=2, STAGES=1, PRODUCER_WARPS=4),
+        DEFAULT | dict(WARPS_M=2, BLOCK_N=256, WARPS_KV=2, STAGES=1, PRODUCER_WARPS=4, SUM_MMA=1),
         DEFAULT | dict(WARPS_M=2, BLOCK_N=256, WARPS_KV=4, STAGES=1),
-        # More rows a CTA for larger grids.
-        DEFAULT | dict(BLOCK_N=256, WARPS_KV=2, STAGES=1),
+        # More rows a CTA for larger grids; where rows see unequal numbers of keys, the heavy ones first.
+        DEFAULT | dict(BLOCK_N=256, WARPS_KV=2, STAGES=1, HEAVY_FIRST=1),
         # Two row tiles a warp for long sequences, where shared-memory reads bound one.
-        DEFAULT | dict(ROW_TILES=2),
-        # A dedicated producer warp.
-        DEFAULT | dict(WARPS_KV=2, STAGES=3, PRODUCER_WARPS=1),
+        DEFAULT | dict(ROW_TILES=2, UNROLL=1, LATE_LOADS=1, HEAVY_FIRST=1),
+        # Dedicated producer warps, and consumers that do not wait for each other.
+        DEFAULT | dict(BLOCK_N=128, PRODUCER_WARPS=2, MBARRIER=1, UNROLL=1, SUM_MMA=1, HEAVY_FIRST=1),
     ),
 )

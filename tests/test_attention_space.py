@@ -51,10 +51,10 @@ def test_all_starts_but_the_one_with_every_key_in_flight_fit_an_l4() -> None:
     refused = {
         SPACE.config(start).label: gate.evidence["rule"]
         for start in SPACE.starts
-        if (gate := static_gate(SPACE, HARDWARE, start, MISSION, L4)) is not None
+        if (gate := static_gate(SPACE, HARDWARE, start, replace(MISSION, causal=True), L4)) is not None
     }
 
-    all_keys = "wm_2.rt_1.bn_512.wkv_4.st_1.pw_0.mb_0.un_0.ll_0.qr_1.ov_0.lr_0.sm_0.ms_0.ot_0.hf_0.mc_1"
+    all_keys = "wm_2.rt_1.bn_512.wkv_4.st_1.pw_0.mb_0.un_0.ll_0.qr_1.ov_0.lr_0.sm_1.ms_1.ot_1.hf_0.mc_1"
     assert {all_keys: "smem_per_cta"} == refused
     assert len(SPACE.starts) == len({SPACE.config(start).digest for start in SPACE.starts})
 
