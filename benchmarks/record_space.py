@@ -57,6 +57,7 @@ def main() -> int:
         question.space,
         rows(study, question, limits),
         name=arguments.output.name.partition(".")[0],
+        template=study.spec.template,
         device=study.spec.device,
         problem=study.spec.problem,
         command=study.spec.command,

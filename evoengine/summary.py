@@ -43,7 +43,7 @@ def summarise(study: Study, launches: dict[int, Launch], limits: DeviceLimits, t
         "seed": study.spec.seed,
         "command": study.spec.command,
         "created_at": study.spec.created_at,
-        "warm_start": [source.about() for source in study.spec.warm_start],
+        "sources": [source.about() for source in study.spec.sources],
         "budget": study.spec.budget,
         "spent": sum(is_paid(record.verdict, record.twin_of) for record in records),
         "verdicts": dict(_verdicts(records)),

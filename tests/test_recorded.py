@@ -379,6 +379,7 @@ VERDICTS = [
 record = partial(
     write_recording,
     name="toy_h200",
+    template="toy",
     device="NVIDIA H200",
     problem={"batch": 1},
     command="evoengine search",

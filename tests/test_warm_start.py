@@ -38,10 +38,10 @@ from evoengine.verdict import Estimate, Gate, Measurement, Rejection, Verdict
 pytestmark = pytest.mark.filterwarnings("error")
 
 AXES = (
-    Axis("TILE", (16, 24, 32, 40, 48, 64), "t"),
+    Axis("TILE", (16, 24, 32, 64), "t"),
     Axis("STAGES", (1, 2, 3, 4), "st"),
     Axis("LAYOUT", (0, 1, 2), "l", ordered=False, names=("none", "padded", "xor")),
-    Axis("WARPS", (1, 2, 4, 8, 16), "w"),
+    Axis("WARPS", (1, 2, 4, 8), "w"),
 )
 SPACE = SearchSpace("toy", AXES, (), default={"TILE": 24, "STAGES": 3, "LAYOUT": 0, "WARPS": 2})
 POINTS = list(itertools.product(*(range(len(axis.choices)) for axis in AXES)))
@@ -92,7 +92,7 @@ class TestSource:
 
         made = make_source("a", "b", "c", trials, theirs=theirs, ours=AXES)
 
-        assert Source("a", "b", "c", ((5, 3, 2, 1), (0, 0, 0, 2)), (5.0, None)) == made
+        assert Source("a", "b", "c", ((3, 3, 2, 1), (0, 0, 0, 2)), (5.0, None)) == made
 
     def test_nothing_to_carry_over_is_no_source(self) -> None:
         renamed = (replace(AXES[0], name="OTHER"), *AXES[1:])
@@ -122,7 +122,7 @@ class TestSource:
 
         assert one == back
         assert one.digest == back.digest != other.digest
-        assert one.measured == other.measured + 1
+        assert one.known == other.known + 1
 
 
 class TestTrend:
@@ -173,13 +173,12 @@ class TestSearch:
         ranked = sorted(some, key=there)
         one, two = ranked[:2], ranked[:-3:-1]
 
-        assert [one[0], two[0], one[1], two[1]] == [proposal.point for proposal in proposals[:TRANSFERRED]]
-        assert ["transfer"] * TRANSFERRED == [proposal.operator for proposal in proposals[:TRANSFERRED]]
-        assert "default" == proposals[TRANSFERRED].operator
+        assert [one[0], two[0], one[1], two[1]] == [proposal.point for proposal in proposals[1:5]]
+        assert ["default", *["transfer"] * TRANSFERRED, "spread"] == [proposal.operator for proposal in proposals]
 
     def test_a_good_source_helps_beyond_its_best_and_a_misleading_one_does_little_harm(self) -> None:
         """What is best there is no good here: the model, not the starts, must make use of all the rest."""
-        dull = sorted(POINTS, key=here)[40 : 40 + TRANSFERRED]
+        dull = sorted(POINTS, key=here)[30 : 30 + TRANSFERRED]
         times = [25.0 if point in dull else there(point) for point in POINTS]
         shuffled = list(np.random.default_rng(6).permutation(times))
         cold, warm, misled = (guided(sources) for sources in ((), [source(times)], [source(shuffled)]))
@@ -283,10 +282,10 @@ class TestStudies:
 
     def test_a_new_study_keeps_a_copy_of_its_sources(self, archive: Archive) -> None:
         sources = find_sources(["near", "far"], archive, fakes.question(Ceilings()), HERE)
-        archive.create_study(replace(SPEC, name="copy", warm_start=sources))
+        archive.create_study(replace(SPEC, name="copy", sources=sources))
 
-        assert sources == archive.open_study("copy").spec.warm_start
-        assert () == archive.open_study("near").spec.warm_start
+        assert sources == archive.open_study("copy").spec.sources
+        assert () == archive.open_study("near").spec.sources
 
 
 @pytest.fixture(scope="module")
@@ -328,7 +327,7 @@ class TestReplay:
         cold, warm = (json.loads(replayed(*options)) for options in ((), ("--warm-start", str(files[1]))))
 
         assert [] == cold["warm_start"]
-        assert [("there", 108)] == [(one["name"], one["measured"]) for one in warm["warm_start"]]
+        assert [("there", 108)] == [(one["name"], one["known"]) for one in warm["warm_start"]]
         scores = [one["over_runs"]["score_over_random"]["mean"] for one in (warm, cold)]
         assert scores[0] > scores[1] + 0.05
         assert json.dumps(warm) == json.dumps(json.loads(replayed("--warm-start", str(files[1]))))

@@ -17,8 +17,8 @@ from evoengine.verdict import Estimate, Evidence, Measurement, Rejection, Resour
 class StudySpec:
     """What a study searches, and all that is needed to go on with it. Only `budget` may change once the study exists.
 
-    `measures` is False where the study began without a GPU. `created_at` is ISO 8601, UTC. `warm_start` holds what the
-    search was told of other studies: a copy, because those may go on or go away.
+    `measures` is False where the study began without a GPU. `created_at` is ISO 8601, UTC. `sources` is what the
+    search was told before it began: a copy, because other studies may go on and the estimate may change.
     """
 
     name: str
@@ -45,7 +45,7 @@ class StudySpec:
     command: str
     measures: bool
     created_at: str
-    warm_start: tuple[Source, ...] = ()
+    sources: tuple[Source, ...] = ()
 
     @property
     def frozen_space(self) -> SearchSpace:
@@ -61,8 +61,8 @@ class StudySpec:
             Axis(**{**axis, "choices": tuple(axis["choices"]), "names": tuple(axis["names"])})
             for axis in document["axes"]
         )
-        sources = tuple(map(Source.from_json, document.get("warm_start", ())))  # studies before 2026-11-21 have none
-        return cls(**{**document, "axes": axes, "warm_start": sources})
+        sources = tuple(map(Source.from_json, document.get("sources", ())))  # the first studies had none
+        return cls(**{**document, "axes": axes, "sources": sources})
 
 
 @dataclass(frozen=True, slots=True)

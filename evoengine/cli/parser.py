@@ -203,6 +203,11 @@ def _replay(verbs: Verbs[argparse.ArgumentParser]) -> None:
     )
     _until_converged(parser)
     parser.add_argument(
+        "--no-estimate",
+        action="store_true",
+        help="keep the estimate from the sampler, which a recording of our own has as a search has it",
+    )
+    parser.add_argument(
         "--warm-start",
         metavar="FILE",
         action="append",

@@ -9,20 +9,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from evoengine.cli.resolve import find_template, space_path
 from evoengine.cli.tables import console, table
 from evoengine.errors import UserError
+from evoengine.forecast import Forecast
+from evoengine.hardware import CARDS
 from evoengine.recorded.load import load
 from evoengine.recorded.replay import replay
 from evoengine.recorded.space import RecordedSpace
 from evoengine.recorded.summary import summarise
-from evoengine.sampler import check_sampler
+from evoengine.sampler import INFORMED, check_sampler
 from evoengine.sampler.source import Source, make_source
+from evoengine.space import load_space
+from evoengine.template import shipped
 
 
 def run(arguments: argparse.Namespace) -> int:
     sampler = check_sampler(arguments.sampler)
     space = load(Path(arguments.file))
     sources = _sources(arguments.warm_start or (), space)
+    forecast = _forecast(space) if sampler in INFORMED and not arguments.no_estimate else None
     traces = []
     with console(stderr=True).status("") as status:
         for seed in range(arguments.seed, arguments.seed + arguments.runs):
@@ -36,18 +42,44 @@ def run(arguments: argparse.Namespace) -> int:
                     batch=arguments.batch,
                     noise_percent=arguments.noise,
                     until_converged=arguments.until_converged,
-                    sources=sources,
+                    sources=[*sources, *_estimated(forecast, seed)],
                 )
             )
     how = {"sampler": sampler, "batch": arguments.batch, "noise_percent": arguments.noise}
     how["until_converged"] = arguments.until_converged
     how["warm_start"] = [source.about() for source in sources]
+    how["estimate"] = forecast is not None
     document = how | summarise(space, traces, arguments.budget)
     if arguments.json:
         print(json.dumps(document, indent=2, allow_nan=False))
     else:
         _show(document)
     return 0
+
+
+def _forecast(space: RecordedSpace) -> Forecast | None:
+    """The estimate of what a recording of ours recorded; None for a recording that does not name a template and a card
+    that are known here, or whose axes the template no longer has."""
+    limits = next((card for card in CARDS.values() if card.name == space.device), None)
+    if limits is None or not (shipped("kernel_templates") / space.template).is_dir() or not space.template:
+        return None
+    template = find_template(space.template)
+    now = load_space(space_path(None, template))
+    known = {axis.name: axis for axis in now}
+    fixed = dict(now.default)
+    for name, word in space.constants.items():
+        if name not in known or word not in (words := {known[name].show(one): one for one in known[name].choices}):
+            return None
+        fixed[name] = words[word]
+    if any(axis.name not in known or not set(axis.choices) <= set(known[axis.name].choices) for axis in space.axes):
+        return None
+    problem = template.module.PROBLEM(**space.problem)
+    return Forecast(template.module, problem, limits, space.search_space, space.points, fixed)
+
+
+def _estimated(forecast: Forecast | None, seed: int) -> list[Source]:
+    made = None if forecast is None else forecast.source(seed)
+    return [] if made is None else [made]
 
 
 def _sources(files: Sequence[str], space: RecordedSpace) -> tuple[Source, ...]:
@@ -76,7 +108,9 @@ def _show(document: dict[str, Any]) -> None:
     space, over = document["space"], document["over_runs"]
     _show_space(space)
     for source in document["warm_start"]:
-        out.print(f"warm start from {source['name']}: {source['measured']} of its configs, digest {source['digest']}")
+        out.print(f"warm start from {source['name']}: {source['known']} of its configs, digest {source['digest']}")
+    if document["estimate"]:
+        out.print("each search knows the estimate of the configs, as a real one does (without: --no-estimate)")
     marks = list(over["percent_of_optimum"])
     noise = f", {document['noise_percent']:g} % noise" if document["noise_percent"] else ""
     early = document["until_converged"]

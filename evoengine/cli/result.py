@@ -34,9 +34,9 @@ def show_result(summary: dict[str, Any]) -> None:
     out.print(f"\n{summary['study']}  ({summary['stopped']})" if "stopped" in summary else f"\n{summary['study']}")
     out.print(f"{summary['template']} {summary['shape']} on {summary['device']}, limits of {summary['limits']}")
     out.print(f"{summary['spent']} of {summary['budget']} candidates: {_counts(summary['verdicts'])}")
-    for source in summary["warm_start"]:
+    for source in summary["sources"]:
         where = f"{source['problem']} on {source['device']}"
-        out.print(f"warm start from {source['name']} ({where}): {source['measured']} measured configs")
+        out.print(f"known beforehand: {source['name']}, {where}, {source['known']} configs")
     if summary["free"]:
         out.print(f"free of charge: {_counts(summary['free'])}")
     if summary["rejections"]:

@@ -33,10 +33,11 @@ from evoengine.devices.cuda import CudaDevice
 from evoengine.devices.interpreter.session import InterpreterDevice
 from evoengine.engine import Search
 from evoengine.errors import UserError
+from evoengine.forecast import Forecast
 from evoengine.problem import problem_digest, problem_fields
 from evoengine.progress import Budget, Outcome
 from evoengine.question import Question
-from evoengine.sampler import check_sampler
+from evoengine.sampler import INFORMED, check_sampler
 from evoengine.sampler.proposer import Proposer
 from evoengine.sampler.source import Source
 
@@ -62,9 +63,7 @@ def _search(arguments: argparse.Namespace) -> int:
     # Before anything is written: a space in which nothing is feasible must not leave an empty study behind.
     _ = question.default
     with closing(Archive.open(storage_url(arguments.storage))) as archive:
-        sources = find_sources(arguments.warm_start or (), archive, question, target)
-        if arguments.warm_start and not sources:
-            console(stderr=True).print(f"no study of another shape or card in {archive.name} to start from")
+        sources = _sources(arguments, archive, question, target)
         proposer = Proposer(
             question.space, question.feasible, sampler=arguments.sampler, seed=arguments.seed, sources=sources
         )
@@ -72,6 +71,19 @@ def _search(arguments: argparse.Namespace) -> int:
         study = archive.create_study(_spec(arguments, name, question, path, target, builder, sources))
         budget = Budget(arguments.budget, arguments.seconds, arguments.until_converged)
         return _run(arguments, question, target, builder, proposer, study, budget)
+
+
+def _sources(arguments: argparse.Namespace, archive: Archive, question: Question, target: Target) -> tuple[Source, ...]:
+    """What the search is told before it begins: the estimate, and what other studies measured."""
+    studies = find_sources(arguments.warm_start or (), archive, question, target)
+    if arguments.warm_start and not studies:
+        console(stderr=True).print(f"no study of another shape or card in {archive.name} to start from")
+    if arguments.sampler not in INFORMED:
+        return studies
+    feasible = question.feasible.points
+    forecast = Forecast(question.template.module, question.problem, target.device, question.space, feasible)
+    estimated = forecast.source(arguments.seed)
+    return studies if estimated is None else (*studies, estimated)
 
 
 def _spec(
@@ -109,7 +121,7 @@ def _spec(
         command=arguments.command_line,
         measures=target.ordinal is not None,
         created_at=datetime.now(UTC).isoformat(),
-        warm_start=sources,
+        sources=sources,
     )
 
 
@@ -161,7 +173,7 @@ def _resume_study(arguments: argparse.Namespace, study: Study) -> int:
         question.feasible,
         sampler=study.spec.sampler,
         seed=study.spec.seed,
-        sources=study.spec.warm_start,
+        sources=study.spec.sources,
     )
     budget = Budget(arguments.budget or study.spec.budget, arguments.seconds, arguments.until_converged)
     return _run(arguments, question, target, builder, proposer, study, budget)
@@ -194,8 +206,8 @@ def _run(
             f"study {study.name}: {len(feasible.points):,} feasible of {feasible.product:,} configs, "
             f"limits of {question.limits.name}"
         )
-        for source in study.spec.warm_start:
-            display.note(f"warm start from {source.name} ({source.measured} measured, digest {source.digest})")
+        for source in study.spec.sources:
+            display.note(f"known beforehand: {source.name}, {source.known} configs, digest {source.digest}")
         if not measures:
             display.note(
                 f"no GPU: candidates are compiled for {target.device.name}, proven in the PTX interpreter and "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from evoengine.errors import UserError
 from evoengine.recorded.document import Document, read_document
@@ -30,6 +31,7 @@ def load(path: Path) -> RecordedSpace:
 def _build(document: Document, name: str) -> RecordedSpace:
     head = document.head
     default: Values = {}
+    template, problem = "", {}
     device = head.get("device_name")
     if document.bulk == "cache":
         source = "Kernel Tuner cachefile"
@@ -46,6 +48,7 @@ def _build(document: Document, name: str) -> RecordedSpace:
         axes, constants = _varying(declared, points_on(declared, entries))
         points = points_on(axes, entries)
         default = _default(head.get("default"), declared, axes)
+        template, problem = shown(head.get("template")), _problem(head.get("problem"))
     else:
         raise UserError(
             "is no recorded space: give a T4 file (results), a Kernel Tuner cachefile (cache) or an evoengine recording"
@@ -61,6 +64,8 @@ def _build(document: Document, name: str) -> RecordedSpace:
         unit=what.unit,
         is_rate=what.is_rate,
         axes=axes,
+        template=template,
+        problem=problem,
         points=ordered,
         costs=costs,
         default=default or centre(axes),
@@ -94,6 +99,17 @@ def _default(found: object, declared: tuple[Axis, ...], axes: tuple[Axis, ...]) 
         raise UserError("is a recording whose default is not a config")
     SearchSpace("recording", declared, (), found)
     return {axis.name: found[axis.name] for axis in axes}
+
+
+def _problem(found: object) -> dict[str, Any]:
+    """The recording's problem.
+
+    Raises:
+        UserError: it is no object.
+    """
+    if not isinstance(found, dict):
+        raise UserError("is a recording without a problem")
+    return found
 
 
 def _stem(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 JSON lines, gzipped where the name ends in `.gz`. The first line is the head:
 
-    {"format": "evoengine recording", "version": 1, "name": ..., "device": ..., "command": ...,
+    {"format": "evoengine recording", "version": 1, "name": ..., "template": ..., "device": ..., "command": ...,
      "environment": {...}, "problem": {...}, "axes": [{"name", "choices", "short", "ordered", "names", "about"}, ...],
      "default": {axis: value, ...}}
 
@@ -41,6 +41,7 @@ def write_recording(
     verdicts: Iterable[tuple[Values, Rejection | Measurement, ResourceUsage | None]],
     *,
     name: str,
+    template: str,
     device: str,
     problem: Mapping[str, Any],
     command: str,
@@ -57,6 +58,7 @@ def write_recording(
         "format": FORMAT,
         "version": VERSION,
         "name": name,
+        "template": template,
         "device": device,
         "command": command,
         "environment": dict(environment),

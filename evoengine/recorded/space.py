@@ -34,7 +34,8 @@ class RecordedSpace:
 
     A time is in microseconds (`unit` is `us`); a rate such as GFLOP/s (`is_rate`) is held as its inverse. Parameters
     that never vary are `constants`. `failures` counts failed configs by reason, `duplicates` entries beyond the first
-    for a config, which holds the median of its entries that worked. `cut` says that the file was still open.
+    for a config, which holds the median of its entries that worked. `cut` says that the file was still open. `template`
+    and `problem` are empty but for our own recordings.
     """
 
     name: str
@@ -44,6 +45,8 @@ class RecordedSpace:
     unit: str
     is_rate: bool
     axes: tuple[Axis, ...]
+    template: str
+    problem: Mapping[str, Any]
     points: list[Point]
     costs: NDArray[np.float64]
     default: Values

@@ -14,6 +14,8 @@ from evoengine.errors import UserError
 from evoengine.space import Point
 
 SAMPLERS = ("evolution", "tpe", "nsga2", "cmaes", "random")
+INFORMED = ("evolution",)
+"""Samplers that can be told of what is known beforehand (`source.Source`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import optuna
 from optuna.trial import TrialState
 
 from evoengine.errors import UserError
-from evoengine.sampler import Proposal, Seen, check_sampler, starts
+from evoengine.sampler import INFORMED, Proposal, Seen, check_sampler, starts
 from evoengine.sampler.encoding import distributions, to_params, to_point
 from evoengine.sampler.evolution import EXPECTED_GAIN, GENERATION, OPERATOR, PARENTS, EvolutionSampler
 from evoengine.sampler.source import Source
@@ -51,8 +51,8 @@ class Proposer:
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # one line on stderr for each study and trial otherwise
         self.name = check_sampler(sampler)
-        if sources and sampler != "evolution":
-            raise UserError(f"sampler {sampler} cannot use a warm start: only evolution can")
+        if sources and sampler not in INFORMED:
+            raise UserError(f"sampler {sampler} cannot use a warm start: only {', '.join(INFORMED)} can")
         self.free: Counter[str] = Counter()
         self._axes = space.axes
         self._seed = seed

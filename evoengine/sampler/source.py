@@ -1,4 +1,4 @@
-"""What another search measured, told to a new one: a warm start."""
+"""What a search is told before it begins: another search's measurements, or estimates."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ the surrogate is fitted to; more would be stored and read with every study and n
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Configs that another study measured, as points of the space that is searched now, and what came out.
+    """Configs that were tried elsewhere, as points of the space that is searched now, and what came out.
 
-    `values` are in microseconds, None where the config was rejected. `device` and `problem` are for the reader.
+    `values` are in microseconds, None where the config was rejected. `device` and `problem` are for the reader;
+    `operator` is where a config comes from that is tried because it is the best of the source.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Source:
     problem: str
     points: tuple[Point, ...]
     values: tuple[float | None, ...]
+    operator: str = "transfer"
 
     @property
     def digest(self) -> str:
@@ -36,7 +38,7 @@ class Source:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
-    def measured(self) -> int:
+    def known(self) -> int:
         """Configs that have a value."""
         return sum(value is not None for value in self.values)
 
@@ -52,7 +54,7 @@ class Source:
             "device": self.device,
             "problem": self.problem,
             "configs": len(self.points),
-            "measured": self.measured,
+            "known": self.known,
             "digest": self.digest,
         }
 
@@ -73,6 +75,7 @@ def make_source(
     *,
     theirs: Sequence[Axis],
     ours: Sequence[Axis],
+    operator: str = "transfer",
 ) -> Source | None:
     """A source from the trials of a space with axes `theirs`, on `ours`: by names of axes and words for choices.
 
@@ -91,7 +94,7 @@ def make_source(
     kept = _memorable([(point, value) for point, value in moved if min(point) >= 0])
     if all(value is None for _, value in kept):
         return None
-    return Source(name, device, problem, tuple(point for point, _ in kept), tuple(value for _, value in kept))
+    return Source(name, device, problem, tuple(point for point, _ in kept), tuple(value for _, value in kept), operator)
 
 
 def _memorable(trials: list[tuple[Point, float | None]]) -> list[tuple[Point, float | None]]:

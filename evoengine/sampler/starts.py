@@ -19,11 +19,15 @@ TRANSFERRED = 4
 """Configs that are taken over from sources, the best of each in turn."""
 
 
-def transferred(sources: Sequence[Source], valid: ValidSet) -> list[int]:
-    """Rows of the sources' best configs (nearest feasible, no repeats)."""
-    ranked = zip_longest(*(source.best(TRANSFERRED) for source in sources))
-    rows = dict.fromkeys(valid.nearest(point, ()) for point in chain.from_iterable(ranked) if point is not None)
-    return [row for row in rows if row is not None][:TRANSFERRED]
+def transferred(sources: Sequence[Source], valid: ValidSet) -> list[tuple[int, str]]:
+    """Rows of the sources' best configs (nearest feasible, no repeats), with their operator names."""
+    ranked = zip_longest(*([(point, source.operator) for point in source.best(TRANSFERRED)] for source in sources))
+    rows: dict[int, str] = {}
+    for point, operator in filter(None, chain.from_iterable(ranked)):
+        row = valid.nearest(point, ())
+        assert row is not None, "a ValidSet is not empty"
+        rows.setdefault(row, operator)
+    return list(rows.items())[:TRANSFERRED]
 
 
 def known(space: SearchSpace, valid: ValidSet) -> list[tuple[int, str]]:
@@ -55,9 +59,10 @@ def spread(valid: ValidSet, seen: Collection[int], rng: np.random.Generator) -> 
 def design(
     space: SearchSpace, valid: ValidSet, size: int, seed: int, sources: Sequence[Source] = ()
 ) -> list[tuple[int, str]]:
-    """The sources' best and the known good configs, filled up to `size` by spread ones: rows and operator names, the
+    """The known good configs and the sources' best, filled up to `size` by spread ones: rows and operator names, the
     same for equal seeds."""
-    transfer = dict.fromkeys(transferred(sources, valid), "transfer")
-    rows = [*transfer.items(), *((row, operator) for row, operator in known(space, valid) if row not in transfer)]
-    extra = spread(valid, [row for row, _ in rows], np.random.default_rng([seed]))
-    return rows + [(row, "spread") for row in islice(extra, max(size - len(rows), 0))]
+    rows = dict(known(space, valid))
+    for row, operator in transferred(sources, valid):
+        rows.setdefault(row, operator)
+    extra = spread(valid, rows, np.random.default_rng([seed]))
+    return list(rows.items()) + [(row, "spread") for row in islice(extra, max(size - len(rows), 0))]
