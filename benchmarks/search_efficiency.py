@@ -23,7 +23,6 @@ The rules, the same for all; in doubt they favour the peers:
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import sys
@@ -142,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"{arguments.runs} holds no run of these methods, spaces and budget as they are now")
     command = "python benchmarks/search_efficiency.py SPACES --runs runs.jsonl --output search_efficiency.json"
     document = report.document(judged, arguments.budget, command)
-    arguments.output.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    arguments.output.write_text(report.text(document), encoding="utf-8")
     print(report.table(document))
     plot.draw(judged, arguments.budget, arguments.output.with_suffix(".png"))
     if broken:

@@ -16,6 +16,7 @@ PEERS = 3
 """Best of each peer family that are drawn; more lines cannot be told apart."""
 COLOURS = ("#c1121f", "#f77f00", "#023e8a", "#0096c7", "#7b2cbf", "#2d6a4f", "#74a57f", "#8d6e63")
 """Two of ours, three of Optuna's samplers, three of Kernel Tuner's strategies."""
+CAPTION = "lines are means, bands one standard error over seeds"
 PANEL, LEGEND_LINE = (5.2, 3.6), 0.27
 """Inches."""
 FLOOR = 60.0
@@ -34,7 +35,7 @@ def draw(spaces: Sequence[Judged], budget: int, path: Path) -> None:
     chosen = _chosen(next(iter(groups(spaces).values())))
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    legend = LEGEND_LINE * -(-(1 + len(chosen)) // columns)
+    legend = LEGEND_LINE * (1 + -(-(1 + len(chosen)) // columns))
     height = PANEL[1] * rows + legend
     figure, axes = pyplot.subplots(
         rows, columns, figsize=(PANEL[0] * columns, height), sharex=True, sharey=True, squeeze=False
@@ -49,7 +50,7 @@ def draw(spaces: Sequence[Judged], budget: int, path: Path) -> None:
     for panel in axes[:, 0]:
         panel.set_ylabel("% of the optimum")
     lines, names = axes[0, 0].get_legend_handles_labels()
-    figure.legend(lines, names, loc="lower center", ncols=columns, frameon=False, fontsize=10)
+    figure.legend(lines, names, loc="lower center", ncols=columns, frameon=False, fontsize=10, title=CAPTION)
     figure.tight_layout(rect=(0, legend / height, 1, 1))
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -89,6 +91,12 @@ def document(spaces: Sequence[Judged], budget: int, command: str) -> dict[str, A
         },
         "spaces": {one.space.name: _space(one) for one in spaces},
     }
+
+
+def text(document: Mapping[str, Any]) -> str:
+    """`document` as JSON with a list of numbers, such as a curve, on one line."""
+    indented = json.dumps(document, indent=1, allow_nan=False)
+    return re.sub(r"\[[-+.\de,\s]+\]", lambda found: " ".join(found[0].split()), indented) + "\n"
 
 
 def _space(one: Judged) -> dict[str, Any]:
