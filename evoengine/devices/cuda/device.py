@@ -115,18 +115,24 @@ class CudaDevice:
         return self._race(self._control, work, seed, SDPA, self._job_seconds)
 
     def compare(
-        self, control: tuple[Values, Artifact], work: Sequence[tuple[Candidate, Artifact]], seed: int
+        self,
+        control: tuple[Values, Artifact],
+        work: Sequence[tuple[Candidate, Artifact]],
+        seed: int,
+        competitors: Sequence[str] = COMPETITORS,
+        step_seconds: float = START_SECONDS,
     ) -> Finals:
-        """The final run by itself, without a search before it, against every competitor there is.
+        """The final run by itself, without a search before it, against every competitor there is, or those named.
 
-        A competitor that takes the worker down is left out, with the reason, and the run repeated.
+        A competitor that takes the worker down is left out, with the reason, and the run repeated. `step_seconds`
+        bounds each step of the proofs and of the timing: a candidate that hangs costs that long.
 
         Raises:
             TemplateError: the default config fails.
             UserError: another evoengine uses the card, or the problem does not fit on it.
             EvoengineError: the card fails, and nobody can be named for it.
         """
-        return self._race(_subject("default", *control), work, seed, COMPETITORS, START_SECONDS)
+        return self._race(_subject("default", *control), work, seed, competitors, step_seconds)
 
     def _race(
         self,
