@@ -1,103 +1,171 @@
 """What each part of the default sampler is worth: recorded spaces searched with and without it.
 
-    python benchmarks/sampler_ablation.py --runs 20 SPACE.json.gz... > sampler_ablation.json
+    python benchmarks/sampler_ablation.py --runs 20 --public SPACE.json.gz... --ours studies/h200/spaces/*.jsonl.gz \\
+        --output studies/ablation.json
 
-One run of one variant on one space takes a second. The JSON holds, per variant, the mean over spaces and its standard
-error over seeds: % of the optimum after 50, 100 and 200 evaluations, score over random, % of runs within 5 % and 1 %.
+`--public` spaces know no template and are searched cold; `--ours` are recordings of a template, of whose configs a
+search knows the estimate. One run takes a second on a quiet core. The file holds, per variant, the mean over spaces and
+its standard error over seeds: % of the optimum after 50, 100 and 200 evaluations, score over random, % of runs within
+5 % and 1 %, and the median of evaluations to 1 %. It is written after every variant; variants that it holds are not run
+again, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partialmethod
 from pathlib import Path
+from typing import Any, Literal
 from unittest.mock import patch
 
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.replay_figures import BUDGET, figures, spread
+from benchmarks.template_features import compiled_features, static_features
+from evoengine.cli.replay import estimated, forecast_of
 from evoengine.recorded.load import load
 from evoengine.recorded.replay import replay
-from evoengine.recorded.score import RandomSearch, judge, mean_and_error, random_search
+from evoengine.recorded.score import random_search
 from evoengine.recorded.space import RecordedSpace
+from evoengine.sampler.model import Model, Scale
+from evoengine.sampler.surrogate import Floats
+from evoengine.sampler.valid import Rows
 
-BUDGET = 200
 NEVER = 10**9
 
-VARIANTS: dict[str, dict[str, object]] = {
-    "evolution": {},
-    "starts 4": {"evolution.START_SIZE": 4},
-    "starts 16": {"evolution.START_SIZE": 16},
-    "no power-of-two features": {"features.POWER_OF_TWO_FROM": NEVER},
-    "sampled pool": {"model.EXACT_POOL": 0, "model.SAMPLED_POOL": 1000},
-    "sampled pool, no offspring": {
-        "model.EXACT_POOL": 0,
-        "model.SAMPLED_POOL": 1000,
-        "evolution.offspring": lambda *_: {},
-    },
-    "no surrogate": {"evolution.MIN_FINISHED": NEVER},
-}
-"""Module attributes of evoengine.sampler that a variant replaces. Without the surrogate the starts go on to the end."""
 
-Figures = Mapping[str, float]
+@dataclass(frozen=True)
+class Variant:
+    """Module attributes of evoengine.sampler that are replaced, and what else the sampler knows of our recordings."""
+
+    spaces: Literal["public", "ours"]
+    replaced: Mapping[str, object] = field(default_factory=dict)
+    knows_estimate: bool = False
+    features: Literal["", "static", "compiled"] = ""
+
+
+def uncompressed(values: Floats) -> Scale:
+    """Log times, mean 0 and variance 1, a rejection as the slowest."""
+    logs = np.log(np.where(np.isfinite(values), values, np.nanmax(values)))
+    spread = max(float(logs.std()), 1e-9)
+    return Scale((logs - logs.mean()) / spread, float(logs.mean()), spread, 0.0, 1.0)
+
+
+def lowest_mean(mean: Floats, variance: Floats, best: float) -> Floats:
+    return -mean
+
+
+def no_opinion(points: NDArray[np.int16]) -> Floats:
+    return np.zeros(len(points))
+
+
+SAMPLED: dict[str, object] = {"model.EXACT_POOL": 0, "model.SAMPLED_POOL": 1000}
+"""As in a space too large to judge every config at every step, where the offspring of the elites matter."""
+VARIANTS = {
+    "evolution": Variant("public"),
+    "ours": Variant("ours", knows_estimate=True),
+    "ours: without the estimate": Variant("ours"),
+    "ours: estimate as starts alone": Variant("ours", {"evolution.Transfer": lambda *_: no_opinion}, True),
+    "ours: estimate as forecast alone": Variant("ours", {"starts.TRANSFERRED": 0}, True),
+    "ours: without the estimate, static resources": Variant("ours", features="static"),
+    "ours: without the estimate, the compiler's report": Variant("ours", features="compiled"),
+    "ours: the compiler's report": Variant("ours", knows_estimate=True, features="compiled"),
+    "no surrogate": Variant("public", {"evolution.MIN_FINISHED": NEVER}),
+    "no power-of-two features": Variant("public", {"features.POWER_OF_TWO_FROM": NEVER}),
+    "slow half not compressed": Variant("public", {"model.standardise": uncompressed}),
+    "lowest mean, not expected improvement": Variant("public", {"model.log_improvement": lowest_mean}),
+    "starts 4": Variant("public", {"evolution.START_SIZE": 4}),
+    "starts 16": Variant("public", {"evolution.START_SIZE": 16}),
+    "sampled pool": Variant("public", SAMPLED),
+    "sampled pool, no offspring": Variant("public", {**SAMPLED, "evolution.offspring": lambda *_: {}}),
+    "sampled pool, no mutation": Variant("public", {**SAMPLED, "operators.MUTATED": 0}),
+    "sampled pool, no niches": Variant("public", {**SAMPLED, "operators.niches": lambda *_: []}),
+    "sampled pool, no crossover": Variant("public", {**SAMPLED, "operators.CROSSOVERS": 0}),
+}
+"""The most telling first. Without the surrogate the spread starts go on to the end."""
+
+
+def _at_with(model: Model, more: Floats, rows: Rows) -> Floats:
+    """`Model._at` with more features."""
+    return np.hstack([model._features.of(model._valid.matrix[rows]), more[rows]])
 
 
 @contextmanager
-def replaced(attributes: Mapping[str, object]) -> Iterator[None]:
+def changed(variant: Variant, more: Floats | None) -> Iterator[None]:
+    """With the variant's attributes, and with `more` features of every config of a space, in order."""
     with ExitStack() as stack:
-        for name, value in attributes.items():
+        for name, value in variant.replaced.items():
             stack.enter_context(patch(f"evoengine.sampler.{name}", value))
+        if more is not None:
+            stack.enter_context(patch("evoengine.sampler.model.Model._at", partialmethod(_at_with, more)))
         yield
 
 
-def figures(space: RecordedSpace, random: RandomSearch, seed: int, batch: int, noise: float) -> dict[str, float]:
-    """One run, judged by true costs of the config that measured best."""
-    trace = replay(space, sampler="evolution", seed=seed, budget=BUDGET, batch=batch, noise_percent=noise)
-    rows = [trace.rows[0] if row is None else row for row in trace.picked]
-    found = judge(space, rows, BUDGET, random)
-    assert found.score is not None, "no recorded space is flat"
+def measure(
+    variant: Variant, path: Path, space: RecordedSpace, arguments: argparse.Namespace
+) -> list[dict[str, float]]:
+    """Figures of a variant on one space, for every seed."""
+    random = random_search(space, BUDGET)
+    table = {"static": static_features, "compiled": compiled_features}
+    more = table[variant.features](path, space) if variant.features else None
+    forecast = forecast_of(space) if variant.knows_estimate else None
+    found = []
+    with changed(variant, more):
+        for seed in range(arguments.runs):
+            trace = replay(
+                space,
+                sampler="evolution",
+                seed=seed,
+                budget=BUDGET,
+                batch=arguments.batch,
+                noise_percent=arguments.noise,
+                sources=estimated(forecast, seed),
+            )
+            found.append(figures(space, random, trace))
+    return found
+
+
+def summary(runs: Sequence[Sequence[dict[str, float]]], spaces: Sequence[RecordedSpace]) -> dict[str, Any]:
+    """`runs` are per space, then per seed."""
     return {
-        **{f"at_{mark}": 100 * share for mark, share in found.share.items()},
-        "score": found.score,
-        **{f"within_{100 * close:.0f}": 100.0 * (at is not None) for close, at in found.evaluations.items()},
+        "mean": spread(list(zip(*runs, strict=True))),
+        "spaces": {space.name: spread([[one] for one in found]) for space, found in zip(spaces, runs, strict=True)},
     }
-
-
-def spread(runs: Sequence[Sequence[Figures]]) -> dict[str, list[float]]:
-    """Mean and standard error over seeds of the mean over spaces; `runs` are per seed, then per space."""
-    table = {}
-    for name in runs[0][0]:
-        mean, error = mean_and_error([math.fsum(one[name] for one in seed) / len(seed) for seed in runs])
-        table[name] = [round(mean, 3), round(error or 0.0, 3)]
-    return table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("spaces", nargs="+", type=Path, metavar="SPACE")
+    parser.add_argument("--public", nargs="+", type=Path, default=[], metavar="SPACE")
+    parser.add_argument("--ours", nargs="+", type=Path, default=[], metavar="SPACE")
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--noise", type=float, default=0.0, metavar="PERCENT")
     parser.add_argument("--variant", action="append", choices=VARIANTS, help="only these (repeatable)")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE")
     arguments = parser.parse_args()
-    spaces = [load(path) for path in arguments.spaces]
-    chance = [random_search(space, BUDGET) for space in spaces]
-    table = {}
-    for name in arguments.variant or VARIANTS:
-        with replaced(VARIANTS[name]):
-            runs = [
-                [
-                    figures(one, random, seed, arguments.batch, arguments.noise)
-                    for one, random in zip(spaces, chance, strict=True)
-                ]
-                for seed in range(arguments.runs)
-            ]
-        each = {one.name: spread([[seed[at]] for seed in runs]) for at, one in enumerate(spaces)}
-        table[name] = {"mean": spread(runs), "spaces": each}
-        print(name, table[name]["mean"], file=sys.stderr, flush=True)
     head = {"runs": arguments.runs, "budget": BUDGET, "batch": arguments.batch, "noise_percent": arguments.noise}
-    print(json.dumps({**head, "variants": table}, indent=1))
+    document: dict[str, Any] = {**head, "variants": {}}
+    if arguments.output.is_file():
+        document = json.loads(arguments.output.read_text(encoding="utf-8"))
+        if any(document[key] != value for key, value in head.items()):
+            sys.exit(f"sampler_ablation: {arguments.output} was made with other options: give another --output")
+    files = {"public": arguments.public, "ours": arguments.ours}
+    spaces = {kind: [load(path) for path in paths] for kind, paths in files.items()}
+    for name in arguments.variant or VARIANTS:
+        variant = VARIANTS[name]
+        if name in document["variants"] or not files[variant.spaces]:
+            continue
+        pairs = list(zip(files[variant.spaces], spaces[variant.spaces], strict=True))
+        runs = [measure(variant, path, space, arguments) for path, space in pairs]
+        document["variants"][name] = summary(runs, spaces[variant.spaces])
+        arguments.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        print(name, document["variants"][name]["mean"], file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     sampler = check_sampler(arguments.sampler)
     space = load(Path(arguments.file))
     sources = _sources(arguments.warm_start or (), space)
-    forecast = _forecast(space) if sampler in INFORMED and not arguments.no_estimate else None
+    forecast = forecast_of(space) if sampler in INFORMED and not arguments.no_estimate else None
     traces = []
     with console(stderr=True).status("") as status:
         for seed in range(arguments.seed, arguments.seed + arguments.runs):
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
                     batch=arguments.batch,
                     noise_percent=arguments.noise,
                     until_converged=arguments.until_converged,
-                    sources=[*sources, *_estimated(forecast, seed)],
+                    sources=[*sources, *estimated(forecast, seed)],
                 )
             )
     how = {"sampler": sampler, "batch": arguments.batch, "noise_percent": arguments.noise}
@@ -57,27 +57,27 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _forecast(space: RecordedSpace) -> Forecast | None:
+def forecast_of(space: RecordedSpace) -> Forecast | None:
     """The estimate of what a recording of ours recorded; None for a recording that does not name a template and a card
-    that are known here, or whose axes the template no longer has."""
+    that are known here. An axis younger than the recording is at its default, one that is no more says nothing."""
     limits = next((card for card in CARDS.values() if card.name == space.device), None)
-    if limits is None or not (shipped("kernel_templates") / space.template).is_dir() or not space.template:
+    if limits is None or not space.template or not (shipped("kernel_templates") / space.template).is_dir():
         return None
     template = find_template(space.template)
     now = load_space(space_path(None, template))
-    known = {axis.name: axis for axis in now}
-    fixed = dict(now.default)
-    for name, word in space.constants.items():
-        if name not in known or word not in (words := {known[name].show(one): one for one in known[name].choices}):
-            return None
-        fixed[name] = words[word]
-    if any(axis.name not in known or not set(axis.choices) <= set(known[axis.name].choices) for axis in space.axes):
-        return None
+    constants = {
+        axis.name: choice
+        for axis in now
+        for choice in axis.choices
+        if space.constants.get(axis.name) == axis.show(choice)
+    }
     problem = template.module.PROBLEM(**space.problem)
+    fixed = {**now.default, **constants}
     return Forecast(template.module, problem, limits, space.search_space, space.points, fixed)
 
 
-def _estimated(forecast: Forecast | None, seed: int) -> list[Source]:
+def estimated(forecast: Forecast | None, seed: int) -> list[Source]:
+    """What a search with this seed knows of the estimate."""
     made = None if forecast is None else forecast.source(seed)
     return [] if made is None else [made]
 
