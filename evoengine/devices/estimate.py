@@ -41,29 +41,29 @@ LAUNCH_US = 1.2
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What vendors' figures leave open, fitted by `benchmarks/fit_estimate.py` to one half of the 4,864 attention
+    """What vendors' figures leave open, fitted by `benchmarks/fit_estimate.py` to one half of the 2,820 attention
     kernels recorded at B=1 H=8 S=512 D=64 on an H200 (2026), to three digits: `studies/h200/estimate.json`.
 
     Clocks are the SM's.
     """
 
-    step_clocks: float = 427.0
+    step_clocks: float = 456.0
     """One trip through the main loop beyond its instructions: barriers, ldmatrix and mma latency, shuffles."""
-    issue_clocks: float = 3.14
+    issue_clocks: float = 4.27
     """From one dependent instruction of a warp's softmax to the next."""
-    load_clocks: float = 751.0
+    load_clocks: float = 728.0
     """From the last copy of a tile until it has landed from L2."""
-    copy_clocks: float = 13.2
+    copy_clocks: float = 13.8
     """From one copy instruction of a warp to its next."""
-    slow_copy_clocks: float = 56.5
+    slow_copy_clocks: float = 59.2
     """What a copy with a bound check in a loop takes longer."""
-    spill_clocks: float = 5.82
+    spill_clocks: float = 4.03
     """Each spilled word of a thread that is stored or loaded; all are taken to lie in the main loop."""
-    merge_line_clocks: float = 7.69
+    merge_line_clocks: float = 7.95
     """Leave 128 bytes of partial results in shared memory, read and weigh them."""
-    unit_overlap: float = 1.31
+    unit_overlap: float = 1.55
     """Exponent with which tensor cores, shared memory, exponentials and a warp's own chains overlap; 1: they do not."""
-    load_overlap: float = 3.09
+    load_overlap: float = 4.21
     """Exponent with which loads from L2 overlap with computing."""
 
 
