@@ -62,13 +62,23 @@ def search(space: RecordedSpace, name: str, seed: int, budget: int) -> tuple[int
     time.
     """
     import kernel_tuner
-    from constraint import FunctionConstraint
+    from constraint import FunctionConstraint, Unassigned
 
     strategy, options = STRATEGIES[name]
     names = [axis.name for axis in space.axes]
     values = [_values(axis) for axis in space.axes]
     configs = [tuple(of[index] for of, index in zip(values, point, strict=True)) for point in space.points]
     row_of = {config: row for row, config in enumerate(configs)}
+    begun: dict[tuple[int, ...], set[tuple[Any, ...]]] = {}
+
+    def recorded(*config: Any) -> bool:
+        """Whether a config, of which some axes may not be set yet, can become a recorded one: without this look ahead
+        every point of the product would be visited, 12 million for 2,820 configs of our own."""
+        at = tuple(index for index, value in enumerate(config) if value is not Unassigned)
+        if at not in begun:
+            begun[at] = {tuple(one[index] for index in at) for one in configs}
+        return tuple(config[index] for index in at) in begun[at]
+
     with tempfile.TemporaryDirectory() as folder, _watched(budget) as evaluated, _mended(), _seeded(seed):
         path = Path(folder) / "cache.json"
         path.write_text(json.dumps(cachefile(space)), encoding="utf-8")
@@ -80,7 +90,7 @@ def search(space: RecordedSpace, name: str, seed: int, budget: int) -> tuple[int
                 PROBLEM,
                 [],
                 dict(zip(names, values, strict=True)),
-                restrictions=[FunctionConstraint(lambda *config: config in row_of)],
+                restrictions=[FunctionConstraint(recorded, assigned=False)],
                 cache=str(path),
                 simulation_mode=True,
                 strategy=strategy,
