@@ -41,14 +41,17 @@ def _shipped(sampler: str, batch: int = 1) -> Search:
 def _methods() -> dict[str, Method]:
     package = Path(evoengine.__file__).parent
     shipped = (*sorted((package / "sampler").glob("*.py")), package / "recorded" / "replay.py")
+    stock = tuple(
+        path for path in shipped if path.stem in ("proposer", "stock", "starts", "valid", "encoding", "replay")
+    )
     here = Path(__file__).parent
     found = {
         "evolution": Method(OURS, _shipped("evolution"), "optuna", shipped),
         "evolution, batches of 16": Method(OURS, _shipped("evolution", 16), "optuna", shipped),
-        "random": Method(OURS, _shipped("random"), "optuna", shipped),
+        "random": Method(OURS, _shipped("random"), "optuna", stock),
     }
     for name in ("tpe", "nsga2", "cmaes"):
-        found[f"evoengine --sampler {name}"] = Method(OPTUNA, _shipped(name), "optuna", shipped)
+        found[f"evoengine --sampler {name}"] = Method(OPTUNA, _shipped(name), "optuna", stock)
     for name in kernel_tuner_peer.STRATEGIES:
         search = partial(_kernel_tuner, name)
         files = (here / "kernel_tuner_peer.py",)
