@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
+import os
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, TypeVar
 
 from evoengine.recorded.replay import Trace
 from evoengine.recorded.score import RandomSearch, judge, mean_and_error
@@ -14,6 +17,15 @@ from evoengine.recorded.space import RecordedSpace
 BUDGET = 200
 
 Figures = Mapping[str, float]
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+def in_processes(work: Callable[[Task], Result], tasks: Iterable[Task], jobs: int) -> Iterator[Result]:
+    """The result of every task in order, `jobs` at a time, each in a process with one BLAS thread."""
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read by numpy when a new process imports it
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(work, tasks)
 
 
 def figures(space: RecordedSpace, random: RandomSearch, trace: Trace) -> dict[str, float]:

@@ -4,15 +4,16 @@
         --output studies/ablation.json
 
 `--public` spaces know no template and are searched cold; `--ours` are recordings of a template, of whose configs a
-search knows the estimate. One run takes a second on a quiet core. The file holds, per variant, the mean over spaces and
-its standard error over seeds: % of the optimum after 50, 100 and 200 evaluations, score over random, % of runs within
-5 % and 1 %, and the median of evaluations to 1 %. It is written after every variant; variants that it holds are not run
-again, so that a run that was stopped goes on.
+search knows the estimate. A run takes a second, all of them 20 minutes with `--jobs 1`. The file holds, per variant,
+the mean over spaces and its standard error over seeds: % of the optimum after 50, 100 and 200 evaluations, score over
+random, % of runs within 5 % and 1 %, and the median of evaluations to 1 %. It is written after every variant; variants
+that it holds are not run again, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,13 +27,12 @@ from unittest.mock import patch
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.replay_figures import BUDGET, figures, spread
+from benchmarks.replay_figures import BUDGET, figures, in_processes, spread
 from benchmarks.template_features import compiled_features, static_features
 from evoengine.cli.replay import estimated, forecast_of
 from evoengine.recorded.load import load
 from evoengine.recorded.replay import replay
 from evoengine.recorded.score import random_search
-from evoengine.recorded.space import RecordedSpace
 from evoengine.sampler.model import Model, Scale
 from evoengine.sampler.surrogate import Floats
 from evoengine.sampler.valid import Rows
@@ -96,6 +96,15 @@ def _at_with(model: Model, more: Floats, rows: Rows) -> Floats:
     return np.hstack([model._features.of(model._valid.matrix[rows]), more[rows]])
 
 
+@dataclass(frozen=True)
+class Task:
+    """One variant on one space, every seed."""
+
+    variant: str
+    path: Path
+    arguments: argparse.Namespace
+
+
 @contextmanager
 def changed(variant: Variant, more: Floats | None) -> Iterator[None]:
     """With the variant's attributes, and with `more` features of every config of a space, in order."""
@@ -107,10 +116,10 @@ def changed(variant: Variant, more: Floats | None) -> Iterator[None]:
         yield
 
 
-def measure(
-    variant: Variant, path: Path, space: RecordedSpace, arguments: argparse.Namespace
-) -> list[dict[str, float]]:
-    """Figures of a variant on one space, for every seed."""
+def measure(task: Task) -> tuple[str, list[dict[str, float]]]:
+    """The name of the task's space, and the figures of its variant there for every seed."""
+    variant, path, arguments = VARIANTS[task.variant], task.path, task.arguments
+    space = load(path)
     random = random_search(space, BUDGET)
     table = {"static": static_features, "compiled": compiled_features}
     more = table[variant.features](path, space) if variant.features else None
@@ -128,14 +137,14 @@ def measure(
                 sources=estimated(forecast, seed),
             )
             found.append(figures(space, random, trace))
-    return found
+    return space.name, found
 
 
-def summary(runs: Sequence[Sequence[dict[str, float]]], spaces: Sequence[RecordedSpace]) -> dict[str, Any]:
-    """`runs` are per space, then per seed."""
+def summary(runs: Mapping[str, Sequence[dict[str, float]]]) -> dict[str, Any]:
+    """`runs` are by the name of the space, then per seed."""
     return {
-        "mean": spread(list(zip(*runs, strict=True))),
-        "spaces": {space.name: spread([[one] for one in found]) for space, found in zip(spaces, runs, strict=True)},
+        "mean": spread(list(zip(*runs.values(), strict=True))),
+        "spaces": {name: spread([[one] for one in found]) for name, found in runs.items()},
     }
 
 
@@ -146,6 +155,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--noise", type=float, default=0.0, metavar="PERCENT")
+    parser.add_argument("--jobs", type=int, default=1, help="spaces searched at a time, each in a process")
     parser.add_argument("--variant", action="append", choices=VARIANTS, help="only these (repeatable)")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE")
     arguments = parser.parse_args()
@@ -156,14 +166,11 @@ def main() -> None:
         if any(document[key] != value for key, value in head.items()):
             sys.exit(f"sampler_ablation: {arguments.output} was made with other options: give another --output")
     files = {"public": arguments.public, "ours": arguments.ours}
-    spaces = {kind: [load(path) for path in paths] for kind, paths in files.items()}
-    for name in arguments.variant or VARIANTS:
-        variant = VARIANTS[name]
-        if name in document["variants"] or not files[variant.spaces]:
-            continue
-        pairs = list(zip(files[variant.spaces], spaces[variant.spaces], strict=True))
-        runs = [measure(variant, path, space, arguments) for path, space in pairs]
-        document["variants"][name] = summary(runs, spaces[variant.spaces])
+    names = [name for name in arguments.variant or VARIANTS if name not in document["variants"]]
+    tasks = [Task(name, path, arguments) for name in names for path in files[VARIANTS[name].spaces]]
+    done = in_processes(measure, tasks, arguments.jobs)
+    for name, group in itertools.groupby(tasks, lambda task: task.variant):
+        document["variants"][name] = summary(dict(itertools.islice(done, len(list(group)))))
         arguments.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         print(name, document["variants"][name]["mean"], file=sys.stderr, flush=True)
 

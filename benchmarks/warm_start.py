@@ -1,23 +1,26 @@
 """What a warm start is worth: recorded spaces searched cold and with what another recording of the same axes knows.
 
-    python benchmarks/warm_start.py --runs 20 SOURCE.json.gz:TARGET.json.gz... > studies/warm_start.json
+    python benchmarks/warm_start.py --runs 20 SOURCE.json.gz:TARGET.json.gz... \\
+        --output studies/warm_start.json
 
 For every pair, per seed: the target `cold`; with a `search` of the source as a study would hold it (200 evaluations, of
 another seed); with the whole `recording` of it; with a `misleading` source, that search with its times shuffled. The
-JSON holds means and standard errors over seeds, as `sampler_ablation.py` does. A run takes a second.
+JSON holds means and standard errors over seeds, as `sampler_ablation.py` does. A pair takes two minutes.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from benchmarks.replay_figures import BUDGET, figures, spread
+from benchmarks.replay_figures import BUDGET, Figures, figures, in_processes, spread
 from evoengine.recorded.load import load
 from evoengine.recorded.replay import replay
 from evoengine.recorded.score import random_search
@@ -45,26 +48,36 @@ def source(kind: str, theirs: RecordedSpace, ours: RecordedSpace, searched: Sequ
     return [made]
 
 
+def measure(task: tuple[str, int]) -> tuple[str, str, dict[str, Figures]]:
+    """Names of a pair's source and target, and the figures of every kind for one seed."""
+    pair, seed = task
+    theirs, ours = (load(Path(file)) for file in pair.split(":"))
+    random = random_search(ours, BUDGET)
+    searched = replay(theirs, sampler="evolution", seed=ANOTHER + seed, budget=BUDGET).rows
+    found: dict[str, Figures] = {}
+    for kind in KINDS:
+        told = source(kind, theirs, ours, searched, seed)
+        found[kind] = figures(ours, random, replay(ours, sampler="evolution", seed=seed, budget=BUDGET, sources=told))
+    return theirs.name, ours.name, found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pairs", nargs="+", metavar="SOURCE:TARGET")
     parser.add_argument("--runs", type=int, default=20)
-    parser.add_argument("--kind", action="append", choices=KINDS, help="only these (repeatable)")
+    parser.add_argument("--jobs", type=int, default=1, help="searches at a time, each in a process")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE")
     arguments = parser.parse_args()
-    table = []
-    for pair in arguments.pairs:
-        theirs, ours = (load(Path(file)) for file in pair.split(":"))
-        random = random_search(ours, BUDGET)
-        row: dict[str, object] = {"source": theirs.name, "target": ours.name}
-        seeds = range(arguments.runs)
-        searched = [replay(theirs, sampler="evolution", seed=ANOTHER + seed, budget=BUDGET).rows for seed in seeds]
-        for kind in arguments.kind or KINDS:
-            told = [source(kind, theirs, ours, searched[seed], seed) for seed in seeds]
-            traces = [replay(ours, sampler="evolution", seed=seed, budget=BUDGET, sources=told[seed]) for seed in seeds]
-            row[kind] = spread([[figures(ours, random, trace)] for trace in traces])
-            print(theirs.name, ours.name, kind, row[kind], file=sys.stderr, flush=True)
-        table.append(row)
-    print(json.dumps({"runs": arguments.runs, "budget": BUDGET, "pairs": table}, indent=1))
+    tasks = [(pair, seed) for pair in arguments.pairs for seed in range(arguments.runs)]
+    done = in_processes(measure, tasks, arguments.jobs)
+    rows: list[dict[str, Any]] = []
+    for _ in arguments.pairs:
+        runs = list(itertools.islice(done, arguments.runs))
+        kinds = {kind: spread([[found[kind]] for *_, found in runs]) for kind in KINDS}
+        rows.append({"source": runs[0][0], "target": runs[0][1], **kinds})
+        document = {"runs": arguments.runs, "budget": BUDGET, "pairs": rows}
+        arguments.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
