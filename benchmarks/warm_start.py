@@ -24,8 +24,9 @@ from benchmarks.replay_figures import BUDGET, Figures, figures, in_processes, sp
 from evoengine.recorded.load import load
 from evoengine.recorded.replay import replay
 from evoengine.recorded.score import random_search
+from evoengine.recorded.source import source_of
 from evoengine.recorded.space import RecordedSpace
-from evoengine.sampler.source import Source, make_source
+from evoengine.sampler.source import Source
 
 ANOTHER = 1000
 """Added to a seed for the search of the source."""
@@ -40,9 +41,7 @@ def source(kind: str, theirs: RecordedSpace, ours: RecordedSpace, searched: Sequ
     costs = theirs.costs[list(rows)]
     if kind == "misleading":
         costs = np.random.default_rng([ANOTHER, seed]).permutation(costs)
-    values = [None if np.isnan(cost) else float(cost) for cost in costs]
-    trials = zip([theirs.points[row] for row in rows], values, strict=True)
-    made = make_source(theirs.name, theirs.device, "", trials, theirs=theirs.axes, ours=ours.axes)
+    made = source_of(theirs, ours, zip(rows, costs.tolist(), strict=True))
     if made is None:
         sys.exit(f"warm_start: {theirs.name} and {ours.name} have no parameters and working configs in common")
     return [made]

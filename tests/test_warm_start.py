@@ -94,6 +94,23 @@ class TestSource:
 
         assert Source("a", "b", "c", ((3, 3, 2, 1), (0, 0, 0, 2)), (5.0, None)) == made
 
+    def test_a_knob_that_one_side_alone_varies_is_a_constant_of_the_other(self) -> None:
+        """Of theirs only what has our constant is carried over, and it lies at their constant on our knob."""
+        theirs, ours = (*AXES[:3], Axis("ROLES", (0, 1), "r")), AXES
+        trials = [((1, 1, 1, 1), 2.0), ((2, 1, 1, 0), 3.0)]
+
+        def made(their_constants: dict[str, str], our_constants: dict[str, str]) -> Source | None:
+            return make_source(
+                "a", "b", "c", trials, theirs=theirs, ours=ours,
+                their_constants=their_constants, our_constants=our_constants,
+            )  # fmt: skip
+
+        assert Source("a", "b", "c", ((2, 1, 1, 3),), (3.0,)) == made({"WARPS": "8"}, {"ROLES": "0"})
+        assert made({"WARPS": "7"}, {"ROLES": "0"}) is None
+        assert made({"WARPS": "8"}, {"ROLES": "2"}) is None
+        assert made({}, {"ROLES": "0"}) is None
+        assert made({"WARPS": "8"}, {}) is None
+
     def test_nothing_to_carry_over_is_no_source(self) -> None:
         renamed = (replace(AXES[0], name="OTHER"), *AXES[1:])
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,11 @@ from evoengine.forecast import Forecast
 from evoengine.hardware import CARDS
 from evoengine.recorded.load import load
 from evoengine.recorded.replay import replay
+from evoengine.recorded.source import source_of
 from evoengine.recorded.space import RecordedSpace
 from evoengine.recorded.summary import summarise
 from evoengine.sampler import INFORMED, check_sampler
-from evoengine.sampler.source import Source, make_source
+from evoengine.sampler.source import Source
 from evoengine.space import load_space
 from evoengine.template import shipped
 
@@ -90,10 +90,7 @@ def _sources(files: Sequence[str], space: RecordedSpace) -> tuple[Source, ...]:
     """
     sources = []
     for file in files:
-        other = load(Path(file))
-        costs = (None if math.isnan(cost) else float(cost) for cost in other.costs)
-        trials = zip(other.points, costs, strict=True)
-        source = make_source(other.name, other.device, "", trials, theirs=other.axes, ours=space.axes)
+        source = source_of(load(Path(file)), space)
         if source is None:
             raise UserError(
                 f"--warm-start {file}: no config that works has the parameters of {space.name} "

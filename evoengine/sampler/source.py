@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 from evoengine.space import Axis, Point
@@ -75,23 +76,26 @@ def make_source(
     *,
     theirs: Sequence[Axis],
     ours: Sequence[Axis],
+    their_constants: Mapping[str, str] = MappingProxyType({}),
+    our_constants: Mapping[str, str] = MappingProxyType({}),
     operator: str = "transfer",
 ) -> Source | None:
     """A source from the trials of a space with axes `theirs`, on `ours`: by names of axes and words for choices.
 
-    A config with a choice that is not among ours is left out. None where the axes have other names, or where no config
-    that has a value is left.
+    A knob that only one side varies is a constant of the other, by its word. A config with a choice that is not among
+    ours is left out. None where the knobs have other names, or where no config that has a value is left.
     """
-    at = {axis.name: position for position, axis in enumerate(theirs)}
-    if at.keys() != {axis.name for axis in ours}:
+    if {*(axis.name for axis in theirs), *their_constants} != {*(axis.name for axis in ours), *our_constants}:
         return None
-    columns = []
-    for axis in ours:
-        source = theirs[at[axis.name]]
-        index_of = {axis.show(choice): index for index, choice in enumerate(axis.choices)}
-        columns.append((at[axis.name], [index_of.get(source.show(choice), -1) for choice in source.choices]))
-    moved = [(tuple(to[point[column]] for column, to in columns), value) for point, value in trials]
-    kept = _memorable([(point, value) for point, value in moved if min(point) >= 0])
+    index_of = [{axis.show(choice): index for index, choice in enumerate(axis.choices)} for axis in ours]
+    moved = []
+    for theirs_at, value in trials:
+        words = dict(their_constants)
+        words |= {axis.name: axis.show(axis.choices[index]) for axis, index in zip(theirs, theirs_at, strict=True)}
+        point = tuple(known.get(words[axis.name], -1) for axis, known in zip(ours, index_of, strict=True))
+        if min(point) >= 0 and all(words[name] == word for name, word in our_constants.items()):
+            moved.append((point, value))
+    kept = _memorable(moved)
     if all(value is None for _, value in kept):
         return None
     return Source(name, device, problem, tuple(point for point, _ in kept), tuple(value for _, value in kept), operator)
