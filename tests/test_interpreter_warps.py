@@ -251,6 +251,17 @@ def test_a_barrier_without_a_count_does_not_wait_for_warps_that_left() -> None:
         assert [5] * 32 + [0] * 32 == left["y"].tolist()
 
 
+def test_a_warp_of_another_cta_may_be_half_gone_at_a_barrier() -> None:
+    body = f"""{LANE_OUT} mov.u32 %r1, %ctaid.x; setp.eq.u32 %p0, %r1, 0; setp.ge.u32 %p1, %r0, 16; bra.uni START;
+        LEAVE: ret;
+        START: @%p0 bra FIRST; bar.sync 0; bra.uni AGAIN;
+        FIRST: @%p1 bra LEAVE; bra.uni LAST;
+        AGAIN: bar.sync 0; bra.uni LEAVE;
+        LAST: st.global.u32 [%d2], 5;"""
+    for left in run(body, ONE_OUT, ctas=2, modes=MODES):
+        assert [5] * 16 + [0] * 16 == left["y"].tolist()
+
+
 def test_an_endless_loop_is_a_hang() -> None:
     with pytest.raises(Hang, match="still running after 1000 instructions"):
         run("AGAIN: bra AGAIN;", ONE_OUT, step_limit=1000)

@@ -254,8 +254,11 @@ class Machine:
         np.copyto(at, np.where(frame[end.guard], taken, passed), where=mask)
 
     def _barrier(self, slot: int, frame: Frame, end: End, mask: Mask) -> None:
-        whole_warps(mask if mask is True else mask | (self._at[slot] == DONE), end.text)
-        warps = np.arange(self._groups) if mask is True else np.flatnonzero(mask.reshape(-1, WARP).any(axis=1))
+        warps = np.arange(self._groups)
+        if mask is not True:
+            here = mask.reshape(-1, WARP).any(axis=1)  # a warp that lost lanes elsewhere is none of this barrier's
+            whole_warps(mask | (self._at[slot] == DONE) & np.repeat(here, WARP), end.text)
+            warps = np.flatnonzero(here)
         for group in warps.tolist():
             barrier = int(frame[end.barrier][group * WARP])
             count = int(frame[end.count][group * WARP]) if end.count else None
