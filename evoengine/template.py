@@ -84,13 +84,19 @@ class Work:
     slow_copies: float = 0.0
     """Those of them that take a loop with a bound check each, as at ragged ends."""
     merge_bytes: float = 0.0
-    """Partial results that warps leave in shared memory for each other."""
+    """Partial results that warps, or CTAs, leave for each other and one of them merges."""
+    round_trips: float = 0.0
+    """Times that a CTA waits for L2 after its main loop, as for what other CTAs have written."""
     registers: int = 0
     """Registers a thread before compiling: accumulators, fragments, addresses; the build knows better."""
 
 
 class TemplateModule(Protocol):
-    """What `template.py` in a template folder defines. Arrays are numpy; values are already rounded to the dtype."""
+    """What `template.py` in a template folder defines. Arrays are numpy; values are already rounded to the dtype.
+
+    For exported headers it may also define `grid(values)`, for each grid dimension (field of the problem, tile, times):
+    ceil(field / tile) * times CTAs; and `scratch(values, problem)`, bytes of each scratch tensor that this config uses.
+    """
 
     ENTRY: str
     """Name of the one `extern "C" __global__` function in kernel.cu."""

@@ -27,8 +27,14 @@ AXES = (
     Axis("MASK_SPLIT", (0, 1), "ms", about="1: tiles that all rows see whole run code without a mask"),
     Axis("ONE_TILE", (0, 1), "ot", about="1: where all keys are one tile, it runs code of its own"),
     Axis("HEAVY_FIRST", (0, 1), "hf", about="1: under a causal mask the last rows of all heads start first"),
+    Axis("SPLIT_KV", (1, 2, 4, 8, 16), "sp", about="CTAs that share the keys of the same rows; the last to end merges"),
     Axis("MIN_CTAS", (1, 2, 3, 4, 6), "mc", about="CTAs per SM promised to the compiler: caps registers"),
 )
+
+
+MAX_SPLIT_CTAS = 256
+"""CTAs of a grid that splits the keys: four for each SM of an L4 and two of an H200, so that none idles. The template
+has scratch for the partial results of so many."""
 
 
 def _attention(problem: Problem) -> AttentionProblem:
@@ -49,6 +55,12 @@ def _register_floor(values: Values, head_dim: int) -> int:
     return rows * head_dim // 32 + tiles * (rows * keys // 32) + 4 * values["ROW_TILES"] + rest
 
 
+def _tiles(values: Values, problem: Problem) -> int:
+    """Tiles that a CTA walks at most."""
+    tiles = -(-_attention(problem).seq_k // values["BLOCK_N"])
+    return -(-tiles // values["SPLIT_KV"])
+
+
 def keys_per_warp(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
     if values["BLOCK_N"] % (16 * values["WARPS_KV"]) == 0:
         return None
@@ -62,7 +74,7 @@ def mbarrier(values: Values, problem: Problem, limits: DeviceLimits) -> str | No
 
 
 def unrolled(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
-    tiles = -(-_attention(problem).seq_k // values["BLOCK_N"])
+    tiles = _tiles(values, problem)
     if not values["UNROLL"]:
         return None
     if values["OVERLAP"] and values["STAGES"] == 2:
@@ -77,17 +89,35 @@ def late_loads(values: Values, problem: Problem, limits: DeviceLimits) -> str | 
         return None
     if values["PRODUCER_WARPS"] or values["OVERLAP"]:
         return "LATE_LOADS=1 moves the copies of warps that compute too, in the plain form: PRODUCER_WARPS=0, OVERLAP=0"
-    tiles = -(-_attention(problem).seq_k // values["BLOCK_N"])
+    tiles = _tiles(values, problem)
     if tiles > values["STAGES"]:
         return None
     return f"LATE_LOADS=1 with {values['STAGES']} slots for {tiles} tiles: nothing is ever refilled"
 
 
 def stages_filled(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
-    tiles = -(-_attention(problem).seq_k // values["BLOCK_N"])
+    tiles = _tiles(values, problem)
     if values["STAGES"] <= tiles:
         return None
     return f"{values['STAGES']} slots for {tiles} tiles of {values['BLOCK_N']} keys: the rest would never be filled"
+
+
+def split_filled(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
+    tiles = -(-_attention(problem).seq_k // values["BLOCK_N"])
+    if values["SPLIT_KV"] <= tiles:
+        return None
+    return f"SPLIT_KV={values['SPLIT_KV']} CTAs for {tiles} tiles of {values['BLOCK_N']} keys: the rest would have none"
+
+
+def split_needed(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
+    attention, block_m = _attention(problem), 16 * values["ROW_TILES"] * values["WARPS_M"]
+    ctas = attention.batch * attention.heads * -(-attention.seq_q // block_m)
+    if values["SPLIT_KV"] == 1 or ctas * values["SPLIT_KV"] <= MAX_SPLIT_CTAS:
+        return None
+    return (
+        f"SPLIT_KV={values['SPLIT_KV']} makes {ctas * values['SPLIT_KV']} CTAs of {ctas}: more than {MAX_SPLIT_CTAS}, "
+        "which keep every SM busy, only leave more partial results"
+    )
 
 
 def rows_used(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
@@ -111,10 +141,9 @@ def overlap_stages(values: Values, problem: Problem, limits: DeviceLimits) -> st
 
 
 def tiles_to_rescale(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
-    seq_k = _attention(problem).seq_k
-    if not values["LAZY_RESCALE"] or values["BLOCK_N"] < seq_k:
+    if not values["LAZY_RESCALE"] or _tiles(values, problem) > 1:
         return None
-    return f"LAZY_RESCALE=1 with one tile of {values['BLOCK_N']} keys for seq_k={seq_k}: nothing is ever rescaled"
+    return f"LAZY_RESCALE=1 with 1 tile of {values['BLOCK_N']} keys a CTA: nothing is ever rescaled"
 
 
 def one_tile(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
@@ -123,7 +152,7 @@ def one_tile(values: Values, problem: Problem, limits: DeviceLimits) -> str | No
     if values["OVERLAP"]:
         return "ONE_TILE=1 with OVERLAP=1: nothing overlaps with a lone tile"
     seq_k = _attention(problem).seq_k
-    if values["BLOCK_N"] >= seq_k:
+    if _tiles(values, problem) == 1:
         return None
     return f"ONE_TILE=1 with tiles of {values['BLOCK_N']} keys for seq_k={seq_k}: its code would never run"
 
@@ -172,6 +201,7 @@ DEFAULT = dict(
     MASK_SPLIT=0,
     ONE_TILE=0,
     HEAVY_FIRST=0,
+    SPLIT_KV=1,
     MIN_CTAS=1,
 )
 
@@ -183,14 +213,16 @@ SPACE = SearchSpace(
         Rule("rows_used", ("WARPS_M", "ROW_TILES"), rows_used),
         Rule("keys_used", ("BLOCK_N", "WARPS_KV"), keys_used),
         Rule("overlap_stages", ("STAGES", "OVERLAP"), overlap_stages),
-        Rule("tiles_to_rescale", ("BLOCK_N", "LAZY_RESCALE"), tiles_to_rescale),
-        Rule("one_tile", ("BLOCK_N", "OVERLAP", "ONE_TILE"), one_tile),
+        Rule("split_filled", ("BLOCK_N", "SPLIT_KV"), split_filled),
+        Rule("split_needed", ("WARPS_M", "ROW_TILES", "SPLIT_KV"), split_needed),
+        Rule("tiles_to_rescale", ("BLOCK_N", "SPLIT_KV", "LAZY_RESCALE"), tiles_to_rescale),
+        Rule("one_tile", ("BLOCK_N", "SPLIT_KV", "OVERLAP", "ONE_TILE"), one_tile),
         Rule("heavy_first", ("HEAVY_FIRST",), heavy_first),
         Rule("register_file", ("ROW_TILES", "BLOCK_N", "WARPS_KV", "OVERLAP"), register_file),
-        Rule("stages_filled", ("BLOCK_N", "STAGES"), stages_filled),
+        Rule("stages_filled", ("BLOCK_N", "STAGES", "SPLIT_KV"), stages_filled),
         Rule("mbarrier", ("PRODUCER_WARPS", "MBARRIER"), mbarrier),
-        Rule("unrolled", ("BLOCK_N", "STAGES", "UNROLL", "OVERLAP"), unrolled),
-        Rule("late_loads", ("BLOCK_N", "STAGES", "PRODUCER_WARPS", "LATE_LOADS", "OVERLAP"), late_loads),
+        Rule("unrolled", ("BLOCK_N", "STAGES", "UNROLL", "OVERLAP", "SPLIT_KV"), unrolled),
+        Rule("late_loads", ("BLOCK_N", "STAGES", "PRODUCER_WARPS", "LATE_LOADS", "OVERLAP", "SPLIT_KV"), late_loads),
         Rule(
             "launch_bounds",
             ("WARPS_M", "ROW_TILES", "BLOCK_N", "WARPS_KV", "PRODUCER_WARPS", "OVERLAP", "MIN_CTAS"),

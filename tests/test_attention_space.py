@@ -55,7 +55,7 @@ def test_all_starts_but_the_one_with_every_key_in_flight_fit_an_l4() -> None:
         if (gate := static_gate(SPACE, HARDWARE, start, replace(MISSION, causal=True), L4)) is not None
     }
 
-    all_keys = "wm_2.rt_1.bn_512.wkv_4.st_1.pw_0.mb_0.un_0.ll_0.qr_1.ov_0.lr_0.sm_1.ms_1.ot_1.hf_0.mc_1"
+    all_keys = "wm_2.rt_1.bn_512.wkv_4.st_1.pw_0.mb_0.un_0.ll_0.qr_1.ov_0.lr_0.sm_1.ms_1.ot_1.hf_0.sp_1.mc_1"
     assert {all_keys: "smem_per_cta"} == refused
     assert len(SPACE.starts) == len({SPACE.config(start).digest for start in SPACE.starts})
 
@@ -81,7 +81,7 @@ def test_no_choice_is_dead_at_the_mission_shape() -> None:
 @pytest.mark.parametrize("name", ["l4", "h200"])
 def test_what_is_feasible_can_be_launched(name: str) -> None:
     limits = CARDS[name]
-    for point in SPACE.feasible(MISSION, limits, HARDWARE).points:
+    for point in SPACE.feasible(MISSION, limits, HARDWARE).points[::7]:  # of 485 thousand on an H200
         values = SPACE.config_at(point).values
         launch = TEMPLATE.module.launch(values, MISSION)
         registers = limits.registers_per_sm // (launch.block * launch.min_ctas)
@@ -127,6 +127,27 @@ def test_odd_shapes_have_a_feasible_config_near_the_default(name: str, shape: st
         ("late_loads", (dict(LATE_LOADS=1), "seq_k=17"), (dict(LATE_LOADS=1), "seq_k=16"), {"1"}),
         ("one_tile", (dict(BLOCK_N=512, ONE_TILE=1), ""), (dict(BLOCK_N=256, ONE_TILE=1), ""), {"256", "512"}),
         ("heavy_first", (dict(HEAVY_FIRST=1), "causal"), (dict(HEAVY_FIRST=1), ""), {"1"}),
+        # 16 rows and 16 keys a tile: 4 tiles of 49 keys, 3 of 48; 2 for each half of 33 keys, 1 of 32
+        ("split_filled", (dict(SPLIT_KV=4), "seq_k=49"), (dict(SPLIT_KV=4), "seq_k=48"), {"4", "3", "16"}),
+        ("split_needed", (dict(SPLIT_KV=16), "seq_q=32"), (dict(SPLIT_KV=16), "seq_q=33"), {"16", "384", "24", "256"}),
+        (
+            "stages_filled",
+            (dict(STAGES=2, SPLIT_KV=2), "seq_k=33"),
+            (dict(STAGES=2, SPLIT_KV=2), "seq_k=32"),
+            {"2", "1", "16"},
+        ),
+        (
+            "tiles_to_rescale",
+            (dict(LAZY_RESCALE=1, SPLIT_KV=2), "seq_k=33"),
+            (dict(LAZY_RESCALE=1, SPLIT_KV=2), "seq_k=32"),
+            {"1", "16"},
+        ),
+        (
+            "one_tile",
+            (dict(ONE_TILE=1, SPLIT_KV=2), "seq_k=32"),
+            (dict(ONE_TILE=1, SPLIT_KV=2), "seq_k=33"),
+            {"16", "33"},
+        ),
         # 16 rows: 32 registers of output for head_dim 64, one of scores for every two keys, 49 more
         ("register_file", (dict(BLOCK_N=256), ""), (dict(BLOCK_N=384), ""), {"273", "255"}),
         ("register_file", (dict(BLOCK_N=384, WARPS_KV=2), ""), (dict(BLOCK_N=512), ""), {"337", "255"}),
@@ -189,7 +210,7 @@ def test_rules_draw_their_line_and_say_why_with_numbers(
 
 @pytest.mark.parametrize("rule", [rule.id for rule in SPACE.rules])
 def test_every_rule_refuses_what_no_other_does(rule: str) -> None:
-    problem = parse_shape(AttentionProblem, "1,8,20,64,seq_k=100")
+    problem = parse_shape(AttentionProblem, "1,40,20,64,seq_k=100")  # 40 heads: enough CTAs to need no split
     without = SearchSpace(SPACE.name, SPACE.axes, tuple(r for r in SPACE.rules if r.id != rule), SPACE.default)
     all_rules, fewer = (space.feasible(problem, L4, HARDWARE) for space in (SPACE, without))
 

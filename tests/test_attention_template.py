@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 import re
 import struct
@@ -96,16 +97,16 @@ def test_the_host_defines_exactly_the_macros_that_the_kernel_demands() -> None:
     assert {f"EVO_{axis.name}" for axis in SPACE} < demanded
 
 
-@pytest.mark.parametrize("lse", [False, True])
-def test_arguments_follow_the_kernels_parameter_list(lse: bool) -> None:
+@pytest.mark.parametrize(("lse", "split"), [(False, 1), (True, 1), (False, 4), (True, 16)])
+def test_arguments_follow_the_kernels_parameter_list(lse: bool, split: int) -> None:
     problem = AttentionProblem(
         batch=2, heads=6, kv_heads=2, seq_q=30, seq_k=50, causal=True, diagonal=-7, scale=0.25, dtype="bf16", lse=lse
     )
     signature = re.search(rf"\b{MODULE.ENTRY}\((.*?)\)\s*{{", SOURCES["kernel.cu"], re.DOTALL)
     assert signature is not None
-    optional = re.search(r"#define LSE_PARAMETER (.+)", SOURCES["config.cuh"])
-    assert optional is not None
-    text = signature[1].replace("LSE_PARAMETER", optional[1] if lse else "")
+    optional = dict(re.findall(r"#define ([A-Z]+)_PARAMETERS? (.+)", SOURCES["config.cuh"]))
+    text = signature[1].replace("LSE_PARAMETER", optional["LSE"] if lse else "")
+    text = text.replace("SPLIT_PARAMETERS", optional["SPLIT"] if split > 1 else "")
     parameters = [" ".join(parameter.split()) for parameter in text.split(",")]
     roles = {tensor.name: tensor.role for tensor in MODULE.tensors(problem)}
     scalars = {
@@ -127,6 +128,9 @@ def test_arguments_follow_the_kernels_parameter_list(lse: bool) -> None:
             case "u16* __restrict__" | "float* __restrict__":
                 assert ("output", name == "lse") == (roles[name], kind.startswith("float"))
                 declared.append(("tensor", name))
+            case "float*" | "unsigned int*":  # written by one CTA and read by another: not restrict
+                assert ("scratch", name == "arrivals") == (roles[name], kind.startswith("unsigned"))
+                declared.append(("tensor", name))
             case "int":
                 declared.append(("int32", scalars[name]))
             case "float":
@@ -134,7 +138,8 @@ def test_arguments_follow_the_kernels_parameter_list(lse: bool) -> None:
             case _:
                 pytest.fail(f"unknown parameter {parameter}")
 
-    assert declared == [(argument.kind, argument.value) for argument in MODULE.arguments(SPACE.default, problem)]
+    values = {**SPACE.default, "SPLIT_KV": split}
+    assert declared == [(argument.kind, argument.value) for argument in MODULE.arguments(values, problem)]
 
 
 # --- launch and problems -------------------------------------------------------------------------------------------
@@ -148,6 +153,8 @@ def test_the_grid_covers_every_row_once(seq_q: int) -> None:
 
     # 2 * 2 * 16 rows a CTA; 2 * 2 consumer warps and a producer
     assert ((seq_q + 63) // 64, 5, 3) == launch.grid
+    assert ((seq_q + 63) // 64 * 4, 5, 3) == MODULE.launch({**values, "SPLIT_KV": 4}, problem).grid
+    assert (5, 3, (seq_q + 63) // 64 * 4) == MODULE.launch({**values, "SPLIT_KV": 4, "HEAVY_FIRST": 1}, problem).grid
     assert (5 * 32, 3) == (launch.block, launch.min_ctas)
     assert MODULE.defines(values, problem)["EVO_SMEM_BYTES"] == launch.smem_bytes
 
@@ -158,7 +165,8 @@ def test_tensors_have_the_problems_shapes_and_bytes(shape: str) -> None:
     tensors = {tensor.name: tensor for tensor in MODULE.tensors(problem)}
     inputs = MODULE.inputs(problem, 1)
 
-    assert problem.bytes_moved == sum(DTYPE_BYTES[t.dtype] * int(np.prod(t.shape)) for t in tensors.values())
+    moved = [tensor for tensor in tensors.values() if tensor.role != "scratch"]
+    assert problem.bytes_moved == sum(DTYPE_BYTES[tensor.dtype] * int(np.prod(tensor.shape)) for tensor in moved)
     assert {"q", "k", "v"} == set(inputs)
     for name, array in inputs.items():
         assert tensors[name].shape == array.shape
@@ -191,12 +199,50 @@ def test_problems_to_check_run_the_same_cubin_through_its_ragged_ends(shape: str
         assert problem.causal == any(other.diagonal < 0 for other in problems)  # rows without a key
 
 
-def test_the_work_of_all_ctas_is_the_work_of_the_problem() -> None:
-    launch, work = MODULE.launch(SPACE.default, MISSION), MODULE.work(SPACE.default, MISSION)
+@pytest.mark.parametrize("shape", ["1,8,512,64", "1,8,16,128,seq_k=8192,causal,diagonal=8176", "2,1,700,96,seq_k=99"])
+def test_scratch_holds_what_every_split_leaves_there(shape: str) -> None:
+    problem = parse_shape(AttentionProblem, shape)
+    rules = [rule for rule in SPACE.rules if rule.id in ("split_needed", "rows_used")]
+
+    def asks_for_too_much(values: Values, other: AttentionProblem) -> bool:
+        held = {tensor.name: 4 * int(np.prod(tensor.shape)) for tensor in MODULE.tensors(other)}
+        return any(count > held[name] for name, count in MODULE.scratch(values, other).items())
+
+    largest = 0
+    for warps, tiles, split in itertools.product((1, 2, 4, 8), (1, 2), (1, 2, 4, 8, 16)):
+        values = {**SPACE.default, "WARPS_M": warps, "ROW_TILES": tiles, "SPLIT_KV": split}
+        others = (*MODULE.check_problems(values, problem), *MODULE.small_problems(values, problem))
+        assert not any(asks_for_too_much(values, other) for other in others)
+        if not any(rule.check(values, problem, H200) for rule in rules):
+            assert not asks_for_too_much(values, problem)
+            largest = max(largest, MODULE.scratch(values, problem).get("partials", 0))
+
+    assert {} == MODULE.scratch(SPACE.default, problem)
+    # 256 CTAs, rows of at least 16 queries, and for each the output, its maximum and its sum
+    assert largest >= 4 * 16 * (problem.head_dim + 2) * 16
+
+
+def test_a_split_beyond_the_scratch_is_the_spaces_mistake() -> None:
+    huge = AttentionProblem(batch=8, heads=32)
+
+    assert MODULE.arguments(SPACE.default, huge)
+    with pytest.raises(ValueError, match="2097152 rows of partial results, scratch holds 65536"):
+        MODULE.arguments({**SPACE.default, "SPLIT_KV": 16}, huge)
+
+
+@pytest.mark.parametrize("split", [1, 4])
+def test_the_work_of_all_ctas_is_the_work_of_the_problem(split: int) -> None:
+    values = {**SPACE.default, "SPLIT_KV": split}
+    launch, work = MODULE.launch(values, MISSION), MODULE.work(values, MISSION)
+    rows = 2 * 64 * (2 * 512 / split + 2 * 64)  # K and V of the CTA's keys, its queries and output
 
     assert MISSION.flops == launch.ctas * work.tensor_flops
     assert 8 * 512 * 512 == launch.ctas * work.exponentials
-    assert 512 / 64 == work.steps
+    assert 512 / 64 / split == work.steps
+    # a split writes and reads 64 rows of partial results, and waits for L2 at the end
+    assert rows + (split > 1) * 2 * 4 * 64 * (64 + 2) == work.l2_bytes
+    assert (split > 1) == (work.round_trips > 0)
+    assert 4 * 64 * 64 * (split if split > 1 else 0) == work.merge_bytes
 
 
 # --- truth and baseline --------------------------------------------------------------------------------------------
@@ -425,6 +471,7 @@ def test_impossible_combinations_stop_the_compile_by_the_name_of_a_rule() -> Non
         ("row_tiles", {}, {"EVO_ROW_TILES": 3}),
         ("keys_per_warp", {"BLOCK_N": 48, "WARPS_KV": 2}, {}),
         ("threads_per_cta", {"WARPS_M": 8, "WARPS_KV": 4, "PRODUCER_WARPS": 1}, {}),
+        ("split_kv", {}, {"EVO_SPLIT_KV": 0}),
         ("stages", {}, {"EVO_STAGES": 0}),
         ("named_barriers", {"STAGES": 6, "PRODUCER_WARPS": 1, "BLOCK_N": 16}, {}),
     ]
@@ -441,7 +488,7 @@ def test_impossible_combinations_stop_the_compile_by_the_name_of_a_rule() -> Non
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
 def test_the_kernel_compiles_for_the_cards_around_its_target(arch: str) -> None:
     causal = dataclasses.replace(MISSION, causal=True, dtype="bf16")
-    with_producer = {**SPACE.default, "PRODUCER_WARPS": 1, "WARPS_KV": 2}
+    with_producer = {**SPACE.default, "PRODUCER_WARPS": 1, "WARPS_KV": 2, "SPLIT_KV": 2}
     for result in build([request(SPACE.default), request(with_producer, causal)], arch):
         assert isinstance(result, Artifact)
         assert arch == result.arch

@@ -195,6 +195,34 @@ def test_nvrtc_takes_the_header_too() -> None:
     assert ("NVRTC_SUCCESS", b"") == (status.name, log.strip(b"\0\n "))
 
 
+SPLIT = dataclasses.replace(
+    FACTS,
+    grid_ctas=(64, 8, 2),
+    grid=(GridDim("seq_q", 32, 4), GridDim("heads", 1), GridDim("batch", 1)),
+    scratch={"partials": 17_301_504, "arrivals": 1024},
+)
+
+
+def test_a_grid_that_shares_a_tile_among_ctas_and_its_scratch_are_written_and_read_back() -> None:
+    text = render_header(SPLIT)
+
+    assert parse_header(text) == SPLIT
+    assert "#define EVO_ATTENTION_GRID_X(seq_q) (((seq_q) + 31) / 32 * 4)\n" in text
+    assert "#define EVO_ATTENTION_TUNED_PARTIALS_BYTES 17301504\n" in text
+    assert "#define EVO_ATTENTION_TUNED_ARRIVALS_BYTES 1024\n" in text
+    assert "Counters are 0 before the first launch" in text
+    assert "cratch" not in render_header(FACTS)  # headers of before scratch read back as they were written
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [("seq_q/32*4", "seq_q/32*0"), ("seq_q/32*4", "seq_q/32*3"), ('"arrivals": 1024', '"arrivals": -1')],
+)
+def test_a_split_edited_by_hand_is_refused(right: str, wrong: str) -> None:
+    with pytest.raises(UserError, match="export it again"):
+        parse_header(render_header(SPLIT).replace(right, wrong))
+
+
 def test_a_grid_formula_that_contradicts_the_launch_is_refused() -> None:
     wrong = dataclasses.replace(FACTS, grid=(GridDim("seq_q", 64), GridDim("heads", 1), GridDim("batch", 1)))
 

@@ -95,7 +95,11 @@ def test_a_search_begins_with_the_best_estimates() -> None:
     proposer = Proposer(SPACE, FeasibleSet(points, {}, SPACE.product), sampler="evolution", seed=0, sources=[source])
     proposals = proposer.propose(1 + len(SPACE.starts) + 4)
 
-    assert sorted(points, key=estimate)[:4] == [one.point for one in proposals if one.operator == "estimate"]
+    others = {one.point for one in proposals if one.operator != "estimate"}  # a start may be among the best
+    best = [point for point in sorted(points, key=estimate)[:4] if point not in others]
+
+    assert len(best) >= 3
+    assert best == [one.point for one in proposals if one.operator == "estimate"]
 
 
 class TestReplay:

@@ -29,6 +29,7 @@ TOGETHER = SPACE.default | dict(
 SPLIT = TOGETHER | dict(WARPS_KV=2)
 ROLES = TOGETHER | dict(PRODUCER_WARPS=1)
 MBARRIERS = ROLES | dict(MBARRIER=1)
+GRID = TOGETHER | dict(SPLIT_KV=4)
 
 
 def judge(template: Template, values: Values, problem: AttentionProblem, ptx: str) -> Rejection | Estimate:
@@ -151,9 +152,9 @@ BUGS = (
     ),
     Bug(
         "the log-sum-exp of a row without a key is 0",
-        "consumer.cuh",
+        "merge.cuh",
         r"lse\[([^]]*)\] = log_sum_exp",
-        r"lse[\1] = sum == 0.0f ? 0.0f : log_sum_exp",
+        r"lse[\1] = all.row_sum == 0.0f ? 0.0f : log_sum_exp",
         Gate.CORRECTNESS,
         "not the -inf",
         SPLIT,
@@ -222,6 +223,43 @@ BUGS = (
         "never initialised",
         MBARRIERS,
     ),
+    Bug(
+        "a launch leaves its arrivals counted",
+        "split.cuh",
+        r"atomicInc\((.*), ctas - 1\)",
+        r"atomicAdd(\1, 1u)",
+        Gate.CORRECTNESS,
+        "were never written",
+        GRID,
+    ),
+    Bug(
+        "the CTA with the last keys takes itself for the last to arrive",
+        "split.cuh",
+        r"return \*flag == ctas - 1;",
+        "return cta % cfg::kSplitKv == ctas - 1;",
+        Gate.CORRECTNESS,
+        "differ bit for bit",
+        GRID,
+    ),
+    Bug(
+        "a CTA arrives before all of its warps have written",
+        "split.cuh",
+        r"__syncthreads\(\);\n    if \(threadIdx\.x == 0\)",
+        "if (threadIdx.x == 0)",
+        Gate.CORRECTNESS,
+        "differ bit for bit",
+        GRID | dict(WARPS_KV=2),
+    ),
+    Bug(
+        "what CTAs without a key would have written is read",
+        "merge.cuh",
+        r"\(?i < count \? i : count - 1\)?",
+        "i",
+        Gate.CORRECTNESS,
+        "NaN",
+        GRID,
+        CAUSAL,
+    ),
 )
 
 
@@ -288,6 +326,8 @@ def test_no_barrier_wait_or_commit_can_be_weakened(values: Values) -> None:
         (MBARRIERS | dict(WARPS_KV=2, STAGES=3), CAUSAL),
         (ROLES | dict(WARPS_KV=2, STAGES=3, Q_IN_REGS=0), AttentionProblem(dtype="bf16", causal=True)),
         (SPLIT | dict(ROW_TILES=2, STAGES=1), AttentionProblem(head_dim=128)),
+        (GRID | dict(STAGES=1, LAZY_RESCALE=1), FULL),
+        (MBARRIERS | dict(WARPS_KV=2, SPLIT_KV=8, HEAVY_FIRST=1), AttentionProblem(head_dim=32, causal=True, lse=True)),
     ],
 )
 def test_the_shipped_kernel_is_accepted(values: Values, problem: AttentionProblem) -> None:
@@ -296,4 +336,6 @@ def test_the_shipped_kernel_is_accepted(values: Values, problem: AttentionProble
 
     assert isinstance(verdict, Estimate), verdict.reason
     assert [""] * len(verdict.checks) == [check.reason for check in verdict.checks]
-    assert all(check.repeats == 4 and check.max_abs > 0 for check in verdict.checks)
+    # the four modes; with counters, once more on what the first launch left there
+    assert all(check.repeats == 4 + (values["SPLIT_KV"] > 1) for check in verdict.checks)
+    assert all(check.max_abs > 0 for check in verdict.checks)

@@ -86,6 +86,10 @@ NEWER_CONFIGS: tuple[dict[str, int], ...] = (
     dict(WARPS_M=1, BLOCK_N=64, WARPS_KV=2, PRODUCER_WARPS=1, OVERLAP=1, SUM_MMA=1, MASK_SPLIT=1, HEAVY_FIRST=1),
     dict(WARPS_M=1, BLOCK_N=48, STAGES=2, LATE_LOADS=1, MASK_SPLIT=1),
     dict(WARPS_M=1, BLOCK_N=512, WARPS_KV=8, STAGES=1, PRODUCER_WARPS=2, MASK_SPLIT=1, ONE_TILE=1),
+    dict(WARPS_M=1, BLOCK_N=32, STAGES=1, SPLIT_KV=2),
+    dict(WARPS_M=1, BLOCK_N=32, WARPS_KV=2, STAGES=1, SPLIT_KV=4, PRODUCER_WARPS=1),
+    dict(WARPS_M=2, BLOCK_N=16, STAGES=1, SPLIT_KV=8, SUM_MMA=1),
+    dict(WARPS_M=1, BLOCK_N=16, STAGES=2, SPLIT_KV=16, UNROLL=1),
 )
 """For the axes that are newer, what differs from the default; they are numbered on from CONFIGS."""
 

@@ -75,7 +75,7 @@ def _facts(question: Question, study: Study, summary: dict[str, Any], row: dict[
     sdpa = next((one for one in summary["baselines"] if one["name"] == SDPA and "median_us" in one), None)
     measured = row.get("median_us")
     speedup = row.get("ratio_to_sdpa") or (sdpa["median_us"] / measured if sdpa and measured else None)
-    grid = getattr(module, "grid", None)
+    grid, scratch = getattr(module, "grid", None), getattr(module, "scratch", None)
     assert record.build is not None, "a config that passed every gate was built"
     return HeaderFacts(
         template=study.spec.template,
@@ -108,7 +108,8 @@ def _facts(question: Question, study: Study, summary: dict[str, Any], row: dict[
         grid_ctas=launch.grid,
         block_threads=launch.block,
         smem_bytes=launch.smem_bytes,
-        grid=tuple(GridDim(extent, tile) for extent, tile in grid(row["config"])) if grid else (),
+        grid=tuple(GridDim(*dim) for dim in grid(row["config"])) if grid else (),
+        scratch=scratch(row["config"], problem) if scratch else {},
     )
 
 

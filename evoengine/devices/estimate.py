@@ -6,7 +6,7 @@ imperfectly: times a and b together take norm(a, b) = (a^p + b^p)^(1/p), between
 
     compute = norm_unit(tensor, shared, exp, fragments of a warp, instructions of a warp) + w * (steps * step + copies)
     loop    = norm_load(compute, bytes from L2, w * loads / loads ahead) + w * steps * spills
-    time    = LAUNCH_US + (loop + w * (first load + ragged loads) + merge) / clock
+    time    = LAUNCH_US + (loop + w * (first load + ragged loads + round trips) + merge) / clock
 
 The first three units are shared by all warps of the SM (tensor cores and exponentials in quarters of it, of which one
 warp uses one); the chains of a single warp are paid once a wave, whatever else runs. Copies cost computing warps
@@ -110,6 +110,7 @@ def estimate_us(
     loop = _norm(costs.load_overlap, compute, from_l2, waves * loads / work.loads_ahead)
     loop += waves * work.steps * used.spill_bytes / 4 * costs.spill_clocks
     ends = loads / work.steps + work.slow_copies * costs.slow_copy_clocks if work.steps else 0.0
+    ends += work.round_trips * costs.load_clocks
     merge = ctas * work.merge_bytes / 128 * costs.merge_line_clocks
     return LAUNCH_US + (loop + waves * ends + merge) / limits.clock_mhz
 

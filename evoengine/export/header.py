@@ -36,10 +36,11 @@ _SMEM_LIMITS = (
 
 @dataclass(frozen=True, slots=True)
 class GridDim:
-    """One grid dimension: ceil(`extent` / `tile`) CTAs, where `extent` names an integer field of the problem."""
+    """One grid dimension: ceil(`extent` / `tile`) * `times` CTAs; `extent` names an integer field of the problem."""
 
     extent: str
     tile: int
+    times: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,7 @@ class HeaderFacts:
     `defines` are the macros of the build, `grid_ctas`, `block_threads` and `smem_bytes` the launch on `problem`.
     `grid` is how the grid follows from other shapes, or empty where the template does not say; `min_arch` is the
     lowest `__CUDA_ARCH__` / 10 the template compiles for. A speed-up is the other's median over this one's.
+    `scratch` are bytes of the scratch tensors on `problem`, by name; headers of kernels without do not speak of it.
 
     A config that was never timed has `estimated_us` in place of `median_us` and says so in the header.
     """
@@ -85,6 +87,7 @@ class HeaderFacts:
     block_threads: int
     smem_bytes: int
     grid: tuple[GridDim, ...] = ()
+    scratch: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 _OUTSIDE_COMMENT = ("defines", "grid_ctas", "block_threads", "smem_bytes")
@@ -127,15 +130,16 @@ def parse_header(text: str) -> HeaderFacts:
 
 
 def _check(facts: HeaderFacts) -> None:
-    for name in (facts.entry, *facts.defines, *(dim.extent for dim in facts.grid)):
+    for name in (facts.entry, *facts.defines, *facts.scratch, *(dim.extent for dim in facts.grid)):
         if not _IDENTIFIER.fullmatch(name):
             raise TemplateError(f"template {facts.template}: {name!r} is not a C identifier of at most 64 characters")
     grid = []
     for dim in facts.grid:
         extent = facts.problem.get(dim.extent)
-        if not isinstance(extent, int) or dim.tile < 1:
-            raise TemplateError(f"template {facts.template}: no grid of ceil({dim.extent}={extent!r} / {dim.tile})")
-        grid.append(-(-extent // dim.tile))
+        if not isinstance(extent, int) or dim.tile < 1 or dim.times < 1:
+            formula = f"ceil({dim.extent}={extent!r} / {dim.tile}) * {dim.times}"
+            raise TemplateError(f"template {facts.template}: no grid of {formula}")
+        grid.append(-(-extent // dim.tile) * dim.times)
     if facts.grid and tuple(grid) != facts.grid_ctas:
         raise TemplateError(f"template {facts.template}: grid formula gives {grid}, the launch is {facts.grid_ctas}")
 
@@ -145,7 +149,7 @@ def _provenance(facts: HeaderFacts) -> Iterator[str]:
         yield "// NOT MEASURED: this config was proven correct without a GPU and chosen by an estimate."
     yield "//"
     for field in dataclasses.fields(facts):
-        if field.name not in _OUTSIDE_COMMENT:
+        if field.name not in _OUTSIDE_COMMENT and (field.name != "scratch" or facts.scratch):
             yield f"//   {field.name}: {_show(getattr(facts, field.name))}".rstrip()
 
 
@@ -155,7 +159,7 @@ def _show(value: object) -> str:
     if isinstance(value, Mapping):
         return json.dumps({_plain(k): _plain(v) if isinstance(v, str) else v for k, v in value.items()})
     if isinstance(value, tuple):
-        return " ".join(f"{dim.extent}/{dim.tile}" for dim in value)
+        return " ".join(f"{dim.extent}/{dim.tile}" + f"*{dim.times}" * (dim.times > 1) for dim in value)
     return "none" if value is None else repr(value)
 
 
@@ -191,6 +195,10 @@ def _launch(facts: HeaderFacts) -> Iterator[str]:
     yield f"#define {prefix}_TUNED_GRID_X {x}"
     yield f"#define {prefix}_TUNED_GRID_Y {y}"
     yield f"#define {prefix}_TUNED_GRID_Z {z}"
+    if facts.scratch:
+        yield "// Scratch on the tuned shape. Counters are 0 before the first launch, and every launch leaves them so."
+    for name, count in facts.scratch.items():
+        yield f"#define {prefix}_TUNED_{name.upper()}_BYTES {count}"
     if facts.grid:
         yield from _grid_formula(facts, prefix)
     yield ""
@@ -211,7 +219,8 @@ def _grid_formula(facts: HeaderFacts, prefix: str) -> Iterator[str]:
     used = {dim.extent for dim in facts.grid}
     extents = [name for name in facts.problem if name in used]
     for axis, dim in zip("XYZ", facts.grid, strict=True):
-        yield f"#define {prefix}_GRID_{axis}({dim.extent}) ((({dim.extent}) + {dim.tile - 1}) / {dim.tile})"
+        times = f" * {dim.times}" * (dim.times > 1)
+        yield f"#define {prefix}_GRID_{axis}({dim.extent}) ((({dim.extent}) + {dim.tile - 1}) / {dim.tile}{times})"
     arguments = ", ".join(f"{prefix}_GRID_{axis}({dim.extent})" for axis, dim in zip("XYZ", facts.grid, strict=True))
     yield "#if defined(__CUDACC__) && !defined(__CUDACC_RTC__)"  # NVRTC refuses host functions
     yield f"static inline dim3 {facts.entry}_grid({', '.join(f'unsigned int {name}' for name in extents)}) {{"
@@ -230,6 +239,7 @@ def _read(text: str) -> HeaderFacts:
     unknown = written.keys() - kinds.keys()
     if unknown:
         raise ValueError(f"unknown fact {min(unknown)}")
+    written = {"scratch": "{}", **written}
     values: dict[str, Any] = {name: _READERS[kind](written[name]) for name, kind in kinds.items()}
     prefix = written["entry"].upper()
 
@@ -265,8 +275,19 @@ def _mapping(text: str) -> dict[str, int | float | str | bool]:
 
 
 def _grid(text: str) -> tuple[GridDim, ...]:
-    pairs = [item.partition("/") for item in text.split()]
-    return tuple(GridDim(extent, int(tile)) for extent, _, tile in pairs)
+    def dim(item: str) -> GridDim:
+        extent, _, rest = item.partition("/")
+        tile, _, times = rest.partition("*")
+        return GridDim(extent, int(tile), int(times or 1))
+
+    return tuple(dim(item) for item in text.split())
+
+
+def _bytes(text: str) -> dict[str, int]:
+    value = json.loads(text)
+    if not isinstance(value, dict) or not all(type(item) is int and item > 0 for item in value.values()):
+        raise ValueError("scratch is not names with bytes")
+    return value
 
 
 _READERS: dict[str, Callable[[str], object]] = {
@@ -275,6 +296,7 @@ _READERS: dict[str, Callable[[str], object]] = {
     "float | None": _number,
     "Mapping[str, int | float | str | bool]": _mapping,
     "tuple[GridDim, ...]": _grid,
+    "Mapping[str, int]": _bytes,
 }
 
 

@@ -49,6 +49,9 @@
 #ifndef EVO_HEAVY_FIRST
 #error "EVO missing EVO_HEAVY_FIRST"
 #endif
+#ifndef EVO_SPLIT_KV
+#error "EVO missing EVO_SPLIT_KV"
+#endif
 #ifndef EVO_MIN_CTAS
 #error "EVO missing EVO_MIN_CTAS"
 #endif
@@ -95,6 +98,7 @@ inline constexpr bool kSumMma = EVO_SUM_MMA != 0;          // row sums of P by a
 inline constexpr bool kMaskSplit = EVO_MASK_SPLIT != 0;    // tiles that all rows see whole run code without a mask
 inline constexpr bool kOneTile = EVO_ONE_TILE != 0;        // a lone tile runs code of its own
 inline constexpr bool kHeavyFirst = EVO_HEAVY_FIRST != 0;  // grid (heads, batch, row blocks), the last rows first
+inline constexpr int kSplitKv = EVO_SPLIT_KV;              // CTAs that share the keys of the same rows
 inline constexpr int kMinCtas = EVO_MIN_CTAS;              // second argument of __launch_bounds__
 inline constexpr int kSmemBytes = EVO_SMEM_BYTES;
 
@@ -112,6 +116,7 @@ static_assert(kRowTiles == 1 || kRowTiles == 2, "EVO rule row_tiles: one or two 
 static_assert(kBlockN % (16 * kWarpsKv) == 0, "EVO rule keys_per_warp: P feeds the second mma in slices of 16 keys");
 static_assert(kThreads <= 1024, "EVO rule threads_per_cta: CUDA allows 1024 threads a CTA");
 static_assert(!kOverlap || kStages >= 2, "EVO rule overlap_stages: the next tile's K needs a slot of its own");
+static_assert(kSplitKv >= 1, "EVO rule split_kv: somebody has to see the keys");
 static_assert(kStages >= 1, "EVO rule stages: the ring needs a slot");
 static_assert(!kMbarrier || kProducerWarps > 0, "EVO rule mbarrier: they stand between producers and consumers");
 static_assert(!kLateLoads || (kProducerWarps == 0 && !kOverlap), "EVO rule late_loads: who computes must also load");
@@ -130,4 +135,11 @@ static_assert(kProducerWarps == 0 || kMbarrier || 3 * kStages + 1 <= 15,
 #else
 #define LSE_PARAMETER
 #define LSE_POINTER static_cast<float*>(nullptr)
+#endif
+#if EVO_SPLIT_KV > 1
+#define SPLIT_PARAMETERS float* partials, unsigned int* arrivals,
+#define SPLIT_POINTERS partials, arrivals
+#else
+#define SPLIT_PARAMETERS
+#define SPLIT_POINTERS nullptr, nullptr
 #endif

@@ -260,8 +260,9 @@ struct Consumer {
     }
   }
 
-  // Leave this key group's share in shared memory for `merge`.
-  __device__ __forceinline__ void publish(MergeStorage& to, int group) const {
+  // Leave this key group's share, rows of kStride floats, for whoever merges it.
+  template <int kStride>
+  __device__ __forceinline__ void publish(float* to_o, float* to_max, float* to_sum) const {
 #pragma unroll
     for (int i = 0; i < kRowTiles; ++i) {
 #pragma unroll
@@ -269,10 +270,10 @@ struct Consumer {
         const int row = warp_row + i * 16 + h * 8 + (lane >> 2);
         const float sum = total(i, h);
         if ((lane & 3) == 0) {
-          to.row_max[group][row] = row_max[i][h];
-          to.row_sum[group][row] = sum;
+          to_max[row] = row_max[i][h];
+          to_sum[row] = sum;
         }
-        float* out = to.o[group] + row * kMergeStride + (lane & 3) * 2;
+        float* out = to_o + row * kStride + (lane & 3) * 2;
 #pragma unroll
         for (int d = 0; d < cfg::kHeadDim / 8; ++d) {
           *reinterpret_cast<float2*>(out + d * 8) = make_float2(o[i][d][2 * h], o[i][d][2 * h + 1]);
@@ -281,48 +282,3 @@ struct Consumer {
     }
   }
 };
-
-// Combine the key groups' shares: every thread finishes 8 columns of a row at a time. `out` is (seq_q, HEAD_DIM), `lse`
-// (seq_q) where it is asked for.
-__device__ __forceinline__ void merge(const MergeStorage& from, u16* out, float* lse, int cta_row, int seq_q,
-                                      float scale_log2) {
-  constexpr int kItems = cfg::kBlockM * cfg::kChunks;
-#pragma unroll
-  for (int i = 0; i < (kItems + cfg::kThreads - 1) / cfg::kThreads; ++i) {
-    const unsigned item = threadIdx.x + i * cfg::kThreads;
-    const int row = item / cfg::kChunks;
-    const int column = item % cfg::kChunks * 8;
-    if ((kItems % cfg::kThreads != 0 && item >= kItems) || cta_row + row >= seq_q) continue;
-    float highest = from.row_max[0][row];
-#pragma unroll
-    for (int g = 1; g < cfg::kWarpsKv; ++g) highest = ptx::max(highest, from.row_max[g][row]);
-    const float base = highest == ptx::negative_infinity() ? 0.0f : highest * scale_log2;
-    float sum = 0.0f;
-    float total[8] = {};
-#pragma unroll
-    for (int g = 0; g < cfg::kWarpsKv; ++g) {
-      const float weight = ptx::exp2(__fmaf_rn(from.row_max[g][row], scale_log2, -base));
-      sum += weight * from.row_sum[g][row];
-      const float4* share = reinterpret_cast<const float4*>(from.o[g] + row * kMergeStride + column);
-      const float4 low = share[0];
-      const float4 high = share[1];
-      total[0] += weight * low.x;
-      total[1] += weight * low.y;
-      total[2] += weight * low.z;
-      total[3] += weight * low.w;
-      total[4] += weight * high.x;
-      total[5] += weight * high.y;
-      total[6] += weight * high.z;
-      total[7] += weight * high.w;
-    }
-    if constexpr (cfg::kLse) {
-      if (column == 0) lse[cta_row + row] = log_sum_exp(highest, sum, scale_log2);
-    }
-    const float inverse = sum > 0.0f ? 1.0f / sum : 0.0f;
-    const uint4 words = make_uint4(ptx::pack(total[0] * inverse, total[1] * inverse),
-                                   ptx::pack(total[2] * inverse, total[3] * inverse),
-                                   ptx::pack(total[4] * inverse, total[5] * inverse),
-                                   ptx::pack(total[6] * inverse, total[7] * inverse));
-    *reinterpret_cast<uint4*>(out + static_cast<long long>(cta_row + row) * cfg::kHeadDim + column) = words;
-  }
-}

@@ -1,6 +1,6 @@
 // Flash attention forward for sm_80 and up: mma.sync, ldmatrix, cp.async. See README.md for the data flow.
-#include "consumer.cuh"
 #include "pipe.cuh"
+#include "split.cuh"
 
 namespace {
 
@@ -127,16 +127,19 @@ __device__ __forceinline__ void consume(Consumer& consumer, const Pipe& pipe, co
 
 // q, o: (batch, heads, seq_q, HEAD_DIM); k, v: (batch, kv_heads, seq_k, HEAD_DIM); contiguous, 16-byte aligned.
 // lse, where asked for: (batch, heads, seq_q).
-// Grid (ceil(seq_q / BLOCK_M), heads, batch), or (heads, batch, ceil(seq_q / BLOCK_M)) with HEAVY_FIRST. Row i sees key j
-// iff j <= i + diagonal (causal builds only).
+// partials and arrivals, with SPLIT_KV: see split.cuh.
+// Grid (ceil(seq_q / BLOCK_M) * SPLIT_KV, heads, batch), or (heads, batch, ceil(seq_q / BLOCK_M) * SPLIT_KV) with
+// HEAVY_FIRST. Row i sees key j iff j <= i + diagonal (causal builds only).
 extern "C" __global__ void __launch_bounds__(cfg::kThreads, cfg::kMinCtas)
     evo_attention(const u16* __restrict__ q, const u16* __restrict__ k, const u16* __restrict__ v, u16* __restrict__ o,
-                  LSE_PARAMETER int seq_q, int seq_k, int kv_heads, int queries_per_kv, int diagonal, float scale_log2) {
+                  LSE_PARAMETER SPLIT_PARAMETERS int seq_q, int seq_k, int kv_heads, int queries_per_kv, int diagonal,
+                  float scale_log2) {
   extern __shared__ __align__(128) unsigned char raw[];
 
   const int thread = static_cast<int>(ptx::kept(threadIdx.x));
   const int warp = thread / 32;
-  const int row_block = cfg::kHeavyFirst ? gridDim.z - 1 - blockIdx.z : blockIdx.x;
+  const u32 block = cfg::kHeavyFirst ? gridDim.z - 1 - blockIdx.z : blockIdx.x;  // of rows, and of their keys
+  const int row_block = block / cfg::kSplitKv;
   const int head = cfg::kHeavyFirst ? blockIdx.x : blockIdx.y;
   const int heads = cfg::kHeavyFirst ? gridDim.x : gridDim.y;
   const int batch = cfg::kHeavyFirst ? blockIdx.y : blockIdx.z;
@@ -156,11 +159,21 @@ extern "C" __global__ void __launch_bounds__(cfg::kThreads, cfg::kMinCtas)
     const int upto = cta_row + cfg::kBlockM + diagonal;
     keys = upto < 0 ? 0 : (upto < seq_k ? upto : seq_k);
   }
+  const int split = block % cfg::kSplitKv;
+  const Share share = share_of((keys + cfg::kBlockN - 1) / cfg::kBlockN, split);
+  if constexpr (cfg::kSplitKv > 1) {
+    if (share.tiles <= 0 && split > 0) return;               // nobody counts on it; the first one stores zeros
+    const int first_key = share.first * cfg::kBlockN;        // from here on key 0
+    k += static_cast<long long>(first_key) * cfg::kHeadDim;
+    v += static_cast<long long>(first_key) * cfg::kHeadDim;
+    seq_k = min(seq_k - first_key, share.tiles * cfg::kBlockN);
+    diagonal -= first_key;
+  }
 
   const u32 base = ptx::kept(ptx::shared_address(raw));
   const Tiles at{base, base + kOffsetK, base + kOffsetV};
   const int loader_lane = cfg::kProducerWarps > 0 ? thread - cfg::kConsumerThreads : thread;
-  const Loader loader{k, v, seq_k, (keys + cfg::kBlockN - 1) / cfg::kBlockN, at.k, at.v, loader_lane};
+  const Loader loader{k, v, seq_k, share.tiles, at.k, at.v, loader_lane};
 
   const int warp_m = warp % cfg::kWarpsM;
   const int group = warp / cfg::kWarpsM;                     // key group; WARPS_KV and up are producers
@@ -205,13 +218,34 @@ extern "C" __global__ void __launch_bounds__(cfg::kThreads, cfg::kMinCtas)
   }
 
   ptx::cp_async_wait<0>();                                   // a CTA that sees no key still has Q under way
-  if constexpr (cfg::kWarpsKv == 1) {
-    if (group == 0) consumer.store(o, lse_head, seq_q);
-  } else {
+  MergeStorage& groups = reinterpret_cast<SharedStorage*>(raw)->merge;
+  if constexpr (cfg::kWarpsKv > 1) {
     __syncthreads();                                         // the ring is free for the merge
-    MergeStorage& partial = reinterpret_cast<SharedStorage*>(raw)->merge;
-    if (group < cfg::kWarpsKv) consumer.publish(partial, group);
+    if (group < cfg::kWarpsKv) {
+      consumer.publish<kMergeStride>(groups.o[group], groups.row_max[group], groups.row_sum[group]);
+    }
     __syncthreads();
-    merge(partial, o, lse_head, cta_row, seq_q, scale_log2);
+  }
+  const Output output{o, lse_head, cta_row, seq_q};
+  if constexpr (cfg::kSplitKv > 1) {
+    if (share.ctas > 1) {
+      const Scratch scratch{SPLIT_POINTERS};
+      const long long cta = q_head * (cfg::kHeavyFirst ? gridDim.z : gridDim.x) + block;
+      const Partial partial = scratch.partial(cta);
+      if constexpr (cfg::kWarpsKv > 1) {
+        merge(group_shares(groups), cfg::kWarpsKv, partial, scale_log2);
+      } else {
+        if (group == 0) consumer.publish<cfg::kHeadDim>(partial.o, partial.row_max(), partial.row_sum());
+      }
+      if (scratch.last_to_arrive(cta, share.ctas, reinterpret_cast<u32*>(raw))) {
+        merge(scratch.shares(cta), share.ctas, output, scale_log2);
+      }
+      return;
+    }
+  }
+  if constexpr (cfg::kWarpsKv > 1) {
+    merge(group_shares(groups), cfg::kWarpsKv, output, scale_log2);
+  } else {
+    if (group == 0) consumer.store(o, lse_head, seq_q);
   }
 }

@@ -21,6 +21,11 @@ PROBLEM = AttentionProblem
 THREADED_SCORES = 2**20
 """Scores a head from which the reference runs heads on threads; below, 20 ms a head, threads gain little."""
 
+MAX_BLOCK_M = 256
+MAX_SPLIT_KV = 16
+PARTIAL_ROWS = 256 * MAX_BLOCK_M
+"""Rows of partial results that there is scratch for, 17 MB at head_dim 64: with 256 CTAs no card idles any more."""
+
 AXES = (
     "WARPS_M",
     "ROW_TILES",
@@ -38,6 +43,7 @@ AXES = (
     "MASK_SPLIT",
     "ONE_TILE",
     "HEAVY_FIRST",
+    "SPLIT_KV",
     "MIN_CTAS",
 )
 LAUNCH_AXES = (
@@ -49,6 +55,7 @@ LAUNCH_AXES = (
     "PRODUCER_WARPS",
     "MBARRIER",
     "HEAVY_FIRST",
+    "SPLIT_KV",
     "MIN_CTAS",
 )
 
@@ -85,14 +92,15 @@ def defines(values: Values, problem: AttentionProblem) -> dict[str, int]:
     return macros
 
 
-def grid(values: Values) -> tuple[tuple[str, int], ...]:
-    """Each grid dimension as (field of the problem, tile): ceil(field / tile) CTAs."""
-    rows = ("seq_q", block_m(values))
-    return (("heads", 1), ("batch", 1), rows) if values["HEAVY_FIRST"] else (rows, ("heads", 1), ("batch", 1))
+def grid(values: Values) -> tuple[tuple[str, int, int], ...]:
+    """Each grid dimension as (field of the problem, tile, times): ceil(field / tile) * times CTAs."""
+    rows = ("seq_q", block_m(values), values["SPLIT_KV"])
+    others = (("heads", 1, 1), ("batch", 1, 1))
+    return (*others, rows) if values["HEAVY_FIRST"] else (rows, *others)
 
 
 def launch(values: Values, problem: AttentionProblem) -> Launch:
-    x, y, z = (-(-getattr(problem, field) // tile) for field, tile in grid(values))
+    x, y, z = (-(-getattr(problem, field) // tile) * times for field, tile, times in grid(values))
     return Launch((x, y, z), threads(values), smem_bytes(values, problem.head_dim), values["MIN_CTAS"])
 
 
@@ -100,18 +108,39 @@ def tensors(problem: AttentionProblem) -> tuple[Tensor, ...]:
     queries = (problem.batch, problem.heads, problem.seq_q, problem.head_dim)
     keys = (problem.batch, problem.kv_heads, problem.seq_k, problem.head_dim)
     lse = (Tensor("lse", "output", queries[:3], "fp32"),) if problem.lse else ()
+    heads = problem.batch * problem.heads
+    partial_rows = min(MAX_SPLIT_KV * heads * (problem.seq_q + MAX_BLOCK_M - 1), PARTIAL_ROWS)
     return (
         Tensor("q", "input", queries, problem.dtype),
         Tensor("k", "input", keys, problem.dtype),
         Tensor("v", "input", keys, problem.dtype),
         Tensor("o", "output", queries, problem.dtype),
         *lse,
+        Tensor("partials", "scratch", (partial_rows, problem.head_dim + 2), "fp32"),
+        Tensor("arrivals", "scratch", (heads * -(-problem.seq_q // 16),), "int32"),
     )
 
 
+def partial_rows(values: Values, problem: AttentionProblem) -> int:
+    """Rows of partial results that all CTAs of a launch leave in scratch; none without a split of the keys."""
+    return launch(values, problem).ctas * block_m(values) if values["SPLIT_KV"] > 1 else 0
+
+
+def scratch(values: Values, problem: AttentionProblem) -> dict[str, int]:
+    """Bytes of each scratch tensor that a launch of this config uses; `tensors` has the most that any config does."""
+    if values["SPLIT_KV"] == 1:
+        return {}
+    rows = partial_rows(values, problem)
+    counters = launch(values, problem).ctas // values["SPLIT_KV"]
+    return {"partials": 4 * rows * (problem.head_dim + 2), "arrivals": 4 * counters}
+
+
 def arguments(values: Values, problem: AttentionProblem) -> tuple[Argument, ...]:
+    split = values["SPLIT_KV"] > 1
+    if partial_rows(values, problem) > PARTIAL_ROWS:
+        raise ValueError(f"{partial_rows(values, problem)} rows of partial results, scratch holds {PARTIAL_ROWS}")
     return (
-        *(Argument("tensor", tensor.name) for tensor in tensors(problem)),
+        *(Argument("tensor", tensor.name) for tensor in tensors(problem) if tensor.role != "scratch" or split),
         Argument("int32", problem.seq_q),
         Argument("int32", problem.seq_k),
         Argument("int32", problem.kv_heads),
@@ -235,14 +264,15 @@ def check_problems(values: Values, problem: AttentionProblem) -> tuple[Attention
 
 
 def small_problems(values: Values, problem: AttentionProblem) -> tuple[AttentionProblem, ...]:
-    """Enough tiles to wrap the ring, the last one ragged, in two CTAs of rows; and less than one tile.
+    """Enough tiles to wrap the ring, the last one ragged, in two blocks of rows; and less than one tile.
 
-    The second is for the zero-fill of rows that do not exist: after a wrap, finite stale keys would hide its lack.
+    The second is for the zero-fill of rows that do not exist: after a wrap, finite stale keys would hide its lack. A
+    split of the keys wraps the ring in all of its CTAs but the last, which are left with less or nothing.
     """
     part = values["BLOCK_N"] // 2 + 3
-    tiles = values["STAGES"] + 1
+    tiles = values["SPLIT_KV"] * values["STAGES"] + 1
     if values["MBARRIER"]:
-        tiles = max(tiles, 2 * values["STAGES"])  # and a part: every slot's parity comes back to 0
+        tiles = max(tiles, 2 * values["SPLIT_KV"] * values["STAGES"])  # and a part: every slot's parity comes back to 0
     lengths = ((block_m(values) + 5, values["BLOCK_N"] * tiles + part), (5, part))
     return tuple(
         dataclasses.replace(problem, batch=1, heads=2, kv_heads=1, seq_q=seq_q, seq_k=seq_k, diagonal=diagonal)
@@ -252,7 +282,7 @@ def small_problems(values: Values, problem: AttentionProblem) -> tuple[Attention
 
 
 def work(values: Values, problem: AttentionProblem) -> Work:
-    """An average CTA: under a causal mask the work of all CTAs is spread evenly."""
+    """An average CTA: under a causal mask, or with a split of the keys, the work of all CTAs is spread evenly."""
     rows, head_dim = block_m(values), problem.head_dim
     row_blocks = -(-problem.seq_q // rows)
     tiles = ragged = 0
@@ -260,24 +290,28 @@ def work(values: Values, problem: AttentionProblem) -> Work:
         keys = min(max((block + 1) * rows + problem.diagonal, 0), problem.seq_k) if problem.causal else problem.seq_k
         tiles += -(-keys // values["BLOCK_N"])
         ragged += keys > problem.seq_k // values["BLOCK_N"] * values["BLOCK_N"]
-    steps = tiles / row_blocks
+    split = values["SPLIT_KV"]
+    steps = tiles / (row_blocks * split)
     keys_per_cta = steps * values["BLOCK_N"]
     warps = values["WARPS_M"] * values["WARPS_KV"]
     # cp.async instructions of one loading warp for K and V of a tile, 32 chunks of 16 bytes each.
     copies = 2 * values["BLOCK_N"] * (head_dim // 8) / 32 / (values["PRODUCER_WARPS"] or warps)
-    groups = values["WARPS_KV"]
+    # Key groups leave their shares in shared memory; CTAs of a split in L2, where the last one reads them all.
+    share = 4.0 * rows * (head_dim + 2)
+    merged = (values["WARPS_KV"] if values["WARPS_KV"] > 1 else 0) + (split if split > 1 else 0)
     return Work(
         tensor_flops=4.0 * rows * keys_per_cta * head_dim,
         exponentials=rows * keys_per_cta,
-        l2_bytes=2.0 * head_dim * (2 * keys_per_cta + 2 * rows),
+        l2_bytes=2.0 * head_dim * (2 * keys_per_cta + 2 * rows) + (2 * share if split > 1 else 0.0),
         smem_bytes=_fragment_bytes(values, head_dim, steps),
         steps=steps,
         compute_warps=warps,
         dedicated_loads=values["PRODUCER_WARPS"] > 0,
         loads_ahead=values["STAGES"] - values["OVERLAP"],  # K of the next tile has to be there too
         copies=copies * steps,
-        slow_copies=copies * ragged / row_blocks,
-        merge_bytes=4.0 * groups * rows * head_dim if groups > 1 else 0.0,
+        slow_copies=copies * ragged / (row_blocks * split),
+        merge_bytes=4.0 * merged * rows * head_dim,
+        round_trips=3.0 if split > 1 else 0.0,
         registers=_registers(values, head_dim),
     )
 

@@ -98,10 +98,11 @@ class Trial:
         if problem not in self._input_sets:
             self._input_sets[problem] = oracle.make_input_set(self.template, problem, SEED, "interpreted")
         input_set = self._input_sets[problem]
-        tensors = self.template.module.tensors(problem)
-        initial = {tensor.name: initial_words(tensor, input_set.inputs) for tensor in tensors}
         launch = self.template.module.launch(values, problem)
         arguments = [argument.value for argument in self.template.module.arguments(values, problem)]
+        # scratch that this config has no use for stays away, and with it the second launch
+        tensors = [t for t in self.template.module.tensors(problem) if t.role != "scratch" or t.name in arguments]
+        initial = {tensor.name: initial_words(tensor, input_set.inputs) for tensor in tensors}
         execution = execute(program, launch, arguments, initial)
         runs = list(zip(map(str, MODES), execution.buffers, strict=True))
         instructions = execution.instructions
