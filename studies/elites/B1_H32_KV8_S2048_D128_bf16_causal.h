@@ -1,33 +1,33 @@
 // evoengine header, format 1
 //
 //   template: attention
-//   template_digest: 0bc2f21083b4efd7
+//   template_digest: 6b338e187b9268d1
 //   space: attention
-//   space_digest: cce254580a8f
+//   space_digest: 7b3c5cda9b17
 //   entry: evo_attention
-//   config: wm_4.rt_1.bn_96.wkv_1.st_1.pw_0.sl_xor.qr_1.ov_0.lr_0.sh_0.mc_2
+//   config: wm_4.rt_2.bn_64.wkv_1.st_1.pw_0.mb_0.un_0.ll_0.qr_0.ov_0.lr_0.sm_1.ms_0.ot_0.hf_1.sp_1.mc_2
 //   shape: B1_H32_KV8_S2048_D128_bf16_causal
-//   problem: {"batch": 1, "heads": 32, "kv_heads": 8, "seq_q": 2048, "seq_k": 2048, "head_dim": 128, "dtype": "bf16", "causal": true, "diagonal": 0, "scale": 0.08838834764831845}
-//   study: attention-B1_H32_KV8_S2048_D128_bf16_causal-h200-ad8b5d88
-//   trial: 97
+//   problem: {"batch": 1, "heads": 32, "kv_heads": 8, "seq_q": 2048, "seq_k": 2048, "head_dim": 128, "dtype": "bf16", "causal": true, "diagonal": 0, "scale": 0.08838834764831845, "lse": false}
+//   study: 1_32_2048_128_kv_heads_8_causal_dtype_bf16
+//   trial: 7
 //   device: NVIDIA H200
 //   arch: sm_90
 //   driver: 580.159.04
 //   compiler: NVRTC 13.0.88
-//   cubin_sha256: e82e2a8cfca063b584aebf160e72d4caf9f07775f059c7f199dc7f93a0d32274
-//   registers: 242
-//   spill_bytes: 0
+//   cubin_sha256: c2eecadd613acff8a3a9434d275741003aaffb0017d623aa192b779aea79f8a7
+//   registers: 255
+//   spill_bytes: 172
 //   method: device time per launch, warm L2, CUDA-graph windows interleaved with the default config and the baselines
-//   median_us: 147.70742825099398
-//   noise: 0.013424234828760869
-//   speedup_over_sdpa: 0.5582011967706743
-//   speedup_over_default: 1.0322744108530975
+//   median_us: 115.08799923790826
+//   noise: 0.003583729636121172
+//   speedup_over_sdpa: 0.7105412532586292
+//   speedup_over_default: 1.3403197571561989
 //   estimated_us: none
 //   evoengine_version: 0.1.0
 //   date: 2026-11-21
-//   command: evoengine search --budget 200 --seconds 60 --shape 1,32,2048,128,kv_heads=8,causal,dtype=bf16 --json -q
+//   command: evoengine search --device cuda:2 --jobs 15 --budget 250 --seconds 45 --shape 1,32,2048,128,kv_heads=8,causal,dtype=bf16 --study 1_32_2048_128_kv_heads_8_causal_dtype_bf16 --json -q
 //   min_arch: 80
-//   grid: seq_q/64 heads/1 batch/1
+//   grid: heads/1 batch/1 seq_q/128
 
 #pragma once
 
@@ -37,14 +37,14 @@
 #error "EVO_WARPS_M is already defined, and not as the 4 that was tuned"
 #endif
 #ifndef EVO_ROW_TILES
-#define EVO_ROW_TILES 1
-#elif EVO_ROW_TILES != 1
-#error "EVO_ROW_TILES is already defined, and not as the 1 that was tuned"
+#define EVO_ROW_TILES 2
+#elif EVO_ROW_TILES != 2
+#error "EVO_ROW_TILES is already defined, and not as the 2 that was tuned"
 #endif
 #ifndef EVO_BLOCK_N
-#define EVO_BLOCK_N 96
-#elif EVO_BLOCK_N != 96
-#error "EVO_BLOCK_N is already defined, and not as the 96 that was tuned"
+#define EVO_BLOCK_N 64
+#elif EVO_BLOCK_N != 64
+#error "EVO_BLOCK_N is already defined, and not as the 64 that was tuned"
 #endif
 #ifndef EVO_WARPS_KV
 #define EVO_WARPS_KV 1
@@ -61,15 +61,25 @@
 #elif EVO_PRODUCER_WARPS != 0
 #error "EVO_PRODUCER_WARPS is already defined, and not as the 0 that was tuned"
 #endif
-#ifndef EVO_SMEM_LAYOUT
-#define EVO_SMEM_LAYOUT 2
-#elif EVO_SMEM_LAYOUT != 2
-#error "EVO_SMEM_LAYOUT is already defined, and not as the 2 that was tuned"
+#ifndef EVO_MBARRIER
+#define EVO_MBARRIER 0
+#elif EVO_MBARRIER != 0
+#error "EVO_MBARRIER is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_UNROLL
+#define EVO_UNROLL 0
+#elif EVO_UNROLL != 0
+#error "EVO_UNROLL is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_LATE_LOADS
+#define EVO_LATE_LOADS 0
+#elif EVO_LATE_LOADS != 0
+#error "EVO_LATE_LOADS is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_Q_IN_REGS
-#define EVO_Q_IN_REGS 1
-#elif EVO_Q_IN_REGS != 1
-#error "EVO_Q_IN_REGS is already defined, and not as the 1 that was tuned"
+#define EVO_Q_IN_REGS 0
+#elif EVO_Q_IN_REGS != 0
+#error "EVO_Q_IN_REGS is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_OVERLAP
 #define EVO_OVERLAP 0
@@ -81,10 +91,30 @@
 #elif EVO_LAZY_RESCALE != 0
 #error "EVO_LAZY_RESCALE is already defined, and not as the 0 that was tuned"
 #endif
-#ifndef EVO_SKIP_HIDDEN
-#define EVO_SKIP_HIDDEN 0
-#elif EVO_SKIP_HIDDEN != 0
-#error "EVO_SKIP_HIDDEN is already defined, and not as the 0 that was tuned"
+#ifndef EVO_SUM_MMA
+#define EVO_SUM_MMA 1
+#elif EVO_SUM_MMA != 1
+#error "EVO_SUM_MMA is already defined, and not as the 1 that was tuned"
+#endif
+#ifndef EVO_MASK_SPLIT
+#define EVO_MASK_SPLIT 0
+#elif EVO_MASK_SPLIT != 0
+#error "EVO_MASK_SPLIT is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_ONE_TILE
+#define EVO_ONE_TILE 0
+#elif EVO_ONE_TILE != 0
+#error "EVO_ONE_TILE is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_HEAVY_FIRST
+#define EVO_HEAVY_FIRST 1
+#elif EVO_HEAVY_FIRST != 1
+#error "EVO_HEAVY_FIRST is already defined, and not as the 1 that was tuned"
+#endif
+#ifndef EVO_SPLIT_KV
+#define EVO_SPLIT_KV 1
+#elif EVO_SPLIT_KV != 1
+#error "EVO_SPLIT_KV is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_MIN_CTAS
 #define EVO_MIN_CTAS 2
@@ -106,25 +136,30 @@
 #elif EVO_DTYPE != 1
 #error "EVO_DTYPE is already defined, and not as the 1 that was tuned"
 #endif
+#ifndef EVO_LSE
+#define EVO_LSE 0
+#elif EVO_LSE != 0
+#error "EVO_LSE is already defined, and not as the 0 that was tuned"
+#endif
 #ifndef EVO_SMEM_BYTES
 #define EVO_SMEM_BYTES 65536
 #elif EVO_SMEM_BYTES != 65536
 #error "EVO_SMEM_BYTES is already defined, and not as the 65536 that was tuned"
 #endif
 
-// Launch of evo_attention; on the tuned shape the grid is (32, 32, 1).
+// Launch of evo_attention; on the tuned shape the grid is (32, 1, 16).
 // Above 49152 B, set cudaFuncAttributeMaxDynamicSharedMemorySize on the kernel before the launch.
 #define EVO_ATTENTION_BLOCK_THREADS 128
 #define EVO_ATTENTION_SMEM_BYTES 65536
 #define EVO_ATTENTION_TUNED_GRID_X 32
-#define EVO_ATTENTION_TUNED_GRID_Y 32
-#define EVO_ATTENTION_TUNED_GRID_Z 1
-#define EVO_ATTENTION_GRID_X(seq_q) (((seq_q) + 63) / 64)
-#define EVO_ATTENTION_GRID_Y(heads) (((heads) + 0) / 1)
-#define EVO_ATTENTION_GRID_Z(batch) (((batch) + 0) / 1)
+#define EVO_ATTENTION_TUNED_GRID_Y 1
+#define EVO_ATTENTION_TUNED_GRID_Z 16
+#define EVO_ATTENTION_GRID_X(heads) (((heads) + 0) / 1)
+#define EVO_ATTENTION_GRID_Y(batch) (((batch) + 0) / 1)
+#define EVO_ATTENTION_GRID_Z(seq_q) (((seq_q) + 127) / 128)
 #if defined(__CUDACC__) && !defined(__CUDACC_RTC__)
 static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, unsigned int seq_q) {
-  return dim3(EVO_ATTENTION_GRID_X(seq_q), EVO_ATTENTION_GRID_Y(heads), EVO_ATTENTION_GRID_Z(batch));
+  return dim3(EVO_ATTENTION_GRID_X(heads), EVO_ATTENTION_GRID_Y(batch), EVO_ATTENTION_GRID_Z(seq_q));
 }
 #endif
 
@@ -146,4 +181,4 @@ static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, un
 #endif
 #endif
 #endif
-// sha256 of the lines above: d6989cf75932aeb1d267c47c7a71b1153da46dd6ddd7ceeeca21930ad024d49a
+// sha256 of the lines above: fcbb1206c213fd464f94f3462b421a33ad8e516d5e2fc088aa2c09209cfb1906

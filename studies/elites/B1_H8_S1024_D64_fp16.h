@@ -1,31 +1,31 @@
 // evoengine header, format 1
 //
 //   template: attention
-//   template_digest: 0bc2f21083b4efd7
+//   template_digest: 6b338e187b9268d1
 //   space: attention
-//   space_digest: cce254580a8f
+//   space_digest: 7b3c5cda9b17
 //   entry: evo_attention
-//   config: wm_4.rt_1.bn_256.wkv_2.st_2.pw_2.sl_xor.qr_0.ov_0.lr_0.sh_0.mc_1
+//   config: wm_4.rt_1.bn_256.wkv_2.st_1.pw_4.mb_1.un_0.ll_0.qr_1.ov_0.lr_0.sm_1.ms_1.ot_0.hf_0.sp_1.mc_1
 //   shape: B1_H8_S1024_D64_fp16
-//   problem: {"batch": 1, "heads": 8, "kv_heads": 8, "seq_q": 1024, "seq_k": 1024, "head_dim": 64, "dtype": "fp16", "causal": false, "diagonal": 0, "scale": 0.125}
-//   study: attention-B1_H8_S1024_D64_fp16-h200-b64c9e35
-//   trial: 195
+//   problem: {"batch": 1, "heads": 8, "kv_heads": 8, "seq_q": 1024, "seq_k": 1024, "head_dim": 64, "dtype": "fp16", "causal": false, "diagonal": 0, "scale": 0.125, "lse": false}
+//   study: 1_8_1024_64
+//   trial: 104
 //   device: NVIDIA H200
 //   arch: sm_90
 //   driver: 580.159.04
 //   compiler: NVRTC 13.0.88
-//   cubin_sha256: 2e2167d21b4daf1d4f4f0dfb3e0fe79ba85394f49aadb7503731b226e67e9b55
-//   registers: 167
+//   cubin_sha256: e47246bbe5f8a43e7eb261162fd3d1de431e75922f0c26c73e6cee70933ec9e1
+//   registers: 166
 //   spill_bytes: 0
 //   method: device time per launch, warm L2, CUDA-graph windows interleaved with the default config and the baselines
-//   median_us: 10.4161665464441
-//   noise: 0.003224170033273804
-//   speedup_over_sdpa: 1.307663657597641
-//   speedup_over_default: 1.4498225405930276
+//   median_us: 9.726431439904605
+//   noise: 0.003298064856915616
+//   speedup_over_sdpa: 1.4296921916956271
+//   speedup_over_default: 1.564292445792359
 //   estimated_us: none
 //   evoengine_version: 0.1.0
 //   date: 2026-11-21
-//   command: evoengine search --budget 200 --seconds 60 --shape 1,8,1024,64 --json -q
+//   command: evoengine search --device cuda:1 --jobs 15 --budget 250 --seconds 32 --shape 1,8,1024,64 --study 1_8_1024_64 --json -q
 //   min_arch: 80
 //   grid: seq_q/64 heads/1 batch/1
 
@@ -52,24 +52,34 @@
 #error "EVO_WARPS_KV is already defined, and not as the 2 that was tuned"
 #endif
 #ifndef EVO_STAGES
-#define EVO_STAGES 2
-#elif EVO_STAGES != 2
-#error "EVO_STAGES is already defined, and not as the 2 that was tuned"
+#define EVO_STAGES 1
+#elif EVO_STAGES != 1
+#error "EVO_STAGES is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_PRODUCER_WARPS
-#define EVO_PRODUCER_WARPS 2
-#elif EVO_PRODUCER_WARPS != 2
-#error "EVO_PRODUCER_WARPS is already defined, and not as the 2 that was tuned"
+#define EVO_PRODUCER_WARPS 4
+#elif EVO_PRODUCER_WARPS != 4
+#error "EVO_PRODUCER_WARPS is already defined, and not as the 4 that was tuned"
 #endif
-#ifndef EVO_SMEM_LAYOUT
-#define EVO_SMEM_LAYOUT 2
-#elif EVO_SMEM_LAYOUT != 2
-#error "EVO_SMEM_LAYOUT is already defined, and not as the 2 that was tuned"
+#ifndef EVO_MBARRIER
+#define EVO_MBARRIER 1
+#elif EVO_MBARRIER != 1
+#error "EVO_MBARRIER is already defined, and not as the 1 that was tuned"
+#endif
+#ifndef EVO_UNROLL
+#define EVO_UNROLL 0
+#elif EVO_UNROLL != 0
+#error "EVO_UNROLL is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_LATE_LOADS
+#define EVO_LATE_LOADS 0
+#elif EVO_LATE_LOADS != 0
+#error "EVO_LATE_LOADS is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_Q_IN_REGS
-#define EVO_Q_IN_REGS 0
-#elif EVO_Q_IN_REGS != 0
-#error "EVO_Q_IN_REGS is already defined, and not as the 0 that was tuned"
+#define EVO_Q_IN_REGS 1
+#elif EVO_Q_IN_REGS != 1
+#error "EVO_Q_IN_REGS is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_OVERLAP
 #define EVO_OVERLAP 0
@@ -81,10 +91,30 @@
 #elif EVO_LAZY_RESCALE != 0
 #error "EVO_LAZY_RESCALE is already defined, and not as the 0 that was tuned"
 #endif
-#ifndef EVO_SKIP_HIDDEN
-#define EVO_SKIP_HIDDEN 0
-#elif EVO_SKIP_HIDDEN != 0
-#error "EVO_SKIP_HIDDEN is already defined, and not as the 0 that was tuned"
+#ifndef EVO_SUM_MMA
+#define EVO_SUM_MMA 1
+#elif EVO_SUM_MMA != 1
+#error "EVO_SUM_MMA is already defined, and not as the 1 that was tuned"
+#endif
+#ifndef EVO_MASK_SPLIT
+#define EVO_MASK_SPLIT 1
+#elif EVO_MASK_SPLIT != 1
+#error "EVO_MASK_SPLIT is already defined, and not as the 1 that was tuned"
+#endif
+#ifndef EVO_ONE_TILE
+#define EVO_ONE_TILE 0
+#elif EVO_ONE_TILE != 0
+#error "EVO_ONE_TILE is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_HEAVY_FIRST
+#define EVO_HEAVY_FIRST 0
+#elif EVO_HEAVY_FIRST != 0
+#error "EVO_HEAVY_FIRST is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_SPLIT_KV
+#define EVO_SPLIT_KV 1
+#elif EVO_SPLIT_KV != 1
+#error "EVO_SPLIT_KV is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_MIN_CTAS
 #define EVO_MIN_CTAS 1
@@ -106,16 +136,21 @@
 #elif EVO_DTYPE != 0
 #error "EVO_DTYPE is already defined, and not as the 0 that was tuned"
 #endif
+#ifndef EVO_LSE
+#define EVO_LSE 0
+#elif EVO_LSE != 0
+#error "EVO_LSE is already defined, and not as the 0 that was tuned"
+#endif
 #ifndef EVO_SMEM_BYTES
-#define EVO_SMEM_BYTES 139264
-#elif EVO_SMEM_BYTES != 139264
-#error "EVO_SMEM_BYTES is already defined, and not as the 139264 that was tuned"
+#define EVO_SMEM_BYTES 73856
+#elif EVO_SMEM_BYTES != 73856
+#error "EVO_SMEM_BYTES is already defined, and not as the 73856 that was tuned"
 #endif
 
 // Launch of evo_attention; on the tuned shape the grid is (16, 8, 1).
 // Above 49152 B, set cudaFuncAttributeMaxDynamicSharedMemorySize on the kernel before the launch.
-#define EVO_ATTENTION_BLOCK_THREADS 320
-#define EVO_ATTENTION_SMEM_BYTES 139264
+#define EVO_ATTENTION_BLOCK_THREADS 384
+#define EVO_ATTENTION_SMEM_BYTES 73856
 #define EVO_ATTENTION_TUNED_GRID_X 16
 #define EVO_ATTENTION_TUNED_GRID_Y 8
 #define EVO_ATTENTION_TUNED_GRID_Z 1
@@ -134,16 +169,16 @@ static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, un
 #ifdef __CUDA_ARCH__
 #if __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200
 #if EVO_ATTENTION_SMEM_BYTES > 101376
-#error "139264 B of shared memory a CTA, this architecture allows 101376 B"
+#error "73856 B of shared memory a CTA, this architecture allows 101376 B"
 #endif
 #elif __CUDA_ARCH__ >= 900
 #if EVO_ATTENTION_SMEM_BYTES > 232448
-#error "139264 B of shared memory a CTA, this architecture allows 232448 B"
+#error "73856 B of shared memory a CTA, this architecture allows 232448 B"
 #endif
 #else
 #if EVO_ATTENTION_SMEM_BYTES > 166912
-#error "139264 B of shared memory a CTA, this architecture allows 166912 B"
+#error "73856 B of shared memory a CTA, this architecture allows 166912 B"
 #endif
 #endif
 #endif
-// sha256 of the lines above: 02afaae58e882d93cc441f0612a5c7a463be594dee19a5faad8b6210b4d7a273
+// sha256 of the lines above: eedb9dd1d7853b192e4d2476b339694b7bee2b81489bebbf252957d42ef32846

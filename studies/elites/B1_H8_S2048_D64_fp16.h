@@ -1,33 +1,33 @@
 // evoengine header, format 1
 //
 //   template: attention
-//   template_digest: 0bc2f21083b4efd7
+//   template_digest: 6b338e187b9268d1
 //   space: attention
-//   space_digest: cce254580a8f
+//   space_digest: 7b3c5cda9b17
 //   entry: evo_attention
-//   config: wm_4.rt_1.bn_128.wkv_1.st_2.pw_2.sl_xor.qr_1.ov_0.lr_0.sh_0.mc_2
+//   config: wm_4.rt_2.bn_256.wkv_2.st_2.pw_0.mb_0.un_0.ll_1.qr_0.ov_0.lr_0.sm_1.ms_0.ot_0.hf_0.sp_1.mc_1
 //   shape: B1_H8_S2048_D64_fp16
-//   problem: {"batch": 1, "heads": 8, "kv_heads": 8, "seq_q": 2048, "seq_k": 2048, "head_dim": 64, "dtype": "fp16", "causal": false, "diagonal": 0, "scale": 0.125}
-//   study: attention-B1_H8_S2048_D64_fp16-h200-2597d9b6
-//   trial: 78
+//   problem: {"batch": 1, "heads": 8, "kv_heads": 8, "seq_q": 2048, "seq_k": 2048, "head_dim": 64, "dtype": "fp16", "causal": false, "diagonal": 0, "scale": 0.125, "lse": false}
+//   study: 1_8_2048_64
+//   trial: 64
 //   device: NVIDIA H200
 //   arch: sm_90
 //   driver: 580.159.04
 //   compiler: NVRTC 13.0.88
-//   cubin_sha256: 04397edc19e999286ab119e96d4e4a0ebd26aa94722580297ed6f836b2c0e2b9
-//   registers: 168
+//   cubin_sha256: de19a79b3f0c150d2597520de45a924f37d4b2127e2c3d49d143ebcfcecdcd45
+//   registers: 255
 //   spill_bytes: 0
 //   method: device time per launch, warm L2, CUDA-graph windows interleaved with the default config and the baselines
-//   median_us: 31.328998506069183
-//   noise: 0.004261197096630199
-//   speedup_over_sdpa: 0.7238788819295594
-//   speedup_over_default: 1.1847866692990432
+//   median_us: 29.627293348312378
+//   noise: 0.0049477936864381405
+//   speedup_over_sdpa: 0.7774729123678246
+//   speedup_over_default: 1.265900025838304
 //   estimated_us: none
 //   evoengine_version: 0.1.0
 //   date: 2026-11-21
-//   command: evoengine search --budget 200 --seconds 60 --shape 1,8,2048,64 --json -q
+//   command: evoengine search --device cuda:2 --jobs 15 --budget 250 --seconds 36 --shape 1,8,2048,64 --study 1_8_2048_64 --json -q
 //   min_arch: 80
-//   grid: seq_q/64 heads/1 batch/1
+//   grid: seq_q/128 heads/1 batch/1
 
 #pragma once
 
@@ -37,19 +37,19 @@
 #error "EVO_WARPS_M is already defined, and not as the 4 that was tuned"
 #endif
 #ifndef EVO_ROW_TILES
-#define EVO_ROW_TILES 1
-#elif EVO_ROW_TILES != 1
-#error "EVO_ROW_TILES is already defined, and not as the 1 that was tuned"
+#define EVO_ROW_TILES 2
+#elif EVO_ROW_TILES != 2
+#error "EVO_ROW_TILES is already defined, and not as the 2 that was tuned"
 #endif
 #ifndef EVO_BLOCK_N
-#define EVO_BLOCK_N 128
-#elif EVO_BLOCK_N != 128
-#error "EVO_BLOCK_N is already defined, and not as the 128 that was tuned"
+#define EVO_BLOCK_N 256
+#elif EVO_BLOCK_N != 256
+#error "EVO_BLOCK_N is already defined, and not as the 256 that was tuned"
 #endif
 #ifndef EVO_WARPS_KV
-#define EVO_WARPS_KV 1
-#elif EVO_WARPS_KV != 1
-#error "EVO_WARPS_KV is already defined, and not as the 1 that was tuned"
+#define EVO_WARPS_KV 2
+#elif EVO_WARPS_KV != 2
+#error "EVO_WARPS_KV is already defined, and not as the 2 that was tuned"
 #endif
 #ifndef EVO_STAGES
 #define EVO_STAGES 2
@@ -57,19 +57,29 @@
 #error "EVO_STAGES is already defined, and not as the 2 that was tuned"
 #endif
 #ifndef EVO_PRODUCER_WARPS
-#define EVO_PRODUCER_WARPS 2
-#elif EVO_PRODUCER_WARPS != 2
-#error "EVO_PRODUCER_WARPS is already defined, and not as the 2 that was tuned"
+#define EVO_PRODUCER_WARPS 0
+#elif EVO_PRODUCER_WARPS != 0
+#error "EVO_PRODUCER_WARPS is already defined, and not as the 0 that was tuned"
 #endif
-#ifndef EVO_SMEM_LAYOUT
-#define EVO_SMEM_LAYOUT 2
-#elif EVO_SMEM_LAYOUT != 2
-#error "EVO_SMEM_LAYOUT is already defined, and not as the 2 that was tuned"
+#ifndef EVO_MBARRIER
+#define EVO_MBARRIER 0
+#elif EVO_MBARRIER != 0
+#error "EVO_MBARRIER is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_UNROLL
+#define EVO_UNROLL 0
+#elif EVO_UNROLL != 0
+#error "EVO_UNROLL is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_LATE_LOADS
+#define EVO_LATE_LOADS 1
+#elif EVO_LATE_LOADS != 1
+#error "EVO_LATE_LOADS is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_Q_IN_REGS
-#define EVO_Q_IN_REGS 1
-#elif EVO_Q_IN_REGS != 1
-#error "EVO_Q_IN_REGS is already defined, and not as the 1 that was tuned"
+#define EVO_Q_IN_REGS 0
+#elif EVO_Q_IN_REGS != 0
+#error "EVO_Q_IN_REGS is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_OVERLAP
 #define EVO_OVERLAP 0
@@ -81,15 +91,35 @@
 #elif EVO_LAZY_RESCALE != 0
 #error "EVO_LAZY_RESCALE is already defined, and not as the 0 that was tuned"
 #endif
-#ifndef EVO_SKIP_HIDDEN
-#define EVO_SKIP_HIDDEN 0
-#elif EVO_SKIP_HIDDEN != 0
-#error "EVO_SKIP_HIDDEN is already defined, and not as the 0 that was tuned"
+#ifndef EVO_SUM_MMA
+#define EVO_SUM_MMA 1
+#elif EVO_SUM_MMA != 1
+#error "EVO_SUM_MMA is already defined, and not as the 1 that was tuned"
+#endif
+#ifndef EVO_MASK_SPLIT
+#define EVO_MASK_SPLIT 0
+#elif EVO_MASK_SPLIT != 0
+#error "EVO_MASK_SPLIT is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_ONE_TILE
+#define EVO_ONE_TILE 0
+#elif EVO_ONE_TILE != 0
+#error "EVO_ONE_TILE is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_HEAVY_FIRST
+#define EVO_HEAVY_FIRST 0
+#elif EVO_HEAVY_FIRST != 0
+#error "EVO_HEAVY_FIRST is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_SPLIT_KV
+#define EVO_SPLIT_KV 1
+#elif EVO_SPLIT_KV != 1
+#error "EVO_SPLIT_KV is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_MIN_CTAS
-#define EVO_MIN_CTAS 2
-#elif EVO_MIN_CTAS != 2
-#error "EVO_MIN_CTAS is already defined, and not as the 2 that was tuned"
+#define EVO_MIN_CTAS 1
+#elif EVO_MIN_CTAS != 1
+#error "EVO_MIN_CTAS is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_HEAD_DIM
 #define EVO_HEAD_DIM 64
@@ -106,20 +136,25 @@
 #elif EVO_DTYPE != 0
 #error "EVO_DTYPE is already defined, and not as the 0 that was tuned"
 #endif
+#ifndef EVO_LSE
+#define EVO_LSE 0
+#elif EVO_LSE != 0
+#error "EVO_LSE is already defined, and not as the 0 that was tuned"
+#endif
 #ifndef EVO_SMEM_BYTES
-#define EVO_SMEM_BYTES 73728
-#elif EVO_SMEM_BYTES != 73728
-#error "EVO_SMEM_BYTES is already defined, and not as the 73728 that was tuned"
+#define EVO_SMEM_BYTES 147456
+#elif EVO_SMEM_BYTES != 147456
+#error "EVO_SMEM_BYTES is already defined, and not as the 147456 that was tuned"
 #endif
 
-// Launch of evo_attention; on the tuned shape the grid is (32, 8, 1).
+// Launch of evo_attention; on the tuned shape the grid is (16, 8, 1).
 // Above 49152 B, set cudaFuncAttributeMaxDynamicSharedMemorySize on the kernel before the launch.
-#define EVO_ATTENTION_BLOCK_THREADS 192
-#define EVO_ATTENTION_SMEM_BYTES 73728
-#define EVO_ATTENTION_TUNED_GRID_X 32
+#define EVO_ATTENTION_BLOCK_THREADS 256
+#define EVO_ATTENTION_SMEM_BYTES 147456
+#define EVO_ATTENTION_TUNED_GRID_X 16
 #define EVO_ATTENTION_TUNED_GRID_Y 8
 #define EVO_ATTENTION_TUNED_GRID_Z 1
-#define EVO_ATTENTION_GRID_X(seq_q) (((seq_q) + 63) / 64)
+#define EVO_ATTENTION_GRID_X(seq_q) (((seq_q) + 127) / 128)
 #define EVO_ATTENTION_GRID_Y(heads) (((heads) + 0) / 1)
 #define EVO_ATTENTION_GRID_Z(batch) (((batch) + 0) / 1)
 #if defined(__CUDACC__) && !defined(__CUDACC_RTC__)
@@ -134,16 +169,16 @@ static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, un
 #ifdef __CUDA_ARCH__
 #if __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200
 #if EVO_ATTENTION_SMEM_BYTES > 101376
-#error "73728 B of shared memory a CTA, this architecture allows 101376 B"
+#error "147456 B of shared memory a CTA, this architecture allows 101376 B"
 #endif
 #elif __CUDA_ARCH__ >= 900
 #if EVO_ATTENTION_SMEM_BYTES > 232448
-#error "73728 B of shared memory a CTA, this architecture allows 232448 B"
+#error "147456 B of shared memory a CTA, this architecture allows 232448 B"
 #endif
 #else
 #if EVO_ATTENTION_SMEM_BYTES > 166912
-#error "73728 B of shared memory a CTA, this architecture allows 166912 B"
+#error "147456 B of shared memory a CTA, this architecture allows 166912 B"
 #endif
 #endif
 #endif
-// sha256 of the lines above: 54d1e62ec02a3e15cd7549ff5ed27c72fb9bb143012740c1f82381b1e04612e4
+// sha256 of the lines above: 8d458edd8dc7ddedfcba6d9c8c101b01e5a05df37185576951f22dbc901dd3af

@@ -1,31 +1,31 @@
 // evoengine header, format 1
 //
 //   template: attention
-//   template_digest: 0bc2f21083b4efd7
+//   template_digest: 6b338e187b9268d1
 //   space: attention
-//   space_digest: cce254580a8f
+//   space_digest: 7b3c5cda9b17
 //   entry: evo_attention
-//   config: wm_2.rt_1.bn_512.wkv_2.st_1.pw_4.sl_xor.qr_1.ov_0.lr_0.sh_0.mc_1
+//   config: wm_2.rt_1.bn_256.wkv_2.st_2.pw_4.mb_0.un_0.ll_0.qr_1.ov_0.lr_0.sm_1.ms_0.ot_0.hf_0.sp_1.mc_1
 //   shape: B1_H8_S512_D64_fp16_causal
-//   problem: {"batch": 1, "heads": 8, "kv_heads": 8, "seq_q": 512, "seq_k": 512, "head_dim": 64, "dtype": "fp16", "causal": true, "diagonal": 0, "scale": 0.125}
-//   study: attention-B1_H8_S512_D64_fp16_causal-h200-54677334
-//   trial: 41
+//   problem: {"batch": 1, "heads": 8, "kv_heads": 8, "seq_q": 512, "seq_k": 512, "head_dim": 64, "dtype": "fp16", "causal": true, "diagonal": 0, "scale": 0.125, "lse": false}
+//   study: 1_8_512_64_causal
+//   trial: 78
 //   device: NVIDIA H200
 //   arch: sm_90
 //   driver: 580.159.04
 //   compiler: NVRTC 13.0.88
-//   cubin_sha256: ff4fe32bba36bc6c24a063c2776991c2f4b6c3a69e29da9b1a27306a5d9d1849
-//   registers: 246
+//   cubin_sha256: 6c39ccaa4ed47523e4898df81ec4eeb2e68fc7026c90354f3daadfeb836a2708
+//   registers: 187
 //   spill_bytes: 0
 //   method: device time per launch, warm L2, CUDA-graph windows interleaved with the default config and the baselines
-//   median_us: 4.614504559017787
-//   noise: 0.0038642516470808355
-//   speedup_over_sdpa: 2.008780638327372
-//   speedup_over_default: 1.7757235174216672
+//   median_us: 4.580701414442741
+//   noise: 0.015593933366466068
+//   speedup_over_sdpa: 2.087959742776869
+//   speedup_over_default: 1.7982524224655045
 //   estimated_us: none
 //   evoengine_version: 0.1.0
 //   date: 2026-11-21
-//   command: evoengine search --budget 200 --seconds 60 --shape 1,8,512,64,causal --json -q
+//   command: evoengine search --device cuda:0 --jobs 15 --budget 250 --seconds 30 --shape 1,8,512,64,causal --study 1_8_512_64_causal --json -q
 //   min_arch: 80
 //   grid: seq_q/32 heads/1 batch/1
 
@@ -42,9 +42,9 @@
 #error "EVO_ROW_TILES is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_BLOCK_N
-#define EVO_BLOCK_N 512
-#elif EVO_BLOCK_N != 512
-#error "EVO_BLOCK_N is already defined, and not as the 512 that was tuned"
+#define EVO_BLOCK_N 256
+#elif EVO_BLOCK_N != 256
+#error "EVO_BLOCK_N is already defined, and not as the 256 that was tuned"
 #endif
 #ifndef EVO_WARPS_KV
 #define EVO_WARPS_KV 2
@@ -52,19 +52,29 @@
 #error "EVO_WARPS_KV is already defined, and not as the 2 that was tuned"
 #endif
 #ifndef EVO_STAGES
-#define EVO_STAGES 1
-#elif EVO_STAGES != 1
-#error "EVO_STAGES is already defined, and not as the 1 that was tuned"
+#define EVO_STAGES 2
+#elif EVO_STAGES != 2
+#error "EVO_STAGES is already defined, and not as the 2 that was tuned"
 #endif
 #ifndef EVO_PRODUCER_WARPS
 #define EVO_PRODUCER_WARPS 4
 #elif EVO_PRODUCER_WARPS != 4
 #error "EVO_PRODUCER_WARPS is already defined, and not as the 4 that was tuned"
 #endif
-#ifndef EVO_SMEM_LAYOUT
-#define EVO_SMEM_LAYOUT 2
-#elif EVO_SMEM_LAYOUT != 2
-#error "EVO_SMEM_LAYOUT is already defined, and not as the 2 that was tuned"
+#ifndef EVO_MBARRIER
+#define EVO_MBARRIER 0
+#elif EVO_MBARRIER != 0
+#error "EVO_MBARRIER is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_UNROLL
+#define EVO_UNROLL 0
+#elif EVO_UNROLL != 0
+#error "EVO_UNROLL is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_LATE_LOADS
+#define EVO_LATE_LOADS 0
+#elif EVO_LATE_LOADS != 0
+#error "EVO_LATE_LOADS is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_Q_IN_REGS
 #define EVO_Q_IN_REGS 1
@@ -81,10 +91,30 @@
 #elif EVO_LAZY_RESCALE != 0
 #error "EVO_LAZY_RESCALE is already defined, and not as the 0 that was tuned"
 #endif
-#ifndef EVO_SKIP_HIDDEN
-#define EVO_SKIP_HIDDEN 0
-#elif EVO_SKIP_HIDDEN != 0
-#error "EVO_SKIP_HIDDEN is already defined, and not as the 0 that was tuned"
+#ifndef EVO_SUM_MMA
+#define EVO_SUM_MMA 1
+#elif EVO_SUM_MMA != 1
+#error "EVO_SUM_MMA is already defined, and not as the 1 that was tuned"
+#endif
+#ifndef EVO_MASK_SPLIT
+#define EVO_MASK_SPLIT 0
+#elif EVO_MASK_SPLIT != 0
+#error "EVO_MASK_SPLIT is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_ONE_TILE
+#define EVO_ONE_TILE 0
+#elif EVO_ONE_TILE != 0
+#error "EVO_ONE_TILE is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_HEAVY_FIRST
+#define EVO_HEAVY_FIRST 0
+#elif EVO_HEAVY_FIRST != 0
+#error "EVO_HEAVY_FIRST is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_SPLIT_KV
+#define EVO_SPLIT_KV 1
+#elif EVO_SPLIT_KV != 1
+#error "EVO_SPLIT_KV is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_MIN_CTAS
 #define EVO_MIN_CTAS 1
@@ -105,6 +135,11 @@
 #define EVO_DTYPE 0
 #elif EVO_DTYPE != 0
 #error "EVO_DTYPE is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_LSE
+#define EVO_LSE 0
+#elif EVO_LSE != 0
+#error "EVO_LSE is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_SMEM_BYTES
 #define EVO_SMEM_BYTES 135168
@@ -146,4 +181,4 @@ static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, un
 #endif
 #endif
 #endif
-// sha256 of the lines above: cd7ec1fdbbbc78c0857ae0252e7d6130def6c192e2ace03e842eb19b70805ccd
+// sha256 of the lines above: 19b7337833a3b68e2ac46a0a4b6b6e621c68ae64bebe1a6006dea39945975fb6

@@ -1,31 +1,31 @@
 // evoengine header, format 1
 //
 //   template: attention
-//   template_digest: 0bc2f21083b4efd7
+//   template_digest: 6b338e187b9268d1
 //   space: attention
-//   space_digest: cce254580a8f
+//   space_digest: 7b3c5cda9b17
 //   entry: evo_attention
-//   config: wm_4.rt_2.bn_96.wkv_1.st_3.pw_0.sl_xor.qr_1.ov_0.lr_0.sh_0.mc_1
+//   config: wm_4.rt_2.bn_64.wkv_1.st_2.pw_0.mb_0.un_1.ll_1.qr_1.ov_0.lr_0.sm_1.ms_0.ot_0.hf_0.sp_1.mc_1
 //   shape: B2_H16_S4096_D64_fp16
-//   problem: {"batch": 2, "heads": 16, "kv_heads": 16, "seq_q": 4096, "seq_k": 4096, "head_dim": 64, "dtype": "fp16", "causal": false, "diagonal": 0, "scale": 0.125}
-//   study: attention-B2_H16_S4096_D64_fp16-h200-48a69cfa
-//   trial: 94
+//   problem: {"batch": 2, "heads": 16, "kv_heads": 16, "seq_q": 4096, "seq_k": 4096, "head_dim": 64, "dtype": "fp16", "causal": false, "diagonal": 0, "scale": 0.125, "lse": false}
+//   study: 2_16_4096_64
+//   trial: 48
 //   device: NVIDIA H200
 //   arch: sm_90
 //   driver: 580.159.04
 //   compiler: NVRTC 13.0.88
-//   cubin_sha256: 2a28dd1eb9daf67d3e32ac5e2d065bd6b04b6c4d01982c58071ac3954bc029b7
-//   registers: 255
-//   spill_bytes: 16
+//   cubin_sha256: 224083f200df6bf468b258a6af26cf082adfe430ab6e86c476066fe08f0781a1
+//   registers: 236
+//   spill_bytes: 0
 //   method: device time per launch, warm L2, CUDA-graph windows interleaved with the default config and the baselines
-//   median_us: 424.81279373168945
-//   noise: 0.0060374543858605426
-//   speedup_over_sdpa: 0.6835651034855882
-//   speedup_over_default: 1.1994052315658126
+//   median_us: 417.4015998840332
+//   noise: 0.0048528333546199445
+//   speedup_over_sdpa: 0.6977721371430504
+//   speedup_over_default: 1.2416081730164152
 //   estimated_us: none
 //   evoengine_version: 0.1.0
 //   date: 2026-11-21
-//   command: evoengine search --budget 200 --seconds 60 --shape 2,16,4096,64 --json -q
+//   command: evoengine search --device cuda:3 --jobs 15 --budget 250 --seconds 60 --shape 2,16,4096,64 --study 2_16_4096_64 --json -q
 //   min_arch: 80
 //   grid: seq_q/128 heads/1 batch/1
 
@@ -42,9 +42,9 @@
 #error "EVO_ROW_TILES is already defined, and not as the 2 that was tuned"
 #endif
 #ifndef EVO_BLOCK_N
-#define EVO_BLOCK_N 96
-#elif EVO_BLOCK_N != 96
-#error "EVO_BLOCK_N is already defined, and not as the 96 that was tuned"
+#define EVO_BLOCK_N 64
+#elif EVO_BLOCK_N != 64
+#error "EVO_BLOCK_N is already defined, and not as the 64 that was tuned"
 #endif
 #ifndef EVO_WARPS_KV
 #define EVO_WARPS_KV 1
@@ -52,19 +52,29 @@
 #error "EVO_WARPS_KV is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_STAGES
-#define EVO_STAGES 3
-#elif EVO_STAGES != 3
-#error "EVO_STAGES is already defined, and not as the 3 that was tuned"
+#define EVO_STAGES 2
+#elif EVO_STAGES != 2
+#error "EVO_STAGES is already defined, and not as the 2 that was tuned"
 #endif
 #ifndef EVO_PRODUCER_WARPS
 #define EVO_PRODUCER_WARPS 0
 #elif EVO_PRODUCER_WARPS != 0
 #error "EVO_PRODUCER_WARPS is already defined, and not as the 0 that was tuned"
 #endif
-#ifndef EVO_SMEM_LAYOUT
-#define EVO_SMEM_LAYOUT 2
-#elif EVO_SMEM_LAYOUT != 2
-#error "EVO_SMEM_LAYOUT is already defined, and not as the 2 that was tuned"
+#ifndef EVO_MBARRIER
+#define EVO_MBARRIER 0
+#elif EVO_MBARRIER != 0
+#error "EVO_MBARRIER is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_UNROLL
+#define EVO_UNROLL 1
+#elif EVO_UNROLL != 1
+#error "EVO_UNROLL is already defined, and not as the 1 that was tuned"
+#endif
+#ifndef EVO_LATE_LOADS
+#define EVO_LATE_LOADS 1
+#elif EVO_LATE_LOADS != 1
+#error "EVO_LATE_LOADS is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_Q_IN_REGS
 #define EVO_Q_IN_REGS 1
@@ -81,10 +91,30 @@
 #elif EVO_LAZY_RESCALE != 0
 #error "EVO_LAZY_RESCALE is already defined, and not as the 0 that was tuned"
 #endif
-#ifndef EVO_SKIP_HIDDEN
-#define EVO_SKIP_HIDDEN 0
-#elif EVO_SKIP_HIDDEN != 0
-#error "EVO_SKIP_HIDDEN is already defined, and not as the 0 that was tuned"
+#ifndef EVO_SUM_MMA
+#define EVO_SUM_MMA 1
+#elif EVO_SUM_MMA != 1
+#error "EVO_SUM_MMA is already defined, and not as the 1 that was tuned"
+#endif
+#ifndef EVO_MASK_SPLIT
+#define EVO_MASK_SPLIT 0
+#elif EVO_MASK_SPLIT != 0
+#error "EVO_MASK_SPLIT is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_ONE_TILE
+#define EVO_ONE_TILE 0
+#elif EVO_ONE_TILE != 0
+#error "EVO_ONE_TILE is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_HEAVY_FIRST
+#define EVO_HEAVY_FIRST 0
+#elif EVO_HEAVY_FIRST != 0
+#error "EVO_HEAVY_FIRST is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_SPLIT_KV
+#define EVO_SPLIT_KV 1
+#elif EVO_SPLIT_KV != 1
+#error "EVO_SPLIT_KV is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_MIN_CTAS
 #define EVO_MIN_CTAS 1
@@ -106,16 +136,20 @@
 #elif EVO_DTYPE != 0
 #error "EVO_DTYPE is already defined, and not as the 0 that was tuned"
 #endif
+#ifndef EVO_LSE
+#define EVO_LSE 0
+#elif EVO_LSE != 0
+#error "EVO_LSE is already defined, and not as the 0 that was tuned"
+#endif
 #ifndef EVO_SMEM_BYTES
-#define EVO_SMEM_BYTES 90112
-#elif EVO_SMEM_BYTES != 90112
-#error "EVO_SMEM_BYTES is already defined, and not as the 90112 that was tuned"
+#define EVO_SMEM_BYTES 49152
+#elif EVO_SMEM_BYTES != 49152
+#error "EVO_SMEM_BYTES is already defined, and not as the 49152 that was tuned"
 #endif
 
 // Launch of evo_attention; on the tuned shape the grid is (32, 16, 2).
-// Above 49152 B, set cudaFuncAttributeMaxDynamicSharedMemorySize on the kernel before the launch.
 #define EVO_ATTENTION_BLOCK_THREADS 128
-#define EVO_ATTENTION_SMEM_BYTES 90112
+#define EVO_ATTENTION_SMEM_BYTES 49152
 #define EVO_ATTENTION_TUNED_GRID_X 32
 #define EVO_ATTENTION_TUNED_GRID_Y 16
 #define EVO_ATTENTION_TUNED_GRID_Z 2
@@ -134,16 +168,16 @@ static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, un
 #ifdef __CUDA_ARCH__
 #if __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200
 #if EVO_ATTENTION_SMEM_BYTES > 101376
-#error "90112 B of shared memory a CTA, this architecture allows 101376 B"
+#error "49152 B of shared memory a CTA, this architecture allows 101376 B"
 #endif
 #elif __CUDA_ARCH__ >= 900
 #if EVO_ATTENTION_SMEM_BYTES > 232448
-#error "90112 B of shared memory a CTA, this architecture allows 232448 B"
+#error "49152 B of shared memory a CTA, this architecture allows 232448 B"
 #endif
 #else
 #if EVO_ATTENTION_SMEM_BYTES > 166912
-#error "90112 B of shared memory a CTA, this architecture allows 166912 B"
+#error "49152 B of shared memory a CTA, this architecture allows 166912 B"
 #endif
 #endif
 #endif
-// sha256 of the lines above: ef62cfcc665cc9c802d1647a3428793b8b0d61ba1124ece63f3f66808c5592ab
+// sha256 of the lines above: ae5e51cf146668064ce7412d2e5bd95f294c26f04f3559bb45e67b0f19744670

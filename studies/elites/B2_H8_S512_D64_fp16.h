@@ -1,31 +1,31 @@
 // evoengine header, format 1
 //
 //   template: attention
-//   template_digest: 0bc2f21083b4efd7
+//   template_digest: 6b338e187b9268d1
 //   space: attention
-//   space_digest: cce254580a8f
+//   space_digest: 7b3c5cda9b17
 //   entry: evo_attention
-//   config: wm_4.rt_1.bn_256.wkv_2.st_2.pw_4.sl_xor.qr_0.ov_0.lr_0.sh_0.mc_1
+//   config: wm_4.rt_1.bn_256.wkv_2.st_2.pw_4.mb_0.un_1.ll_0.qr_1.ov_0.lr_0.sm_1.ms_0.ot_0.hf_0.sp_1.mc_1
 //   shape: B2_H8_S512_D64_fp16
-//   problem: {"batch": 2, "heads": 8, "kv_heads": 8, "seq_q": 512, "seq_k": 512, "head_dim": 64, "dtype": "fp16", "causal": false, "diagonal": 0, "scale": 0.125}
-//   study: attention-B2_H8_S512_D64_fp16-h200-80ff2b43
-//   trial: 97
+//   problem: {"batch": 2, "heads": 8, "kv_heads": 8, "seq_q": 512, "seq_k": 512, "head_dim": 64, "dtype": "fp16", "causal": false, "diagonal": 0, "scale": 0.125, "lse": false}
+//   study: 2_8_512_64
+//   trial: 74
 //   device: NVIDIA H200
 //   arch: sm_90
 //   driver: 580.159.04
 //   compiler: NVRTC 13.0.88
-//   cubin_sha256: 98fd5c1890d9c17bbf65e6fc7cfd322f8886460d19377e278baae6c84383e807
-//   registers: 167
+//   cubin_sha256: b60b5a001aaaede39cf03f4aba67677e2164f433d5c5f57bab70a919dac7ad78
+//   registers: 166
 //   spill_bytes: 0
 //   method: device time per launch, warm L2, CUDA-graph windows interleaved with the default config and the baselines
-//   median_us: 6.454441454503443
-//   noise: 0.0031710601714386357
-//   speedup_over_sdpa: 1.4482828878423997
-//   speedup_over_default: 1.3343282968292127
+//   median_us: 6.242051338538145
+//   noise: 0.009669717454545711
+//   speedup_over_sdpa: 1.5266877782245982
+//   speedup_over_default: 1.3902327489685762
 //   estimated_us: none
 //   evoengine_version: 0.1.0
 //   date: 2026-11-21
-//   command: evoengine search --budget 200 --seconds 60 --shape 2,8,512,64 --json -q
+//   command: evoengine search --device cuda:1 --jobs 15 --budget 250 --seconds 32 --shape 2,8,512,64 --study 2_8_512_64 --json -q
 //   min_arch: 80
 //   grid: seq_q/64 heads/1 batch/1
 
@@ -61,15 +61,25 @@
 #elif EVO_PRODUCER_WARPS != 4
 #error "EVO_PRODUCER_WARPS is already defined, and not as the 4 that was tuned"
 #endif
-#ifndef EVO_SMEM_LAYOUT
-#define EVO_SMEM_LAYOUT 2
-#elif EVO_SMEM_LAYOUT != 2
-#error "EVO_SMEM_LAYOUT is already defined, and not as the 2 that was tuned"
+#ifndef EVO_MBARRIER
+#define EVO_MBARRIER 0
+#elif EVO_MBARRIER != 0
+#error "EVO_MBARRIER is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_UNROLL
+#define EVO_UNROLL 1
+#elif EVO_UNROLL != 1
+#error "EVO_UNROLL is already defined, and not as the 1 that was tuned"
+#endif
+#ifndef EVO_LATE_LOADS
+#define EVO_LATE_LOADS 0
+#elif EVO_LATE_LOADS != 0
+#error "EVO_LATE_LOADS is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_Q_IN_REGS
-#define EVO_Q_IN_REGS 0
-#elif EVO_Q_IN_REGS != 0
-#error "EVO_Q_IN_REGS is already defined, and not as the 0 that was tuned"
+#define EVO_Q_IN_REGS 1
+#elif EVO_Q_IN_REGS != 1
+#error "EVO_Q_IN_REGS is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_OVERLAP
 #define EVO_OVERLAP 0
@@ -81,10 +91,30 @@
 #elif EVO_LAZY_RESCALE != 0
 #error "EVO_LAZY_RESCALE is already defined, and not as the 0 that was tuned"
 #endif
-#ifndef EVO_SKIP_HIDDEN
-#define EVO_SKIP_HIDDEN 0
-#elif EVO_SKIP_HIDDEN != 0
-#error "EVO_SKIP_HIDDEN is already defined, and not as the 0 that was tuned"
+#ifndef EVO_SUM_MMA
+#define EVO_SUM_MMA 1
+#elif EVO_SUM_MMA != 1
+#error "EVO_SUM_MMA is already defined, and not as the 1 that was tuned"
+#endif
+#ifndef EVO_MASK_SPLIT
+#define EVO_MASK_SPLIT 0
+#elif EVO_MASK_SPLIT != 0
+#error "EVO_MASK_SPLIT is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_ONE_TILE
+#define EVO_ONE_TILE 0
+#elif EVO_ONE_TILE != 0
+#error "EVO_ONE_TILE is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_HEAVY_FIRST
+#define EVO_HEAVY_FIRST 0
+#elif EVO_HEAVY_FIRST != 0
+#error "EVO_HEAVY_FIRST is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_SPLIT_KV
+#define EVO_SPLIT_KV 1
+#elif EVO_SPLIT_KV != 1
+#error "EVO_SPLIT_KV is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_MIN_CTAS
 #define EVO_MIN_CTAS 1
@@ -105,6 +135,11 @@
 #define EVO_DTYPE 0
 #elif EVO_DTYPE != 0
 #error "EVO_DTYPE is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_LSE
+#define EVO_LSE 0
+#elif EVO_LSE != 0
+#error "EVO_LSE is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_SMEM_BYTES
 #define EVO_SMEM_BYTES 139264
@@ -146,4 +181,4 @@ static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, un
 #endif
 #endif
 #endif
-// sha256 of the lines above: dd0ecd287ed7290e6af6319eb4c148ef50c023a5ca9f228350f33174cf1a66dd
+// sha256 of the lines above: d8e142e9fcd091444e3d30eef62d71f8d2fb68173ce0decc07f259b6dc9b7caa

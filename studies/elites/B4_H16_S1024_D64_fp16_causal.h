@@ -1,45 +1,45 @@
 // evoengine header, format 1
 //
 //   template: attention
-//   template_digest: 0bc2f21083b4efd7
+//   template_digest: 6b338e187b9268d1
 //   space: attention
-//   space_digest: cce254580a8f
+//   space_digest: 7b3c5cda9b17
 //   entry: evo_attention
-//   config: wm_4.rt_1.bn_64.wkv_1.st_2.pw_0.sl_xor.qr_1.ov_0.lr_0.sh_0.mc_4
+//   config: wm_2.rt_2.bn_64.wkv_1.st_2.pw_0.mb_0.un_1.ll_1.qr_1.ov_0.lr_0.sm_1.ms_0.ot_0.hf_1.sp_1.mc_1
 //   shape: B4_H16_S1024_D64_fp16_causal
-//   problem: {"batch": 4, "heads": 16, "kv_heads": 16, "seq_q": 1024, "seq_k": 1024, "head_dim": 64, "dtype": "fp16", "causal": true, "diagonal": 0, "scale": 0.125}
-//   study: attention-B4_H16_S1024_D64_fp16_causal-h200-5e773bb4
-//   trial: 72
+//   problem: {"batch": 4, "heads": 16, "kv_heads": 16, "seq_q": 1024, "seq_k": 1024, "head_dim": 64, "dtype": "fp16", "causal": true, "diagonal": 0, "scale": 0.125, "lse": false}
+//   study: 4_16_1024_64_causal
+//   trial: 64
 //   device: NVIDIA H200
 //   arch: sm_90
 //   driver: 580.159.04
 //   compiler: NVRTC 13.0.88
-//   cubin_sha256: 12a9a9db3321782392df2689d91c209b0d85602da886563a4ad9a73bcea4bf87
-//   registers: 127
+//   cubin_sha256: bb3f7fe8bd330ab2da0bf5d28a879a3e984ab1bb979f7f3be06a3789de71c9c6
+//   registers: 236
 //   spill_bytes: 0
 //   method: device time per launch, warm L2, CUDA-graph windows interleaved with the default config and the baselines
-//   median_us: 46.8138185414401
-//   noise: 0.009158181280059036
-//   speedup_over_sdpa: 0.7426513425252834
-//   speedup_over_default: 1.0076480554114164
+//   median_us: 34.535171656773
+//   noise: 0.005982901455758735
+//   speedup_over_sdpa: 1.010112650233888
+//   speedup_over_default: 1.3717157967422726
 //   estimated_us: none
 //   evoengine_version: 0.1.0
 //   date: 2026-11-21
-//   command: evoengine search --budget 200 --seconds 60 --shape 4,16,1024,64,causal --json -q
+//   command: evoengine search --device cuda:2 --jobs 15 --budget 250 --seconds 42 --shape 4,16,1024,64,causal --study 4_16_1024_64_causal --json -q
 //   min_arch: 80
-//   grid: seq_q/64 heads/1 batch/1
+//   grid: heads/1 batch/1 seq_q/64
 
 #pragma once
 
 #ifndef EVO_WARPS_M
-#define EVO_WARPS_M 4
-#elif EVO_WARPS_M != 4
-#error "EVO_WARPS_M is already defined, and not as the 4 that was tuned"
+#define EVO_WARPS_M 2
+#elif EVO_WARPS_M != 2
+#error "EVO_WARPS_M is already defined, and not as the 2 that was tuned"
 #endif
 #ifndef EVO_ROW_TILES
-#define EVO_ROW_TILES 1
-#elif EVO_ROW_TILES != 1
-#error "EVO_ROW_TILES is already defined, and not as the 1 that was tuned"
+#define EVO_ROW_TILES 2
+#elif EVO_ROW_TILES != 2
+#error "EVO_ROW_TILES is already defined, and not as the 2 that was tuned"
 #endif
 #ifndef EVO_BLOCK_N
 #define EVO_BLOCK_N 64
@@ -61,10 +61,20 @@
 #elif EVO_PRODUCER_WARPS != 0
 #error "EVO_PRODUCER_WARPS is already defined, and not as the 0 that was tuned"
 #endif
-#ifndef EVO_SMEM_LAYOUT
-#define EVO_SMEM_LAYOUT 2
-#elif EVO_SMEM_LAYOUT != 2
-#error "EVO_SMEM_LAYOUT is already defined, and not as the 2 that was tuned"
+#ifndef EVO_MBARRIER
+#define EVO_MBARRIER 0
+#elif EVO_MBARRIER != 0
+#error "EVO_MBARRIER is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_UNROLL
+#define EVO_UNROLL 1
+#elif EVO_UNROLL != 1
+#error "EVO_UNROLL is already defined, and not as the 1 that was tuned"
+#endif
+#ifndef EVO_LATE_LOADS
+#define EVO_LATE_LOADS 1
+#elif EVO_LATE_LOADS != 1
+#error "EVO_LATE_LOADS is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_Q_IN_REGS
 #define EVO_Q_IN_REGS 1
@@ -81,15 +91,35 @@
 #elif EVO_LAZY_RESCALE != 0
 #error "EVO_LAZY_RESCALE is already defined, and not as the 0 that was tuned"
 #endif
-#ifndef EVO_SKIP_HIDDEN
-#define EVO_SKIP_HIDDEN 0
-#elif EVO_SKIP_HIDDEN != 0
-#error "EVO_SKIP_HIDDEN is already defined, and not as the 0 that was tuned"
+#ifndef EVO_SUM_MMA
+#define EVO_SUM_MMA 1
+#elif EVO_SUM_MMA != 1
+#error "EVO_SUM_MMA is already defined, and not as the 1 that was tuned"
+#endif
+#ifndef EVO_MASK_SPLIT
+#define EVO_MASK_SPLIT 0
+#elif EVO_MASK_SPLIT != 0
+#error "EVO_MASK_SPLIT is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_ONE_TILE
+#define EVO_ONE_TILE 0
+#elif EVO_ONE_TILE != 0
+#error "EVO_ONE_TILE is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_HEAVY_FIRST
+#define EVO_HEAVY_FIRST 1
+#elif EVO_HEAVY_FIRST != 1
+#error "EVO_HEAVY_FIRST is already defined, and not as the 1 that was tuned"
+#endif
+#ifndef EVO_SPLIT_KV
+#define EVO_SPLIT_KV 1
+#elif EVO_SPLIT_KV != 1
+#error "EVO_SPLIT_KV is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_MIN_CTAS
-#define EVO_MIN_CTAS 4
-#elif EVO_MIN_CTAS != 4
-#error "EVO_MIN_CTAS is already defined, and not as the 4 that was tuned"
+#define EVO_MIN_CTAS 1
+#elif EVO_MIN_CTAS != 1
+#error "EVO_MIN_CTAS is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_HEAD_DIM
 #define EVO_HEAD_DIM 64
@@ -106,24 +136,29 @@
 #elif EVO_DTYPE != 0
 #error "EVO_DTYPE is already defined, and not as the 0 that was tuned"
 #endif
+#ifndef EVO_LSE
+#define EVO_LSE 0
+#elif EVO_LSE != 0
+#error "EVO_LSE is already defined, and not as the 0 that was tuned"
+#endif
 #ifndef EVO_SMEM_BYTES
 #define EVO_SMEM_BYTES 40960
 #elif EVO_SMEM_BYTES != 40960
 #error "EVO_SMEM_BYTES is already defined, and not as the 40960 that was tuned"
 #endif
 
-// Launch of evo_attention; on the tuned shape the grid is (16, 16, 4).
-#define EVO_ATTENTION_BLOCK_THREADS 128
+// Launch of evo_attention; on the tuned shape the grid is (16, 4, 16).
+#define EVO_ATTENTION_BLOCK_THREADS 64
 #define EVO_ATTENTION_SMEM_BYTES 40960
 #define EVO_ATTENTION_TUNED_GRID_X 16
-#define EVO_ATTENTION_TUNED_GRID_Y 16
-#define EVO_ATTENTION_TUNED_GRID_Z 4
-#define EVO_ATTENTION_GRID_X(seq_q) (((seq_q) + 63) / 64)
-#define EVO_ATTENTION_GRID_Y(heads) (((heads) + 0) / 1)
-#define EVO_ATTENTION_GRID_Z(batch) (((batch) + 0) / 1)
+#define EVO_ATTENTION_TUNED_GRID_Y 4
+#define EVO_ATTENTION_TUNED_GRID_Z 16
+#define EVO_ATTENTION_GRID_X(heads) (((heads) + 0) / 1)
+#define EVO_ATTENTION_GRID_Y(batch) (((batch) + 0) / 1)
+#define EVO_ATTENTION_GRID_Z(seq_q) (((seq_q) + 63) / 64)
 #if defined(__CUDACC__) && !defined(__CUDACC_RTC__)
 static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, unsigned int seq_q) {
-  return dim3(EVO_ATTENTION_GRID_X(seq_q), EVO_ATTENTION_GRID_Y(heads), EVO_ATTENTION_GRID_Z(batch));
+  return dim3(EVO_ATTENTION_GRID_X(heads), EVO_ATTENTION_GRID_Y(batch), EVO_ATTENTION_GRID_Z(seq_q));
 }
 #endif
 
@@ -145,4 +180,4 @@ static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, un
 #endif
 #endif
 #endif
-// sha256 of the lines above: d35d49b68840cfbbc022b0e7179a3e585f42c51ba04f976ec0c3eadab45c8788
+// sha256 of the lines above: 46fbd38464dd974a15c8d0b53099d632a1e56330208ab77165e46df8c66d5317

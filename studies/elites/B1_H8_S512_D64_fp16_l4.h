@@ -1,31 +1,31 @@
 // evoengine header, format 1
 //
 //   template: attention
-//   template_digest: 4e16845bcfb059db
+//   template_digest: 6b338e187b9268d1
 //   space: attention
-//   space_digest: b0de63324cb1
+//   space_digest: 7b3c5cda9b17
 //   entry: evo_attention
-//   config: wm_2.rt_1.bn_512.wkv_2.st_1.pw_4.sl_xor.qr_1.ov_0.lr_0.sh_0.mc_1
+//   config: wm_2.rt_1.bn_256.wkv_2.st_1.pw_4.mb_1.un_0.ll_0.qr_1.ov_0.lr_0.sm_1.ms_1.ot_0.hf_0.sp_1.mc_1
 //   shape: B1_H8_S512_D64_fp16
-//   problem: {"batch": 1, "heads": 8, "kv_heads": 8, "seq_q": 512, "seq_k": 512, "head_dim": 64, "dtype": "fp16", "causal": false, "diagonal": 0, "scale": 0.125}
-//   study: attention-B1_H8_S512_D64_fp16-h200-88b1a8d2
-//   trial: 38
+//   problem: {"batch": 1, "heads": 8, "kv_heads": 8, "seq_q": 512, "seq_k": 512, "head_dim": 64, "dtype": "fp16", "causal": false, "diagonal": 0, "scale": 0.125, "lse": false}
+//   study: 1_8_512_64_l4
+//   trial: 90
 //   device: NVIDIA H200
 //   arch: sm_90
 //   driver: 580.159.04
 //   compiler: NVRTC 13.0.88
-//   cubin_sha256: d6ad3ff0f622711d05c0e1995f74d64743ab255b55c530f034d2480aa9180b5f
-//   registers: 243
+//   cubin_sha256: a4b43f14bb6b09d3fd0bb5c291a6c48a6ade0e58a8bf75d804793c38fd4439c0
+//   registers: 182
 //   spill_bytes: 0
 //   method: device time per launch, warm L2, CUDA-graph windows interleaved with the default config and the baselines
-//   median_us: 4.365321691865963
-//   noise: 0.011076442133415285
-//   speedup_over_sdpa: 2.037274057211913
-//   speedup_over_default: 1.9106441958623002
+//   median_us: 4.449259213827275
+//   noise: 0.002289178972740701
+//   speedup_over_sdpa: 2.10511755924811
+//   speedup_over_default: 1.875617861533393
 //   estimated_us: none
 //   evoengine_version: 0.1.0
 //   date: 2026-11-21
-//   command: evoengine search --budget 200 --json
+//   command: evoengine search --device cuda:0 --jobs 15 --budget 250 --seconds 30 --shape 1,8,512,64 --limits l4 --study 1_8_512_64_l4 --json -q
 //   min_arch: 80
 //   grid: seq_q/32 heads/1 batch/1
 
@@ -42,9 +42,9 @@
 #error "EVO_ROW_TILES is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_BLOCK_N
-#define EVO_BLOCK_N 512
-#elif EVO_BLOCK_N != 512
-#error "EVO_BLOCK_N is already defined, and not as the 512 that was tuned"
+#define EVO_BLOCK_N 256
+#elif EVO_BLOCK_N != 256
+#error "EVO_BLOCK_N is already defined, and not as the 256 that was tuned"
 #endif
 #ifndef EVO_WARPS_KV
 #define EVO_WARPS_KV 2
@@ -61,10 +61,20 @@
 #elif EVO_PRODUCER_WARPS != 4
 #error "EVO_PRODUCER_WARPS is already defined, and not as the 4 that was tuned"
 #endif
-#ifndef EVO_SMEM_LAYOUT
-#define EVO_SMEM_LAYOUT 2
-#elif EVO_SMEM_LAYOUT != 2
-#error "EVO_SMEM_LAYOUT is already defined, and not as the 2 that was tuned"
+#ifndef EVO_MBARRIER
+#define EVO_MBARRIER 1
+#elif EVO_MBARRIER != 1
+#error "EVO_MBARRIER is already defined, and not as the 1 that was tuned"
+#endif
+#ifndef EVO_UNROLL
+#define EVO_UNROLL 0
+#elif EVO_UNROLL != 0
+#error "EVO_UNROLL is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_LATE_LOADS
+#define EVO_LATE_LOADS 0
+#elif EVO_LATE_LOADS != 0
+#error "EVO_LATE_LOADS is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_Q_IN_REGS
 #define EVO_Q_IN_REGS 1
@@ -81,10 +91,30 @@
 #elif EVO_LAZY_RESCALE != 0
 #error "EVO_LAZY_RESCALE is already defined, and not as the 0 that was tuned"
 #endif
-#ifndef EVO_SKIP_HIDDEN
-#define EVO_SKIP_HIDDEN 0
-#elif EVO_SKIP_HIDDEN != 0
-#error "EVO_SKIP_HIDDEN is already defined, and not as the 0 that was tuned"
+#ifndef EVO_SUM_MMA
+#define EVO_SUM_MMA 1
+#elif EVO_SUM_MMA != 1
+#error "EVO_SUM_MMA is already defined, and not as the 1 that was tuned"
+#endif
+#ifndef EVO_MASK_SPLIT
+#define EVO_MASK_SPLIT 1
+#elif EVO_MASK_SPLIT != 1
+#error "EVO_MASK_SPLIT is already defined, and not as the 1 that was tuned"
+#endif
+#ifndef EVO_ONE_TILE
+#define EVO_ONE_TILE 0
+#elif EVO_ONE_TILE != 0
+#error "EVO_ONE_TILE is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_HEAVY_FIRST
+#define EVO_HEAVY_FIRST 0
+#elif EVO_HEAVY_FIRST != 0
+#error "EVO_HEAVY_FIRST is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_SPLIT_KV
+#define EVO_SPLIT_KV 1
+#elif EVO_SPLIT_KV != 1
+#error "EVO_SPLIT_KV is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_MIN_CTAS
 #define EVO_MIN_CTAS 1
@@ -106,16 +136,21 @@
 #elif EVO_DTYPE != 0
 #error "EVO_DTYPE is already defined, and not as the 0 that was tuned"
 #endif
+#ifndef EVO_LSE
+#define EVO_LSE 0
+#elif EVO_LSE != 0
+#error "EVO_LSE is already defined, and not as the 0 that was tuned"
+#endif
 #ifndef EVO_SMEM_BYTES
-#define EVO_SMEM_BYTES 135168
-#elif EVO_SMEM_BYTES != 135168
-#error "EVO_SMEM_BYTES is already defined, and not as the 135168 that was tuned"
+#define EVO_SMEM_BYTES 69760
+#elif EVO_SMEM_BYTES != 69760
+#error "EVO_SMEM_BYTES is already defined, and not as the 69760 that was tuned"
 #endif
 
 // Launch of evo_attention; on the tuned shape the grid is (16, 8, 1).
 // Above 49152 B, set cudaFuncAttributeMaxDynamicSharedMemorySize on the kernel before the launch.
 #define EVO_ATTENTION_BLOCK_THREADS 256
-#define EVO_ATTENTION_SMEM_BYTES 135168
+#define EVO_ATTENTION_SMEM_BYTES 69760
 #define EVO_ATTENTION_TUNED_GRID_X 16
 #define EVO_ATTENTION_TUNED_GRID_Y 8
 #define EVO_ATTENTION_TUNED_GRID_Z 1
@@ -134,16 +169,16 @@ static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, un
 #ifdef __CUDA_ARCH__
 #if __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200
 #if EVO_ATTENTION_SMEM_BYTES > 101376
-#error "135168 B of shared memory a CTA, this architecture allows 101376 B"
+#error "69760 B of shared memory a CTA, this architecture allows 101376 B"
 #endif
 #elif __CUDA_ARCH__ >= 900
 #if EVO_ATTENTION_SMEM_BYTES > 232448
-#error "135168 B of shared memory a CTA, this architecture allows 232448 B"
+#error "69760 B of shared memory a CTA, this architecture allows 232448 B"
 #endif
 #else
 #if EVO_ATTENTION_SMEM_BYTES > 166912
-#error "135168 B of shared memory a CTA, this architecture allows 166912 B"
+#error "69760 B of shared memory a CTA, this architecture allows 166912 B"
 #endif
 #endif
 #endif
-// sha256 of the lines above: 1a984f41d2b446dab8b7bcd5c12db1d37a76ea7df40f237c8dd62b3e7b2592e9
+// sha256 of the lines above: f03f4cd9f05672435cccffda9a4a34cd2e4a7907290fa0533b067debb361849a

@@ -1,0 +1,184 @@
+// evoengine header, format 1
+//
+//   template: attention
+//   template_digest: 6b338e187b9268d1
+//   space: attention
+//   space_digest: 7b3c5cda9b17
+//   entry: evo_attention
+//   config: wm_4.rt_2.bn_64.wkv_1.st_1.pw_0.mb_0.un_0.ll_0.qr_0.ov_0.lr_0.sm_1.ms_0.ot_0.hf_0.sp_1.mc_2
+//   shape: B1_H32_S4096_D128_bf16
+//   problem: {"batch": 1, "heads": 32, "kv_heads": 32, "seq_q": 4096, "seq_k": 4096, "head_dim": 128, "dtype": "bf16", "causal": false, "diagonal": 0, "scale": 0.08838834764831845, "lse": false}
+//   study: 1_32_4096_128_dtype_bf16
+//   trial: 8
+//   device: NVIDIA H200
+//   arch: sm_90
+//   driver: 580.159.04
+//   compiler: NVRTC 13.0.88
+//   cubin_sha256: 40dfcc593d0b8d782416a05c2da59f82dce8eb006727f42ba87a64d46a713746
+//   registers: 255
+//   spill_bytes: 200
+//   method: device time per launch, warm L2, CUDA-graph windows interleaved with the default config and the baselines
+//   median_us: 809.3120098114014
+//   noise: 0.008406126073449509
+//   speedup_over_sdpa: 0.5042188827422803
+//   speedup_over_default: 1.162913485196222
+//   estimated_us: none
+//   evoengine_version: 0.1.0
+//   date: 2026-11-21
+//   command: evoengine search --device cuda:3 --jobs 15 --budget 250 --seconds 80 --shape 1,32,4096,128,dtype=bf16 --study 1_32_4096_128_dtype_bf16 --json -q
+//   min_arch: 80
+//   grid: seq_q/128 heads/1 batch/1
+
+#pragma once
+
+#ifndef EVO_WARPS_M
+#define EVO_WARPS_M 4
+#elif EVO_WARPS_M != 4
+#error "EVO_WARPS_M is already defined, and not as the 4 that was tuned"
+#endif
+#ifndef EVO_ROW_TILES
+#define EVO_ROW_TILES 2
+#elif EVO_ROW_TILES != 2
+#error "EVO_ROW_TILES is already defined, and not as the 2 that was tuned"
+#endif
+#ifndef EVO_BLOCK_N
+#define EVO_BLOCK_N 64
+#elif EVO_BLOCK_N != 64
+#error "EVO_BLOCK_N is already defined, and not as the 64 that was tuned"
+#endif
+#ifndef EVO_WARPS_KV
+#define EVO_WARPS_KV 1
+#elif EVO_WARPS_KV != 1
+#error "EVO_WARPS_KV is already defined, and not as the 1 that was tuned"
+#endif
+#ifndef EVO_STAGES
+#define EVO_STAGES 1
+#elif EVO_STAGES != 1
+#error "EVO_STAGES is already defined, and not as the 1 that was tuned"
+#endif
+#ifndef EVO_PRODUCER_WARPS
+#define EVO_PRODUCER_WARPS 0
+#elif EVO_PRODUCER_WARPS != 0
+#error "EVO_PRODUCER_WARPS is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_MBARRIER
+#define EVO_MBARRIER 0
+#elif EVO_MBARRIER != 0
+#error "EVO_MBARRIER is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_UNROLL
+#define EVO_UNROLL 0
+#elif EVO_UNROLL != 0
+#error "EVO_UNROLL is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_LATE_LOADS
+#define EVO_LATE_LOADS 0
+#elif EVO_LATE_LOADS != 0
+#error "EVO_LATE_LOADS is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_Q_IN_REGS
+#define EVO_Q_IN_REGS 0
+#elif EVO_Q_IN_REGS != 0
+#error "EVO_Q_IN_REGS is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_OVERLAP
+#define EVO_OVERLAP 0
+#elif EVO_OVERLAP != 0
+#error "EVO_OVERLAP is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_LAZY_RESCALE
+#define EVO_LAZY_RESCALE 0
+#elif EVO_LAZY_RESCALE != 0
+#error "EVO_LAZY_RESCALE is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_SUM_MMA
+#define EVO_SUM_MMA 1
+#elif EVO_SUM_MMA != 1
+#error "EVO_SUM_MMA is already defined, and not as the 1 that was tuned"
+#endif
+#ifndef EVO_MASK_SPLIT
+#define EVO_MASK_SPLIT 0
+#elif EVO_MASK_SPLIT != 0
+#error "EVO_MASK_SPLIT is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_ONE_TILE
+#define EVO_ONE_TILE 0
+#elif EVO_ONE_TILE != 0
+#error "EVO_ONE_TILE is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_HEAVY_FIRST
+#define EVO_HEAVY_FIRST 0
+#elif EVO_HEAVY_FIRST != 0
+#error "EVO_HEAVY_FIRST is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_SPLIT_KV
+#define EVO_SPLIT_KV 1
+#elif EVO_SPLIT_KV != 1
+#error "EVO_SPLIT_KV is already defined, and not as the 1 that was tuned"
+#endif
+#ifndef EVO_MIN_CTAS
+#define EVO_MIN_CTAS 2
+#elif EVO_MIN_CTAS != 2
+#error "EVO_MIN_CTAS is already defined, and not as the 2 that was tuned"
+#endif
+#ifndef EVO_HEAD_DIM
+#define EVO_HEAD_DIM 128
+#elif EVO_HEAD_DIM != 128
+#error "EVO_HEAD_DIM is already defined, and not as the 128 that was tuned"
+#endif
+#ifndef EVO_CAUSAL
+#define EVO_CAUSAL 0
+#elif EVO_CAUSAL != 0
+#error "EVO_CAUSAL is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_DTYPE
+#define EVO_DTYPE 1
+#elif EVO_DTYPE != 1
+#error "EVO_DTYPE is already defined, and not as the 1 that was tuned"
+#endif
+#ifndef EVO_LSE
+#define EVO_LSE 0
+#elif EVO_LSE != 0
+#error "EVO_LSE is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_SMEM_BYTES
+#define EVO_SMEM_BYTES 65536
+#elif EVO_SMEM_BYTES != 65536
+#error "EVO_SMEM_BYTES is already defined, and not as the 65536 that was tuned"
+#endif
+
+// Launch of evo_attention; on the tuned shape the grid is (32, 32, 1).
+// Above 49152 B, set cudaFuncAttributeMaxDynamicSharedMemorySize on the kernel before the launch.
+#define EVO_ATTENTION_BLOCK_THREADS 128
+#define EVO_ATTENTION_SMEM_BYTES 65536
+#define EVO_ATTENTION_TUNED_GRID_X 32
+#define EVO_ATTENTION_TUNED_GRID_Y 32
+#define EVO_ATTENTION_TUNED_GRID_Z 1
+#define EVO_ATTENTION_GRID_X(seq_q) (((seq_q) + 127) / 128)
+#define EVO_ATTENTION_GRID_Y(heads) (((heads) + 0) / 1)
+#define EVO_ATTENTION_GRID_Z(batch) (((batch) + 0) / 1)
+#if defined(__CUDACC__) && !defined(__CUDACC_RTC__)
+static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, unsigned int seq_q) {
+  return dim3(EVO_ATTENTION_GRID_X(seq_q), EVO_ATTENTION_GRID_Y(heads), EVO_ATTENTION_GRID_Z(batch));
+}
+#endif
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#error "evo_attention needs sm_80 or newer"
+#endif
+#ifdef __CUDA_ARCH__
+#if __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200
+#if EVO_ATTENTION_SMEM_BYTES > 101376
+#error "65536 B of shared memory a CTA, this architecture allows 101376 B"
+#endif
+#elif __CUDA_ARCH__ >= 900
+#if EVO_ATTENTION_SMEM_BYTES > 232448
+#error "65536 B of shared memory a CTA, this architecture allows 232448 B"
+#endif
+#else
+#if EVO_ATTENTION_SMEM_BYTES > 166912
+#error "65536 B of shared memory a CTA, this architecture allows 166912 B"
+#endif
+#endif
+#endif
+// sha256 of the lines above: 0fe6fed4c30738fdc6f4155f43a5a7fa20ff9564fe648aeaa3c41a863d2b120a

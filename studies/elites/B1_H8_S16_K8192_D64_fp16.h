@@ -1,0 +1,188 @@
+// evoengine header, format 1
+//
+//   template: attention
+//   template_digest: 6b338e187b9268d1
+//   space: attention
+//   space_digest: 7b3c5cda9b17
+//   entry: evo_attention
+//   config: wm_1.rt_1.bn_192.wkv_4.st_2.pw_4.mb_1.un_1.ll_0.qr_1.ov_0.lr_0.sm_1.ms_1.ot_0.hf_0.sp_16.mc_1
+//   shape: B1_H8_S16_K8192_D64_fp16
+//   problem: {"batch": 1, "heads": 8, "kv_heads": 8, "seq_q": 16, "seq_k": 8192, "head_dim": 64, "dtype": "fp16", "causal": false, "diagonal": 0, "scale": 0.125, "lse": false}
+//   study: decode
+//   trial: 101
+//   device: NVIDIA H200
+//   arch: sm_90
+//   driver: 580.159.04
+//   compiler: NVRTC 13.0.88
+//   cubin_sha256: 75b7b3f430be793262fceebba82af7852b46f7e7168d3fd18e10806905fe0d7b
+//   registers: 168
+//   spill_bytes: 0
+//   method: device time per launch, warm L2, CUDA-graph windows interleaved with the default config and the baselines
+//   median_us: 6.534569508192555
+//   noise: 0.0053591898402690595
+//   speedup_over_sdpa: 11.225572964670109
+//   speedup_over_default: 16.41971743280045
+//   estimated_us: none
+//   evoengine_version: 0.1.0
+//   date: 2026-11-21
+//   command: evoengine search --budget 120 --seconds 25 --shape head_dim=64,batch=1,heads=8,seq_q=16,seq_k=8192 --study decode --json -q
+//   min_arch: 80
+//   grid: seq_q/16*16 heads/1 batch/1
+//   scratch: {"partials": 540672, "arrivals": 32}
+
+#pragma once
+
+#ifndef EVO_WARPS_M
+#define EVO_WARPS_M 1
+#elif EVO_WARPS_M != 1
+#error "EVO_WARPS_M is already defined, and not as the 1 that was tuned"
+#endif
+#ifndef EVO_ROW_TILES
+#define EVO_ROW_TILES 1
+#elif EVO_ROW_TILES != 1
+#error "EVO_ROW_TILES is already defined, and not as the 1 that was tuned"
+#endif
+#ifndef EVO_BLOCK_N
+#define EVO_BLOCK_N 192
+#elif EVO_BLOCK_N != 192
+#error "EVO_BLOCK_N is already defined, and not as the 192 that was tuned"
+#endif
+#ifndef EVO_WARPS_KV
+#define EVO_WARPS_KV 4
+#elif EVO_WARPS_KV != 4
+#error "EVO_WARPS_KV is already defined, and not as the 4 that was tuned"
+#endif
+#ifndef EVO_STAGES
+#define EVO_STAGES 2
+#elif EVO_STAGES != 2
+#error "EVO_STAGES is already defined, and not as the 2 that was tuned"
+#endif
+#ifndef EVO_PRODUCER_WARPS
+#define EVO_PRODUCER_WARPS 4
+#elif EVO_PRODUCER_WARPS != 4
+#error "EVO_PRODUCER_WARPS is already defined, and not as the 4 that was tuned"
+#endif
+#ifndef EVO_MBARRIER
+#define EVO_MBARRIER 1
+#elif EVO_MBARRIER != 1
+#error "EVO_MBARRIER is already defined, and not as the 1 that was tuned"
+#endif
+#ifndef EVO_UNROLL
+#define EVO_UNROLL 1
+#elif EVO_UNROLL != 1
+#error "EVO_UNROLL is already defined, and not as the 1 that was tuned"
+#endif
+#ifndef EVO_LATE_LOADS
+#define EVO_LATE_LOADS 0
+#elif EVO_LATE_LOADS != 0
+#error "EVO_LATE_LOADS is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_Q_IN_REGS
+#define EVO_Q_IN_REGS 1
+#elif EVO_Q_IN_REGS != 1
+#error "EVO_Q_IN_REGS is already defined, and not as the 1 that was tuned"
+#endif
+#ifndef EVO_OVERLAP
+#define EVO_OVERLAP 0
+#elif EVO_OVERLAP != 0
+#error "EVO_OVERLAP is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_LAZY_RESCALE
+#define EVO_LAZY_RESCALE 0
+#elif EVO_LAZY_RESCALE != 0
+#error "EVO_LAZY_RESCALE is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_SUM_MMA
+#define EVO_SUM_MMA 1
+#elif EVO_SUM_MMA != 1
+#error "EVO_SUM_MMA is already defined, and not as the 1 that was tuned"
+#endif
+#ifndef EVO_MASK_SPLIT
+#define EVO_MASK_SPLIT 1
+#elif EVO_MASK_SPLIT != 1
+#error "EVO_MASK_SPLIT is already defined, and not as the 1 that was tuned"
+#endif
+#ifndef EVO_ONE_TILE
+#define EVO_ONE_TILE 0
+#elif EVO_ONE_TILE != 0
+#error "EVO_ONE_TILE is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_HEAVY_FIRST
+#define EVO_HEAVY_FIRST 0
+#elif EVO_HEAVY_FIRST != 0
+#error "EVO_HEAVY_FIRST is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_SPLIT_KV
+#define EVO_SPLIT_KV 16
+#elif EVO_SPLIT_KV != 16
+#error "EVO_SPLIT_KV is already defined, and not as the 16 that was tuned"
+#endif
+#ifndef EVO_MIN_CTAS
+#define EVO_MIN_CTAS 1
+#elif EVO_MIN_CTAS != 1
+#error "EVO_MIN_CTAS is already defined, and not as the 1 that was tuned"
+#endif
+#ifndef EVO_HEAD_DIM
+#define EVO_HEAD_DIM 64
+#elif EVO_HEAD_DIM != 64
+#error "EVO_HEAD_DIM is already defined, and not as the 64 that was tuned"
+#endif
+#ifndef EVO_CAUSAL
+#define EVO_CAUSAL 0
+#elif EVO_CAUSAL != 0
+#error "EVO_CAUSAL is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_DTYPE
+#define EVO_DTYPE 0
+#elif EVO_DTYPE != 0
+#error "EVO_DTYPE is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_LSE
+#define EVO_LSE 0
+#elif EVO_LSE != 0
+#error "EVO_LSE is already defined, and not as the 0 that was tuned"
+#endif
+#ifndef EVO_SMEM_BYTES
+#define EVO_SMEM_BYTES 100480
+#elif EVO_SMEM_BYTES != 100480
+#error "EVO_SMEM_BYTES is already defined, and not as the 100480 that was tuned"
+#endif
+
+// Launch of evo_attention; on the tuned shape the grid is (16, 8, 1).
+// Above 49152 B, set cudaFuncAttributeMaxDynamicSharedMemorySize on the kernel before the launch.
+#define EVO_ATTENTION_BLOCK_THREADS 256
+#define EVO_ATTENTION_SMEM_BYTES 100480
+#define EVO_ATTENTION_TUNED_GRID_X 16
+#define EVO_ATTENTION_TUNED_GRID_Y 8
+#define EVO_ATTENTION_TUNED_GRID_Z 1
+// Scratch on the tuned shape. Counters are 0 before the first launch, and every launch leaves them so.
+#define EVO_ATTENTION_TUNED_PARTIALS_BYTES 540672
+#define EVO_ATTENTION_TUNED_ARRIVALS_BYTES 32
+#define EVO_ATTENTION_GRID_X(seq_q) (((seq_q) + 15) / 16 * 16)
+#define EVO_ATTENTION_GRID_Y(heads) (((heads) + 0) / 1)
+#define EVO_ATTENTION_GRID_Z(batch) (((batch) + 0) / 1)
+#if defined(__CUDACC__) && !defined(__CUDACC_RTC__)
+static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, unsigned int seq_q) {
+  return dim3(EVO_ATTENTION_GRID_X(seq_q), EVO_ATTENTION_GRID_Y(heads), EVO_ATTENTION_GRID_Z(batch));
+}
+#endif
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#error "evo_attention needs sm_80 or newer"
+#endif
+#ifdef __CUDA_ARCH__
+#if __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200
+#if EVO_ATTENTION_SMEM_BYTES > 101376
+#error "100480 B of shared memory a CTA, this architecture allows 101376 B"
+#endif
+#elif __CUDA_ARCH__ >= 900
+#if EVO_ATTENTION_SMEM_BYTES > 232448
+#error "100480 B of shared memory a CTA, this architecture allows 232448 B"
+#endif
+#else
+#if EVO_ATTENTION_SMEM_BYTES > 166912
+#error "100480 B of shared memory a CTA, this architecture allows 166912 B"
+#endif
+#endif
+#endif
+// sha256 of the lines above: 215dc1912f43f20fb80971b878caa2390eb0b034be06bc56c7742f9b3e06cb22
