@@ -151,7 +151,7 @@ def _read_list(space: SearchSpace, text: str) -> dict[str, int]:
 
 
 def _read_label(space: SearchSpace, text: str) -> dict[str, int] | None:
-    """`wm_4.bn_64.sl_xor...`, as tables show configs; None where it is no label of this space.
+    """`wm_4.bn_64.ov_1...`, as tables show configs; None where it is no label of this space.
 
     Axes that are not named stay as in the default config.
     """
