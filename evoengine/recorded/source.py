@@ -12,8 +12,8 @@ from evoengine.sampler.source import Source, make_source
 def source_of(
     other: RecordedSpace, ours: RecordedSpace, trials: Iterable[tuple[int, float]] | None = None
 ) -> Source | None:
-    """What a search of `ours` may know of `other`: the `trials` of a search (row and cost, NaN where it failed), or every
-    config. None where they have other parameters, or no config that works in common."""
+    """What a search of `ours` may know of `other`: the `trials` of a search (row and cost, NaN where it failed), or
+    every config. None where they have other parameters, or no config that works in common."""
     rows = enumerate(other.costs) if trials is None else trials
     return make_source(
         other.name,

@@ -25,8 +25,8 @@ from evoengine.sampler.valid import ValidSet
 from evoengine.space import FeasibleSet, Point, SearchSpace
 
 BLAS_THREADS = 1
-"""Of the surrogate's linear algebra. Builds keep every core busy, and threads that wait for each other at each step of a
-factorisation of 400 rows then take 16 s for what one does in 0.6 s (2 busy cores). Equal sums on every machine, too."""
+"""Of the surrogate's linear algebra. Builds keep every core busy, and threads that wait for each other at each step of
+a factorisation of 400 rows then take 16 s for what one does in 0.6 s (2 busy cores). Equal sums everywhere, too."""
 TRIES = 3
 """Proposals of a stock sampler that may be in vain before the last one is moved to the nearest free config."""
 
