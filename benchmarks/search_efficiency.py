@@ -16,6 +16,7 @@ The rules, the same for all; in doubt they favour the peers:
 - A run that ends before its budget, by a strategy's own rule, keeps its best to the end.
 - Peers run at their defaults, Optuna's samplers with feasible starts, the nearest feasible config in place of an
   infeasible one and logarithms of times besides (efficiency/optuna_peer.py): without these they fare worse.
+- Ours begins at the space's default config, as do Optuna's samplers; few of Kernel Tuner's strategies can be told one.
 - `evoengine --sampler X` is Optuna's sampler X as evoengine ships it, `random` draws feasible configs without repeats.
 - Equal seeds give equal runs. Errors are standard errors over seeds of the mean over spaces.
 """

@@ -32,7 +32,7 @@ def draw(spaces: Sequence[Judged], budget: int, path: Path) -> None:
 
     panels = {f"mean of {name}": members for name, members in groups(spaces).items() if len(members) > 1}
     panels |= {one.space.name: [one] for one in spaces}
-    chosen = _chosen(next(iter(groups(spaces).values())))
+    chosen = _chosen(list(groups(spaces).values())[-1])
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     legend = LEGEND_LINE * (1 + -(-(1 + len(chosen)) // columns))
@@ -52,7 +52,7 @@ def draw(spaces: Sequence[Judged], budget: int, path: Path) -> None:
     lines, names = axes[0, 0].get_legend_handles_labels()
     figure.legend(lines, names, loc="lower center", ncols=columns, frameon=False, fontsize=10, title=CAPTION)
     figure.tight_layout(rect=(0, legend / height, 1, 1))
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=90)
     pyplot.close(figure)
 
 
