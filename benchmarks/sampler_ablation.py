@@ -85,7 +85,6 @@ VARIANTS = {
     "sampled pool": Variant("public", SAMPLED),
     "sampled pool, no offspring": Variant("public", {**SAMPLED, "evolution.offspring": lambda *_: {}}),
     "sampled pool, no mutation": Variant("public", {**SAMPLED, "operators.MUTATED": 0}),
-    "sampled pool, no niches": Variant("public", {**SAMPLED, "operators.niches": lambda *_: []}),
     "sampled pool, no crossover": Variant("public", {**SAMPLED, "operators.CROSSOVERS": 0}),
 }
 """The most telling first. Without the surrogate the spread starts go on to the end."""

@@ -13,7 +13,7 @@ from evoengine.sampler.source import Source, make_source
 from evoengine.space import Point, SearchSpace
 from evoengine.template import TemplateModule
 
-SAMPLE = 2000
+SAMPLE = 10_000
 """Configs that are estimated, 40 us each. Of them the 200 best and 200 others are kept: what the surrogate makes of
 those serves a search as well as the estimate of every config (score over random .957 and .958, H200 recordings)."""
 OPERATOR = "estimate"

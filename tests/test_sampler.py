@@ -181,7 +181,7 @@ class TestEvolution:
             assert all(parent < child.number - child.number % 8 for parent in child.parents)
             assert all(trials[parent].value is not None for parent in child.parents)
             assert 1 + max(trials[parent].generation for parent in child.parents) == child.generation
-        assert {"mutation", "crossover", "niche"} == {child.operator for child in children}
+        assert {"mutation", "crossover"} == {child.operator for child in children}
         assert "model" in {one.operator for one in trials.values()}
 
     def test_finds_the_optimum_sooner_than_random(self) -> None:

@@ -149,6 +149,17 @@ class TestModel:
         assert told[6] - told[3] < 8 * (told[3] - told[0])
         assert told[6] == told[7]
 
+    def test_what_a_source_knows_is_judged_whatever_is_sampled(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("evoengine.sampler.model.EXACT_POOL", 0)
+        monkeypatch.setattr("evoengine.sampler.model.SAMPLED_POOL", 10)
+        always = np.array([3, 77, 200])
+        model = Model(Features(AXES), ValidSet(SPACE, FEASIBLE), seed=0, always=always)
+        model.learn(self.history(30))
+
+        assert set(always.tolist()) <= set(model.pool.tolist())
+        assert 10 <= len(model.pool) <= 13
+        assert len(model.pool) == len(model.over_pool()[1])
+
     def test_a_long_history_keeps_its_best_and_stays_affordable(self) -> None:
         axes = tuple(Axis(f"A{i}", tuple(range(6)), f"a{i}") for i in range(4))
         space = SearchSpace("cube", axes, (), default=dict.fromkeys((axis.name for axis in axes), 0))

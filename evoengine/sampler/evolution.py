@@ -55,7 +55,8 @@ class EvolutionSampler(BaseSampler):
         self._sources = sources
         features = Features(space.axes)
         prior = Prior([Transfer(source, features) for source in sources], self.valid, seed=seed)
-        self._model = Model(features, self.valid, prior, seed=seed)
+        told = self.valid.rows([point for source in sources for point in source.points])
+        self._model = Model(features, self.valid, prior, seed=seed, always=told[told >= 0])
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return self._distributions

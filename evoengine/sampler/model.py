@@ -77,14 +77,24 @@ class Model:
     """Gaussian process over the feasible set, around what `prior` knows of it.
 
     What it says follows from the history alone. Configs are taken in one order (finished before running, each by trial
-    number), so that rounding is the same whether they came one by one or all at once.
+    number), so that rounding is the same whether they came one by one or all at once. The rows `always` are in the pool
+    whatever the sample.
     """
 
-    def __init__(self, features: Features, valid: ValidSet, prior: Prior | None = None, *, seed: int) -> None:
+    def __init__(
+        self,
+        features: Features,
+        valid: ValidSet,
+        prior: Prior | None = None,
+        *,
+        seed: int,
+        always: Rows | None = None,
+    ) -> None:
         self._features = features
         self._valid = valid
         self._prior = prior or Prior([], valid, seed=seed)
         self._seed = seed
+        self._always = np.empty(0, dtype=np.intp) if always is None else always
         self._fitted: tuple[int, bytes, bytes] = (0, b"", b"")
         self._order: list[int] = []
         self._posterior: Posterior
@@ -150,7 +160,8 @@ class Model:
         if count <= EXACT_POOL:
             self.pool = np.arange(count)
         else:
-            self.pool = np.random.default_rng([self._seed, first]).choice(count, SAMPLED_POOL, replace=False)
+            sample = np.random.default_rng([self._seed, first]).choice(count, SAMPLED_POOL, replace=False)
+            self.pool = np.union1d(sample, self._always)
         self._pool_opinions = self._prior.of(self.pool)
         self._posterior = Posterior(x, hyper, self._at(self.pool))
 

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from evoengine.sampler.valid import ValidSet
-from evoengine.space import Axis, Point
+from evoengine.space import Point
 
-SMALL_AXIS = 4
-"""An axis with at most this many choices is a switch: its every choice keeps a niche."""
 MUTATED = 3
 """Fastest members of which every one-knob mutation is made."""
 CROSSED = 6
@@ -42,33 +40,13 @@ def best(members: Sequence[Member], count: int) -> list[Member]:
     return sorted(members, key=lambda member: (member.value, member.number))[:count]
 
 
-def niches(members: Sequence[Member], axes: Sequence[Axis]) -> list[Member]:
-    """The fastest member for each choice of each switch, without the fastest of all: what a switch that looks bad on
-    average still has to offer."""
-    ranked = best(members, len(members))
-    found: dict[int, Member] = {}
-    for at, axis in enumerate(axes):
-        if 2 <= len(axis.choices) <= SMALL_AXIS:
-            held: set[int] = set()
-            for member in ranked:
-                if member.point[at] not in held:
-                    held.add(member.point[at])
-                    found[member.number] = member
-    found.pop(ranked[0].number, None)
-    return best(list(found.values()), len(found))
-
-
 def offspring(members: Sequence[Member], valid: ValidSet, rng: np.random.Generator) -> dict[int, Child]:
-    """Feasible children by row: mutations of the fastest and of one niche, and crossovers of the fastest.
+    """Feasible children by row: mutations and crossovers of the fastest.
 
     A config that several operators reach is the child of the first.
     """
     elites = best(members, CROSSED)
-    others = niches(members, valid.axes)
     made = [(point, Child("mutation", (parent,))) for parent in elites[:MUTATED] for point in _mutants(parent, valid)]
-    if others:
-        parent = others[int(rng.integers(len(others)))]
-        made += [(point, Child("niche", (parent,))) for point in _mutants(parent, valid)]
     if len(elites) > 1:
         for _ in range(CROSSOVERS):
             first, second = rng.choice(len(elites), 2, replace=False)
