@@ -17,6 +17,8 @@ The rules, the same for all; in doubt they favour the peers:
 - Peers run at their defaults, Optuna's samplers with feasible starts, the nearest feasible config in place of an
   infeasible one and logarithms of times besides (efficiency/optuna_peer.py): without these they fare worse.
 - Ours begins at the space's default config, as do Optuna's samplers; few of Kernel Tuner's strategies can be told one.
+- `evolution` knows no more of a space than the others do; `evolution, with the estimate` is what a real search is, and
+  possible where a recording names its template and card.
 - `evoengine --sampler X` is Optuna's sampler X as evoengine ships it, `random` draws feasible configs without repeats.
 - Equal seeds give equal runs. Errors are standard errors over seeds of the mean over spaces.
 """
@@ -38,6 +40,7 @@ from benchmarks.efficiency.methods import METHODS, REQUIREMENTS, missing, versio
 from benchmarks.efficiency.runs import Key, Run
 from evoengine.errors import UserError
 from evoengine.recorded.load import load
+from evoengine.recorded.recording import FORMAT
 from evoengine.recorded.space import RecordedSpace
 
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -75,6 +78,7 @@ def tasks(
         for method in methods
         for seed in range(seeds)
         for path, space in spaces.items()
+        if not METHODS[method].own or space.source == FORMAT
         if (key := Key(space.name, digests[path], method, version(method), seed, budget)) not in done
     ]
 

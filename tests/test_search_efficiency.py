@@ -118,6 +118,17 @@ def test_ours_is_the_shipped_sampler(
     assert replay(space, sampler="evolution", seed=3, budget=40, batch=batch).rows == rows
 
 
+def test_the_estimate_is_known_where_a_recording_can_be_estimated(space: RecordedSpace) -> None:
+    """What it is worth is measured elsewhere: here, that it is in the search, and asked of no other space."""
+    own = load(Path(__file__).resolve().parent.parent / "studies" / "h200" / "spaces" / "mission_l4.jsonl.gz")
+    name = "evolution, with the estimate"
+    rows = METHODS[name].search(own, 1, 12)
+    both = search_efficiency.tasks({Path("a"): space, Path("b"): own}, [name], 2, 12, {})
+
+    assert rows != METHODS["evolution"].search(own, 1, 12)
+    assert [("mission_l4", 0), ("mission_l4", 1)] == [(key.space, key.seed) for _, key in both]
+
+
 def test_a_change_of_the_sampler_is_another_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     files = {path.name for path in METHODS["evolution"].files}
     before = version("random")

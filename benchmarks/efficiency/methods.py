@@ -12,6 +12,7 @@ from pathlib import Path
 
 import evoengine
 from benchmarks.efficiency import kernel_tuner_peer, optuna_peer
+from evoengine.cli.replay import estimated, forecast_of
 from evoengine.errors import UserError
 from evoengine.recorded.replay import replay
 from evoengine.recorded.space import RecordedSpace
@@ -25,17 +26,25 @@ OURS, OPTUNA, KERNEL_TUNER = "evoengine", "Optuna", "Kernel Tuner"
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """`needs` are modules beyond evoengine's own dependencies; `files` and `package` say which version ran."""
+    """`needs` are modules beyond evoengine's own dependencies; `files` and `package` say which version ran. One that
+    asks for the latency estimate is for `own` recordings, which name their template and card.
+    """
 
     family: str
     search: Search
     package: str
     files: tuple[Path, ...]
     needs: tuple[str, ...] = ()
+    own: bool = False
 
 
 def _shipped(sampler: str, batch: int = 1) -> Search:
     return lambda space, seed, budget: replay(space, sampler=sampler, seed=seed, budget=budget, batch=batch).rows
+
+
+def _informed(space: RecordedSpace, seed: int, budget: int) -> tuple[int, ...]:
+    sources = estimated(forecast_of(space), seed)
+    return replay(space, sampler="evolution", seed=seed, budget=budget, sources=sources).rows
 
 
 def _methods() -> dict[str, Method]:
@@ -44,10 +53,12 @@ def _methods() -> dict[str, Method]:
     stock = tuple(
         path for path in shipped if path.stem in ("proposer", "stock", "starts", "valid", "encoding", "replay")
     )
+    estimate = (package / "forecast.py", package / "devices" / "estimate.py", package / "cli" / "replay.py")
     here = Path(__file__).parent
     found = {
         "evolution": Method(OURS, _shipped("evolution"), "optuna", shipped),
         "evolution, batches of 16": Method(OURS, _shipped("evolution", 16), "optuna", shipped),
+        "evolution, with the estimate": Method(OURS, _informed, "optuna", (*shipped, *estimate), own=True),
         "random": Method(OURS, _shipped("random"), "optuna", stock),
     }
     for name in ("tpe", "nsga2", "cmaes"):

@@ -14,8 +14,12 @@ from benchmarks.efficiency.report import RANDOM, Judged, complete, groups, rando
 
 PEERS = 3
 """Best of each peer family that are drawn; more lines cannot be told apart."""
-COLOURS = ("#c1121f", "#f77f00", "#023e8a", "#0096c7", "#7b2cbf", "#2d6a4f", "#74a57f", "#8d6e63")
-"""Two of ours, three of Optuna's samplers, three of Kernel Tuner's strategies."""
+OURS = {
+    "evolution": "#c1121f",
+    "evolution, batches of 16": "#f77f00",
+    "evolution, with the estimate": "#e36bae",
+}
+PEER_COLOURS = ("#023e8a", "#0096c7", "#7b2cbf", "#2d6a4f", "#74a57f", "#8d6e63")
 CAPTION = "lines are means, bands one standard error over seeds"
 PANEL, LEGEND_LINE = (5.2, 3.6), 0.27
 """Inches."""
@@ -49,8 +53,17 @@ def draw(spaces: Sequence[Judged], budget: int, path: Path) -> None:
         panel.tick_params(labelbottom=True)
     for panel in axes[:, 0]:
         panel.set_ylabel("% of the optimum")
-    lines, names = axes[0, 0].get_legend_handles_labels()
-    figure.legend(lines, names, loc="lower center", ncols=columns, frameon=False, fontsize=10, title=CAPTION)
+    lines = {name: line for panel in axes.flat for line, name in zip(*panel.get_legend_handles_labels(), strict=True)}
+    names = [name for name in (RANDOM, *chosen) if name in lines]
+    figure.legend(
+        [lines[name] for name in names],
+        names,
+        loc="lower center",
+        ncols=columns,
+        frameon=False,
+        fontsize=10,
+        title=CAPTION,
+    )
     figure.tight_layout(rect=(0, legend / height, 1, 1))
     figure.savefig(path, dpi=90)
     pyplot.close(figure)
@@ -61,7 +74,7 @@ def _chosen(members: Sequence[Judged]) -> list[str]:
     scores = {
         name: over_spaces(found)["score_over_random"]["mean"] for name in METHODS if (found := complete(members, name))
     }
-    ours = [name for name in ("evolution", "evolution, batches of 16") if name in scores]
+    ours = [name for name in OURS if any(name in one.figures for one in members)]
     peers = []
     for family in (OPTUNA, KERNEL_TUNER):
         of_family = [name for name in scores if METHODS[name].family == family]
@@ -72,11 +85,12 @@ def _chosen(members: Sequence[Judged]) -> list[str]:
 def _panel(panel: Any, title: str, members: Sequence[Judged], chosen: Sequence[str], budget: int) -> None:
     evaluations = np.arange(1, budget + 1)
     panel.plot(evaluations, random_curve(members, budget), color="black", linestyle="--", linewidth=1.2, label=RANDOM)
-    for name, colour in zip(chosen, COLOURS, strict=False):
+    colours = {**OURS, **dict(zip((name for name in chosen if name not in OURS), PEER_COLOURS, strict=False))}
+    for name in chosen:
         found = complete(members, name)
         if found:
             mean, error = curve(found)
-            ours = name.startswith("evolution")
+            ours, colour = name in OURS, colours[name]
             panel.plot(
                 evaluations, mean, color=colour, linewidth=2.2 if ours else 1.3, label=name, zorder=3 if ours else 2
             )
