@@ -60,7 +60,7 @@ def test_a_narrow_terminal_keeps_what_decides(
     counts = {"verdicts": {}, "free": {}, "shortlist": [], "baselines": [], "rejections": []}
     about = {"study": "s", "template": "t", "shape": "x", "device": "d", "limits": "l", "spent": 1, "budget": 1}
     result.show_result(
-        {**about, **counts, "warm_start": [], "worth": None, "elites": [row], "measured": [], "winner": "trial 7"}
+        {**about, **counts, "sources": [], "worth": None, "elites": [row], "measured": [], "winner": "trial 7"}
     )
     out = capsys.readouterr().out
 
