@@ -1,0 +1,32 @@
+"""studies/h200/trust.json: one JSON document, a section for each proof, each with its command and environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from evoengine import __version__
+
+
+def put_section(path: Path, name: str, section: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+    """Write `section` under `name`, in place of an earlier one; the other sections stay as they are.
+
+    `environment` is what the section was measured with: device, driver, toolchain, source digest.
+    """
+    document = json.loads(path.read_text()) if path.exists() else {}
+    document[name] = {
+        "command": shlex.join(["python", "-m", f"benchmarks.trust.{name}", *sys.argv[1:]]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "evoengine": __version__,
+        "environment": dict(environment),
+        **section,
+    }
+    scratch = path.with_suffix(".new")
+    scratch.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
+    os.replace(scratch, path)
