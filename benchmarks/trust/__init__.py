@@ -1,1 +1,1 @@
-"""Proofs that the gates and the timer can be trusted: `python -m benchmarks.trust.SECTION --output FILE`, one a module."""
+"""Proofs that gates and timer can be trusted: `python -m benchmarks.trust.SECTION --output FILE`, one a module."""
