@@ -63,11 +63,9 @@ def no_compiling(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 @pytest.mark.parametrize("compiler", ["nvrtc", pytest.param("nvcc", marks=needs_nvcc)])
 def test_a_batch_comes_back_in_order_with_resources_and_ptx(tmp_path: Path, compiler: Compiler) -> None:
     requests = [request(threads=64, smem_bytes=4096), request(threads=33), request(threads=128)]
-    seen: dict[int, Artifact | Rejection] = {}
     with Builder(load_template(SCALE), "sm_89", compiler=compiler, jobs=2, home=tmp_path) as builder:
-        first, refused, last = results = builder.build(requests, on_done=seen.__setitem__)
+        first, refused, last = builder.build(requests)
 
-    assert results == [seen[index] for index in range(3)]
     assert isinstance(first, Artifact)
     assert isinstance(last, Artifact)
     assert isinstance(refused, Rejection)
@@ -117,15 +115,14 @@ def test_cubins_and_compile_errors_are_built_once(tmp_path: Path, no_compiling: 
 
 
 def test_requests_with_one_binary_share_a_build(tmp_path: Path) -> None:
-    seen: list[int] = []
     with Builder(load_template(SCALE), "sm_89", home=tmp_path) as builder:
-        first, twin = builder.build([request(), request(smem_bytes=512)], on_done=lambda index, _: seen.append(index))
+        seen, (first, twin) = zip(*builder.stream([request(), request(smem_bytes=512)]), strict=True)
 
     assert isinstance(first, Artifact)
     assert isinstance(twin, Artifact)
     assert first.digest == twin.digest
     assert (0, 512) == (first.resources.smem_bytes, twin.resources.smem_bytes)
-    assert [0, 1] == seen
+    assert (0, 1) == seen
     assert 1 == len(list(tmp_path.glob("builds/*/*")))
 
 

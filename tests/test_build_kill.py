@@ -135,13 +135,12 @@ def test_a_deadline_takes_the_compilers_children_along(
     home: Path, template: Template, fake_nvcc: Callable[[str], None]
 ) -> None:
     fake_nvcc("sleep 600 & sleep 600")
-    gone = []
-
-    def look(index: int, result: Artifact | Rejection) -> None:
-        gone.append(eventually(lambda: "sleep" not in names_below(home).values()))
-
+    results, gone = [], []
     with Builder(template, "sm_89", compiler="nvcc", jobs=1, deadline_seconds=2.0, home=home) as builder:
-        hung, fine = builder.build([request(7), request(1)], on_done=look)
+        for _, result in builder.stream([request(7), request(1)]):
+            results.append(result)
+            gone.append(eventually(lambda: "sleep" not in names_below(home).values()))
+    hung, fine = results
 
     assert isinstance(hung, Rejection)
     assert Gate.TIMEOUT == hung.gate
@@ -214,7 +213,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 template = load_template(Path({str(template)!r}))
 with Builder(template, "sm_89", jobs=2, deadline_seconds=600.0, home=Path({str(home)!r})) as builder:
     requests = [BuildRequest({{"EVO_THREADS": 32, "EVO_ITEMS": items}}, 0) for items in (7, 1)]
-    builder.build(requests, on_done=lambda index, result: print(index, flush=True))
+    for index, _ in builder.stream(requests):
+        print(index, flush=True)
 """
     command = [sys.executable, "-c", script]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -272,6 +272,18 @@ def test_two_engines_on_one_cache_do_not_disturb_each_other(home: Path) -> None:
     assert [True, True] == [read_result(entry) is not None for entry in home.glob("builds/*/*")]
 
 
+def test_the_compilers_go_on_while_a_result_is_looked_at_and_end_with_the_iterator(home: Path, hanging: Path) -> None:
+    with Builder(load_template(hanging), "sm_89", jobs=2, deadline_seconds=600.0, home=home) as builder:
+        stream = builder.stream([request(7), request(1)])
+        index, _ = next(stream)
+        running = processes_below(home)
+        stream.close()
+
+    assert 1 == index
+    assert set() != running
+    assert set() == processes_below(home)
+
+
 def test_close_from_another_thread_ends_a_build(home: Path, hanging: Path) -> None:
     builder = Builder(load_template(hanging), "sm_89", jobs=2, deadline_seconds=600.0, home=home)
     started = threading.Event()
@@ -280,10 +292,14 @@ def test_close_from_another_thread_ends_a_build(home: Path, hanging: Path) -> No
         started.wait()
         builder.close()
 
+    def build() -> None:
+        for _ in builder.stream([request(7), request(1)]):
+            started.set()
+
     closer = threading.Thread(target=close)
     closer.start()
     with pytest.raises(EvoengineError, match="closed during a build"):
-        builder.build([request(7), request(1)], on_done=lambda *_: started.set())
+        build()
     closer.join()
 
     assert set() == processes_below(home)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +28,6 @@ class BuildRequest:
 
     defines: Mapping[str, int]
     smem_bytes: int
-
-
-OnDone = Callable[[int, Artifact | Rejection], None]
 
 
 class Builder:
@@ -70,23 +67,22 @@ class Builder:
         self._run: NinjaRun | None = None
         self._closed = False
 
-    def build(self, requests: Sequence[BuildRequest], on_done: OnDone | None = None) -> list[Artifact | Rejection]:
-        """Build all requests; results in the order of the requests, `on_done(index, result)` as each one finishes.
+    def build(self, requests: Sequence[BuildRequest]) -> list[Artifact | Rejection]:
+        """Build all requests; results in the order of the requests. Raises what `stream` raises."""
+        results = dict(self.stream(requests))
+        return [results[index] for index in range(len(requests))]
+
+    def stream(self, requests: Sequence[BuildRequest]) -> Generator[tuple[int, Artifact | Rejection], None, None]:
+        """Build all requests; the index of each with its result as soon as that is known, cached ones first.
+
+        The compilers go on while the caller is busy with a result. Closing the iterator kills what still runs.
 
         Raises:
             TemplateError: kernel.cu lacks a macro or its entry function: no config of this template can be built.
             UserError: the compiler cannot work here (architecture, host compiler), the cache folder cannot be written
                 to, or the template's sources changed while it was in use.
         """
-        results: dict[int, Artifact | Rejection] = {}
         to_build: dict[str, list[int]] = {}
-
-        def finish(digest: str, indices: Sequence[int], result: Result, cached: bool) -> None:
-            for index in indices:
-                results[index] = self._judge(digest, result, requests[index].smem_bytes, cached)
-                if on_done is not None:
-                    on_done(index, results[index])
-
         for index, request in enumerate(requests):
             digest = self._digest(request)
             try:
@@ -96,11 +92,14 @@ class Builder:
             if result is None:
                 to_build.setdefault(digest, []).append(index)
             else:
-                finish(digest, [index], result, cached=True)
-        if to_build:
-            defines = {digest: requests[indices[0]].defines for digest, indices in to_build.items()}
-            self._compile(defines, lambda digest, result: finish(digest, to_build[digest], result, cached=False))
-        return [results[index] for index in range(len(requests))]
+                yield index, self._judge(digest, result, request.smem_bytes, cached=True)
+        if not to_build:
+            return
+        defines = {digest: requests[indices[0]].defines for digest, indices in to_build.items()}
+        with closing(self._compile(defines)) as compiled:
+            for digest, result in compiled:
+                for index in to_build[digest]:
+                    yield index, self._judge(digest, result, requests[index].smem_bytes, cached=False)
 
     def close(self) -> None:
         """Kill whatever runs. A `build` in another thread then raises EvoengineError."""
@@ -123,20 +122,20 @@ class Builder:
         inputs = [self.template.device_digest, defines, self.arch, self.toolchain.digest, options]
         return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:32]
 
-    def _compile(self, defines: Mapping[str, Mapping[str, int]], done: Callable[[str, Result], None]) -> None:
-        """Compile what the cache lacks, and publish what will not change; `done` sees every digest once."""
+    def _compile(self, defines: Mapping[str, Mapping[str, int]]) -> Generator[tuple[str, Result], None, None]:
+        """Compile what the cache lacks, publish what will not change, and hand out every digest once."""
         work = work_folder(self.home)
         try:
             self._snapshot(work / "src")
             waiting = {
                 digest: [f"-D{name}={value}" for name, value in macros.items()] for digest, macros in defines.items()
             }
-            self._run_ninja(work, waiting, chunks(list(waiting), self.jobs), done)
+            yield from self._run_ninja(work, waiting, chunks(list(waiting), self.jobs))
             if waiting:
                 # A worker that dies takes the rest of its chunk along. Alone on its edge, each one answers for itself.
-                self._run_ninja(work, waiting, [[digest] for digest in waiting], done)
+                yield from self._run_ninja(work, waiting, [[digest] for digest in waiting])
             for digest in waiting:
-                done(digest, Result("lost", 0, 0.0, "", ""))
+                yield digest, Result("lost", 0, 0.0, "", "")
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
@@ -153,12 +152,8 @@ class Builder:
             raise UserError(f"the sources in {self.template.folder} changed during the run: start the command again")
 
     def _run_ninja(
-        self,
-        work: Path,
-        waiting: dict[str, list[str]],
-        chunked: Sequence[Sequence[str]],
-        done: Callable[[str, Result], None],
-    ) -> None:
+        self, work: Path, waiting: dict[str, list[str]], chunked: Sequence[Sequence[str]]
+    ) -> Generator[tuple[str, Result], None, None]:
         """One pass over `waiting` (digest to `-D` options), which loses every digest that got a result."""
         for digest in waiting:
             shutil.rmtree(work / digest, ignore_errors=True)
@@ -180,7 +175,7 @@ class Builder:
                 if result is not None:
                     del waiting[text]
                     self._keep(work / text, text, result)
-                    done(text, result)
+                    yield text, result
         if self._closed:
             raise EvoengineError("the builder was closed during a build")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -92,7 +92,7 @@ class CudaDevice:
         self._job_seconds = max(MIN_JOB_SECONDS, JOB_FACTOR * busy_seconds)
         return Setup(judged.verdict, ready.baselines, dict(ready.unavailable), environment, ready.warnings)
 
-    def judge(self, work: Sequence[tuple[Candidate, Artifact]]) -> Iterator[tuple[Candidate, Measurement | Rejection]]:
+    def judge(self, work: Iterable[tuple[Candidate, Artifact]]) -> Iterator[tuple[Candidate, Measurement | Rejection]]:
         """One verdict a candidate, in order, each as soon as it is known.
 
         Raises:
