@@ -237,6 +237,14 @@ def test_flags_from_the_environment_do_not_reach_nvcc(
     assert isinstance(result, Artifact)
 
 
+def test_compilers_leave_the_cores_to_others(home: Path, template: Template, fake_nvcc: Callable[[str], None]) -> None:
+    fake_nvcc('[ "$(nice)" -ge 10 ] || exit 1')
+    with Builder(template, "sm_89", compiler="nvcc", home=home) as builder:
+        (result,) = builder.build([request(7)])
+
+    assert isinstance(result, Artifact)
+
+
 def first_line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline()

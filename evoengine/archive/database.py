@@ -15,6 +15,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy import URL, event, exc, insert, select, update
 
 from evoengine.archive import tables
+from evoengine.archive.storage import TrialStorage
 from evoengine.errors import UserError
 
 T = TypeVar("T")
@@ -95,7 +96,7 @@ class Database:
             {"connect_args": {"timeout": BUSY_SECONDS}} if self.sqlite else {"pool_pre_ping": True}
         )
         # RDBStorage formats its URL, so braces in a path must be doubled.
-        storage = RDBStorage(url.replace("{", "{{").replace("}", "}}"), engine_kwargs=options)
+        storage = TrialStorage(url.replace("{", "{{").replace("}", "}}"), engine_kwargs=options)
         if self.sqlite:
             storage.engine.dispose()  # its first connection was made before it could be told this
             event.listen(storage.engine, "connect", _write_ahead)
