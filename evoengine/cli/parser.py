@@ -16,6 +16,15 @@ SHAPE_HELP = (
 )
 
 
+class _Help(argparse.HelpFormatter):
+    """Appends an option's default, where it has one and its help does not say it in words."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, argparse.SUPPRESS) or "default: " in str(action.help):
+            return action.help
+        return f"{action.help} (default: %(default)s)"
+
+
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="evoengine",
@@ -39,7 +48,7 @@ Verbs = argparse._SubParsersAction  # argparse has no public name for what add_s
 
 
 def _verb(verbs: Verbs[argparse.ArgumentParser], name: str, module: str, help: str) -> argparse.ArgumentParser:
-    parser = verbs.add_parser(name, help=help, description=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = verbs.add_parser(name, help=help, description=help, formatter_class=_Help)
     parser.set_defaults(module=module, verb=name)
     parser.add_argument("--json", action="store_true", help="print one JSON document on standard output")
     return parser
@@ -61,8 +70,7 @@ def _question(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shape",
         metavar="SHAPE",
-        default=SHAPE,
-        help=f"problem: {SHAPE_HELP}",
+        help=f"problem (default: the template's own, for attention {SHAPE}): {SHAPE_HELP}",
     )
     parser.add_argument(
         "--device",
@@ -158,7 +166,6 @@ def _export(verbs: Verbs[argparse.ArgumentParser]) -> None:
 
 def _compare(verbs: Verbs[argparse.ArgumentParser]) -> None:
     parser = _verb(verbs, "compare", "compare", "time a config beside SDPA, FlexAttention, a tuned Triton kernel, ...")
-    parser.formatter_class = argparse.HelpFormatter  # the defaults are said in words
     parser.add_argument(
         "what",
         metavar="WHAT",
@@ -170,7 +177,7 @@ def _compare(verbs: Verbs[argparse.ArgumentParser]) -> None:
         "--shape",
         metavar="SHAPE",
         action="append",
-        help=f"{SHAPE_HELP}; may be given again; default: the shape of the header or study, else {SHAPE}",
+        help=f"{SHAPE_HELP}; may be given again; default: the shape of the header or study, else the template's own",
     )
     parser.add_argument("--shapes", metavar="FILE", type=Path, help="more shapes, one a line; # begins a comment")
     parser.add_argument("--template", metavar="DIR", help="template: a shipped name or a folder (default: attention)")
