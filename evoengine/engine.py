@@ -232,7 +232,7 @@ class Search:
                 fits.append(candidate)
             else:
                 self._commit(candidate, refusal, None)
-        self._listener.phase(f"building and judging {len(fits)} candidates on {self._device.name}")
+        self._listener.phase(f"judging on {self._device.name}")
         artifacts: dict[int, Artifact] = {}
         followers: dict[str, list[tuple[Candidate, Artifact]]] = {}
         with closing(self._built(fits)) as built:
