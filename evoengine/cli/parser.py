@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import platform
+import re
+from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
+from typing import NoReturn
 
 from evoengine import __version__
 from evoengine.sampler import SAMPLERS
@@ -25,12 +31,51 @@ class _Help(argparse.HelpFormatter):
         return f"{action.help} (default: %(default)s)"
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with the command line in one line, with the nearest name there is."""
+
+    def error(self, message: str) -> NoReturn:
+        wrong = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)|unrecognized arguments: (\S+)", message)
+        if wrong is not None:
+            known = re.findall(r"[\w-]+", wrong[2]) if wrong[2] else self.option_names()
+            near = difflib.get_close_matches((wrong[1] or wrong[3] or "").partition("=")[0], known, n=1)
+            message += f"; did you mean {near[0]}?" if near else ""
+        self.exit(2, f"{self.prog}: {message}; see: {self.prog} --help\n")
+
+    def option_names(self) -> list[str]:
+        """Every option of this parser and of its verbs."""
+        below = [verb for action in self._actions if isinstance(action, Verbs) for verb in action.choices.values()]
+        names = [name for action in self._actions for name in action.option_strings]
+        return [*names, *(name for verb in below for name in verb.option_names())]
+
+
+class _Version(argparse.Action):
+    """Prints evoengine's version and what it would compile and search with."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        print("\n".join(version_lines()))
+        parser.exit()
+
+
+def version_lines() -> Iterator[str]:
+    """evoengine and the packages that decide what it does, as installed; nothing is imported or started for it."""
+    yield f"evoengine {__version__}"
+    for package in ("nvidia-cuda-nvrtc", "cuda-bindings", "torch", "optuna", "sqlalchemy", "ninja", "numpy"):
+        try:
+            yield f"{package} {metadata.version(package)}"
+        except metadata.PackageNotFoundError:
+            yield f"{package} not installed"
+    yield f"python {platform.python_version()}"
+
+
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="evoengine",
         description="Evolutionary autotuner for templated CUDA kernels: compile, prove right, time, keep the best.",
+        epilog="Exit codes: 0 done; 1 evoengine or the template is broken, or nothing passed; 2 bad input; 130 stopped "
+        "by Ctrl-C.",
     )
-    parser.add_argument("--version", action="version", version=f"evoengine {__version__}")
+    parser.add_argument("--version", nargs=0, action=_Version, help="versions of evoengine, compiler and packages")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     _search(verbs)
     _resume(verbs)
@@ -41,6 +86,7 @@ def make_parser() -> argparse.ArgumentParser:
     _compare(verbs)
     _replay(verbs)
     _doctor(verbs)
+    _completion(verbs)
     return parser
 
 
@@ -224,6 +270,11 @@ def _replay(verbs: Verbs[argparse.ArgumentParser]) -> None:
 
 def _doctor(verbs: Verbs[argparse.ArgumentParser]) -> None:
     _storage(_verb(verbs, "doctor", "doctor", "check GPU, driver, compilers, packages, database, cache"))
+
+
+def _completion(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    parser = _verb(verbs, "completion", "completion", "print a script that completes evoengine's commands in a shell")
+    parser.add_argument("shell", metavar="SHELL", choices=("bash", "zsh", "tcsh"), help="bash, zsh or tcsh")
 
 
 def _whole(text: str) -> int:
