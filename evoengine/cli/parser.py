@@ -26,7 +26,8 @@ class _Help(argparse.HelpFormatter):
     """Appends an option's default, where it has one and its help does not say it in words."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False, argparse.SUPPRESS) or "default: " in str(action.help):
+        unsaid = action.default is None or action.default is False or action.default == argparse.SUPPRESS
+        if unsaid or "default: " in str(action.help):
             return action.help
         return f"{action.help} (default: %(default)s)"
 
