@@ -53,6 +53,8 @@ DRIFT = 0.02
 """The control may move this much from its set-up before a measurement is flagged."""
 THROTTLED = 0.9
 """Share of the control's SM clock below which a measurement is flagged (nvbench has 0.75 of the nominal clock)."""
+MEMORY_ERRORS = ("CUDA_ERROR_OUT_OF_MEMORY", "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES")
+"""What the driver says where a kernel's local memory cannot be had."""
 FLOOR = "empty kernel"
 FINAL_WARM_UP = 50
 """Launches of each finalist before its first window."""
@@ -81,7 +83,9 @@ class GpuBench:
     def open(self, request: Open) -> Opened:
         self._template = load_template(Path(request.template))
         self._problem = make_problem(self._template.module.PROBLEM, request.problem)
-        self._card = Card(self._ordinal)
+        with _room_for_a_context():
+            self._card = Card(self._ordinal)
+        self._room_bytes = self._card.free_bytes()
         self._windows = Windows(self._card, self._tell)
         with self._faults():
             self._prover = Prover(
@@ -111,11 +115,11 @@ class GpuBench:
             try:
                 kernel = self._card.load(image, self._template.module.ENTRY)
             except CudaError as error:
-                return Judged(_refused(error))
+                return Judged(self._refused(error))
             try:
                 judged = self._judge(kernel, request, before)
             except CudaError as error:
-                judged = Judged(_refused(error))
+                judged = Judged(self._refused(error))
             kernel.unload()
             return judged
 
@@ -157,7 +161,7 @@ class GpuBench:
                     kernel = self._card.load(_image(subject), self._template.module.ENTRY)
                     proof = self._prover.prove(kernel, subject.values, FINAL_REPEATS, subject.name)
                 except CudaError as error:
-                    return Dropped(subject.name, _refused(error))
+                    return Dropped(subject.name, self._refused(error))
                 if proof.rejection is not None:
                     return Dropped(subject.name, proof.rejection)
                 proofs[subject.name] = proof
@@ -256,28 +260,58 @@ class GpuBench:
             flags.append("throttled")
         return tuple(flags)
 
+    def _refused(self, error: CudaError) -> Rejection:
+        """What the driver refuses; memory that another process has taken meanwhile is not the candidate's fault.
+
+        Raises:
+            UserError: half of the memory that was free at the start is gone.
+        """
+        free = self._card.free_bytes()
+        if error.name in MEMORY_ERRORS and free < self._room_bytes / 2:
+            raise UserError(
+                f"another process has taken the memory of {self._card.name}: {free / 2**30:.1f} of the "
+                f"{self._room_bytes / 2**30:.1f} GiB that were free are left: end it, or wait for it"
+            )
+        return Rejection(Gate.RUNTIME, str(error), {"error": error.name, "free_bytes": free})
+
     @contextmanager
     def _faults(self) -> Iterator[None]:
         """Torch reports a kernel's fault as a RuntimeError of some later call; the driver knows its name."""
         try:
             yield
         except torch.OutOfMemoryError as error:
+            free = self._card.free_bytes() / 2**30
             raise UserError(
-                f"{self._problem.label} does not fit into the memory of {self._card.name}: choose a smaller shape"
+                f"{self._problem.label} does not fit into the {free:.1f} GiB that are free on {self._card.name}: "
+                "choose a smaller shape, or end what else uses the card"
             ) from error
         except RuntimeError:
             self._card.synchronize()
             raise
 
 
+@contextmanager
+def _room_for_a_context() -> Iterator[None]:
+    """Torch and the driver say in many ways that not even their own memory is there."""
+    try:
+        yield
+    except (RuntimeError, CudaError) as error:
+        if "out of memory" not in str(error).lower().replace("_", " "):
+            raise
+        raise UserError("another process has taken the memory of this GPU: end it, or wait for it") from error
+
+
 def _image(subject: Subject) -> bytes:
     """The cubin's bytes, proven to be those that were built.
 
     Raises:
-        UserError: the file changed since.
+        UserError: the file changed since, or is gone.
     """
     path = Path(subject.cubin)
-    image = path.read_bytes()
+    try:
+        image = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read any more ({error.strerror}): search again, which builds it") from error
     digest = hashlib.sha256(image).hexdigest()
     if digest != subject.cubin_sha256:
         raise UserError(
@@ -285,7 +319,3 @@ def _image(subject: Subject) -> bytes:
             "delete its folder and search again"
         )
     return image
-
-
-def _refused(error: CudaError) -> Rejection:
-    return Rejection(Gate.RUNTIME, str(error), {"error": error.name})
