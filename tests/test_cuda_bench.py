@@ -143,7 +143,7 @@ def test_memory_that_another_process_took_is_not(fresh: Bench) -> None:
     fresh.set_up()
     fresh.card.free = 1 << 30
 
-    with pytest.raises(UserError, match=r"another process has taken .* 1.0 of the 8.0 GiB .* left: end it"):
+    with pytest.raises(UserError, match=r"taken the memory of Fake GPU, of 8.0 GiB .* are 1.0 left: end it"):
         fresh.judge("wants much local memory")
 
 

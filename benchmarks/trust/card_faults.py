@@ -127,15 +127,15 @@ def card_faults(limits: DeviceLimits, mark: Mark) -> Iterator[Survived]:
     with Session(limits, mark) as session:
         for bug, gate in FAULTS:
             yield session.survived(bug, gate.value, partial(session.judge, bug))
-        yield session.survived("GPU worker killed", Gate.RUNTIME.value, lambda: _killed(session))
+        yield session.survived("GPU worker killed", Gate.RUNTIME.value, lambda: killed(session))
         reconnecting = 3 * RESPAWN_SECONDS
-        yield session.survived("driver gone", STOPPED, lambda: _driver_gone(session), reconnecting)
-    yield _out_of_memory(limits, mark)
-    yield _memory_taken(limits, mark)
-    yield _engine_killed(mark)
+        yield session.survived("driver gone", STOPPED, lambda: driver_gone(session), reconnecting)
+    yield out_of_memory(limits, mark)
+    yield memory_taken(limits, mark)
+    yield engine_killed()
 
 
-def _killed(session: Session) -> Measurement | Rejection:
+def killed(session: Session) -> Measurement | Rejection:
     pid = session.worker()
     shot = threading.Timer(1.0, os.kill, (pid, signal.SIGKILL))
     candidate = session.candidate("none", LONG_WORK)
@@ -149,7 +149,7 @@ def _killed(session: Session) -> Measurement | Rejection:
     return verdict
 
 
-def _driver_gone(session: Session) -> Measurement | Rejection | str:
+def driver_gone(session: Session) -> Measurement | Rejection | str:
     """No card is visible to the next worker, which is what cuInit says of a driver that lost its card."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -177,13 +177,13 @@ def _taken(room_bytes: int) -> Iterator[None]:
         torch.cuda.empty_cache()
 
 
-def _out_of_memory(limits: DeviceLimits, mark: Mark) -> Survived:
+def out_of_memory(limits: DeviceLimits, mark: Mark) -> Survived:
     """A kernel that wants more than is free, which was so when the session began."""
     with _taken(ROOM_BYTES), Session(limits, mark) as session:
         return session.survived("out of memory", Gate.RUNTIME.value, lambda: session.judge("wants much local memory"))
 
 
-def _memory_taken(limits: DeviceLimits, mark: Mark) -> Survived:
+def memory_taken(limits: DeviceLimits, mark: Mark) -> Survived:
     """The same kernel where another process has taken the memory meanwhile."""
     with Session(limits, mark) as session:
 
@@ -197,7 +197,7 @@ def _memory_taken(limits: DeviceLimits, mark: Mark) -> Survived:
         return session.survived("memory taken by another process", STOPPED, judge)
 
 
-def _engine_killed(mark: Mark) -> Survived:
+def engine_killed() -> Survived:
     """kill -9 of the engine while its worker waits for a kernel that never ends: the worker goes too."""
     own = Mark()
     engine = subprocess.Popen(

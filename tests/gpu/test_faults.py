@@ -1,4 +1,4 @@
-"""Faults that only a real card can have, beyond those planted in kernels: memory, driver, barriers, killed processes."""
+"""Faults that only a real card can have, beyond those planted in kernels: memory, driver, killed processes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_deadlock_at_a_barrier_is_a_hang(session: Session) -> None:
 
 
 def test_a_killed_worker_costs_the_candidate_that_it_had(session: Session) -> None:
-    found = session.survived("killed", Gate.RUNTIME.value, lambda: card_faults._killed(session))
+    found = session.survived("killed", Gate.RUNTIME.value, lambda: card_faults.killed(session))
 
     assert "" == found.problem
     assert "ended with code -9" in found.reason
@@ -58,7 +58,7 @@ def test_a_killed_worker_costs_the_candidate_that_it_had(session: Session) -> No
 
 def test_a_card_that_goes_and_comes_back(session: Session) -> None:
     found = session.survived(
-        "driver gone", STOPPED, lambda: card_faults._driver_gone(session), 3 * card_faults.RESPAWN_SECONDS
+        "driver gone", STOPPED, lambda: card_faults.driver_gone(session), 3 * card_faults.RESPAWN_SECONDS
     )
 
     assert "" == found.problem
@@ -66,7 +66,7 @@ def test_a_card_that_goes_and_comes_back(session: Session) -> None:
 
 
 def test_memory_is_the_candidates_fault_unless_another_process_took_it(limits: DeviceLimits, mark: Mark) -> None:
-    own, others = card_faults._out_of_memory(limits, mark), card_faults._memory_taken(limits, mark)
+    own, others = card_faults.out_of_memory(limits, mark), card_faults.memory_taken(limits, mark)
 
     assert ["", ""] == [own.problem, others.problem]
     assert "OUT_OF" in own.reason
@@ -74,8 +74,9 @@ def test_memory_is_the_candidates_fault_unless_another_process_took_it(limits: D
     assert [] == mark.left_behind(30.0)
 
 
-def test_kill_9_of_the_engine_takes_its_worker_along_whatever_that_is_doing(mark: Mark) -> None:
-    found = card_faults._engine_killed(mark)
+@pytest.mark.usefixtures("mark")
+def test_kill_9_of_the_engine_takes_its_worker_along_whatever_that_is_doing() -> None:
+    found = card_faults.engine_killed()
 
     assert () == found.orphans
     assert "" == found.problem

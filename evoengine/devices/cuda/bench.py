@@ -17,6 +17,7 @@ from evoengine.devices.cuda import timer
 from evoengine.devices.cuda.baselines import deviation
 from evoengine.devices.cuda.card import Card, identify
 from evoengine.devices.cuda.driver import CudaError, Kernel, LaunchGraph
+from evoengine.devices.cuda.memory import check_not_taken, room_for_a_context
 from evoengine.devices.cuda.messages import (
     SDPA,
     Dropped,
@@ -53,8 +54,6 @@ DRIFT = 0.02
 """The control may move this much from its set-up before a measurement is flagged."""
 THROTTLED = 0.9
 """Share of the control's SM clock below which a measurement is flagged (nvbench has 0.75 of the nominal clock)."""
-MEMORY_ERRORS = ("CUDA_ERROR_OUT_OF_MEMORY", "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES")
-"""What the driver says where a kernel's local memory cannot be had."""
 FLOOR = "empty kernel"
 FINAL_WARM_UP = 50
 """Launches of each finalist before its first window."""
@@ -83,7 +82,7 @@ class GpuBench:
     def open(self, request: Open) -> Opened:
         self._template = load_template(Path(request.template))
         self._problem = make_problem(self._template.module.PROBLEM, request.problem)
-        with _room_for_a_context():
+        with room_for_a_context():
             self._card = Card(self._ordinal)
         self._room_bytes = self._card.free_bytes()
         self._windows = Windows(self._card, self._tell)
@@ -261,18 +260,10 @@ class GpuBench:
         return tuple(flags)
 
     def _refused(self, error: CudaError) -> Rejection:
-        """What the driver refuses; memory that another process has taken meanwhile is not the candidate's fault.
-
-        Raises:
-            UserError: half of the memory that was free at the start is gone.
-        """
-        free = self._card.free_bytes()
-        if error.name in MEMORY_ERRORS and free < self._room_bytes / 2:
-            raise UserError(
-                f"another process has taken the memory of {self._card.name}: {free / 2**30:.1f} of the "
-                f"{self._room_bytes / 2**30:.1f} GiB that were free are left: end it, or wait for it"
-            )
-        return Rejection(Gate.RUNTIME, str(error), {"error": error.name, "free_bytes": free})
+        """The verdict on what the driver refuses, unless another process is to blame."""
+        free_bytes = self._card.free_bytes()
+        check_not_taken(error, self._card.name, free_bytes, self._room_bytes)
+        return Rejection(Gate.RUNTIME, str(error), {"error": error.name, "free_bytes": free_bytes})
 
     @contextmanager
     def _faults(self) -> Iterator[None]:
@@ -288,17 +279,6 @@ class GpuBench:
         except RuntimeError:
             self._card.synchronize()
             raise
-
-
-@contextmanager
-def _room_for_a_context() -> Iterator[None]:
-    """Torch and the driver say in many ways that not even their own memory is there."""
-    try:
-        yield
-    except (RuntimeError, CudaError) as error:
-        if "out of memory" not in str(error).lower().replace("_", " "):
-            raise
-        raise UserError("another process has taken the memory of this GPU: end it, or wait for it") from error
 
 
 def _image(subject: Subject) -> bytes:
