@@ -24,6 +24,8 @@ from evoengine.errors import EvoengineError
 from evoengine.template import Template, load_template
 from evoengine.verdict import Artifact, Gate, Rejection
 
+pytestmark = pytest.mark.usefixtures("no_orphans")
+
 ROOT = Path(__file__).resolve().parent.parent
 SCALE = ROOT / "tests" / "templates" / "scale"
 

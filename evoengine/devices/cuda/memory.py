@@ -21,9 +21,8 @@ def check_not_taken(error: CudaError, card: str, free_bytes: int, room_bytes: in
     """
     if error.name in MEMORY_ERRORS and free_bytes < room_bytes / 2:
         free, room = free_bytes / 2**30, room_bytes / 2**30
-        raise UserError(
-            f"another process has taken the memory of {card}, of {room:.1f} GiB that were free are {free:.1f} left: {REMEDY}"
-        ) from error
+        left = f"of {room:.1f} GiB that were free are {free:.1f} left"
+        raise UserError(f"another process has taken the memory of {card}, {left}: {REMEDY}") from error
 
 
 @contextmanager
