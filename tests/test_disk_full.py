@@ -8,10 +8,12 @@ import json
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -195,4 +197,20 @@ def test_a_verdict_that_finds_the_database_full_is_committed_when_there_is_room(
     study.commit(candidate, large, ARTIFACT)
 
     assert [large] == [record.verdict for record in study.records()]
+    archive.close()
+
+
+@pytest.mark.parametrize(("free_bytes", "words"), [(20_000, "is full"), (10**9, "does not answer")])
+def test_sqlites_io_error_is_a_full_disk_only_where_there_is_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_bytes: int, words: str
+) -> None:
+    archive = Archive.open(str(tmp_path / "evo.db"))
+    monkeypatch.setattr(database, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free_bytes))
+
+    def fail() -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with pytest.raises(UserError, match=rf"{words} \(disk I/O error\).* run the same command again"):
+        archive._database.patiently(fail, "then run the same command again")
     archive.close()
