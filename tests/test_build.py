@@ -15,7 +15,8 @@ import pytest
 
 from evoengine.build import Builder, BuildRequest, cache_home, find_toolchain
 from evoengine.build import builder as builder_module
-from evoengine.build.cache import entry_folder, publish, read_result
+from evoengine.build import cache as cache_module
+from evoengine.build.cache import Result, entry_folder, publish, read_result
 from evoengine.build.graph import chunks
 from evoengine.build.toolchain import Compiler
 from evoengine.errors import TemplateError, UserError
@@ -131,6 +132,34 @@ def truncate_cubin(entry: Path) -> None:
     (entry / "kernel.cubin").write_bytes(cubin[:-1])
 
 
+def empty_cubin(entry: Path) -> None:
+    (entry / "kernel.cubin").write_bytes(b"")
+
+
+def garble_cubin(entry: Path) -> None:
+    cubin = bytearray((entry / "kernel.cubin").read_bytes())
+    cubin[len(cubin) // 2] ^= 1
+    (entry / "kernel.cubin").write_bytes(cubin)
+
+
+def truncate_ptx(entry: Path) -> None:
+    ptx = (entry / "kernel.ptx").read_bytes()
+    (entry / "kernel.ptx").write_bytes(ptx[: len(ptx) // 2])
+
+
+def lose_result(entry: Path) -> None:
+    (entry / "result.json").unlink()
+
+
+def garble_result(entry: Path) -> None:
+    (entry / "result.json").write_bytes(os.urandom(300))
+
+
+def empty_folder(entry: Path) -> None:
+    for path in entry.iterdir():
+        path.unlink()
+
+
 def edit_log(entry: Path) -> None:
     log = (entry / "build.log").read_text()
     (entry / "build.log").write_text(re.sub(r"Used (\d+) registers", "Used 1 registers", log))
@@ -150,15 +179,49 @@ def forget_files(entry: Path) -> None:
     (entry / "result.json").write_text(json.dumps(record | {"sha256": {}}))
 
 
-@pytest.mark.parametrize("damage", [truncate_cubin, edit_log, truncate_result, lose_ptx, forget_files])
-def test_a_damaged_entry_is_rebuilt(tmp_path: Path, damage: Callable[[Path], None]) -> None:
-    intact = build_one(tmp_path, request())
-    damage(intact.folder)
-    rebuilt = build_one(tmp_path, request())
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return build_one(tmp_path_factory.mktemp("intact"), request())
+
+
+DAMAGES = [
+    truncate_cubin, empty_cubin, garble_cubin, edit_log, truncate_ptx, lose_ptx, truncate_result, garble_result,
+    lose_result, forget_files, empty_folder,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_entry_is_rebuilt(
+    tmp_path: Path, intact: Artifact, damage: Callable[[Path], None], no_compiling: Callable[[], None]
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(intact.folder.parents[2], home)
+    damage(entry_folder(home, intact.digest))
+    rebuilt = build_one(home, request())
+    no_compiling()
 
     assert not rebuilt.cached
     assert (intact.cubin_sha256, intact.resources) == (rebuilt.cubin_sha256, rebuilt.resources)
-    assert build_one(tmp_path, request()).cached
+    assert build_one(home, request()).cached
+    assert ["builds", "work"] == sorted(path.name for path in home.iterdir())
+    assert [] == list((home / "work").iterdir())
+
+
+def test_a_damaged_entry_that_a_twin_moves_aside_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = build_one(tmp_path / "a", request()).folder
+    final = build_one(tmp_path / "b", request()).folder
+    truncate_cubin(final)
+
+    def look(folder: Path) -> Result | None:
+        found = read_result(folder)
+        final.rename(tmp_path / "aside")
+        return found
+
+    monkeypatch.setattr(cache_module, "read_result", look)
+    publish(mine, final)
+
+    assert read_result(final) is not None
+    assert not mine.exists()
 
 
 def test_the_loser_of_a_race_leaves_the_winner_in_place(tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ class NinjaRun:
         candidates: Mapping[str, Sequence[str]],
         chunked: Sequence[Sequence[str]],
         deadline_seconds: float,
+        memory_bytes: int,
         jobs: int,
     ) -> None:
         self._channel, workers_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -67,6 +68,7 @@ class NinjaRun:
                 "compiler": compiler,
                 "command": command,
                 "deadline_seconds": deadline_seconds,
+                "memory_bytes": memory_bytes,
                 "candidates": {name: candidates[name] for name in names},
             }
             (work / f"chunk{number}.json").write_text(json.dumps(chunk))

@@ -32,7 +32,7 @@ from evoengine.devices import Device, TimingDevice
 from evoengine.devices.cuda import CudaDevice
 from evoengine.devices.interpreter.session import InterpreterDevice
 from evoengine.engine import Search
-from evoengine.errors import UserError
+from evoengine.errors import EvoengineError, TemplateError, UserError
 from evoengine.forecast import Forecast
 from evoengine.problem import problem_digest, problem_fields
 from evoengine.progress import Budget, Outcome
@@ -225,7 +225,14 @@ def _run(
             listener=stack.enter_context(display),
         )
         _stop_on_signals(search, display)
-        outcome = search.run()
+        try:
+            outcome = search.run()
+        except TemplateError:
+            raise
+        except EvoengineError as error:  # nothing that is committed is lost
+            if "evoengine resume" in str(error):
+                raise
+            raise type(error)(f"{error}; then go on with: {_resume_command(arguments, study)}") from error
     return _finish(arguments, question, study, outcome)
 
 
@@ -250,6 +257,14 @@ def _stop_on_signals(search: Search, display: Display) -> None:
         signal.signal(number, stop)
 
 
+def _resume_command(arguments: argparse.Namespace, study: Study) -> str:
+    """Without the storage's credentials."""
+    command = f"evoengine resume {study.name}"
+    if arguments.storage != os.path.join("studies", "evoengine.db"):
+        command += f" --storage {'URL' if '@' in arguments.storage else arguments.storage}"
+    return command
+
+
 def _finish(arguments: argparse.Namespace, question: Question, study: Study, outcome: Outcome) -> int:
     summary = summary_of(question, study, arguments.top)
     summary["stopped"] = outcome.stopped
@@ -258,10 +273,7 @@ def _finish(arguments: argparse.Namespace, question: Question, study: Study, out
     else:
         show_result(summary)
     if outcome.interrupted:
-        command = f"evoengine resume {study.name}"
-        if arguments.storage != os.path.join("studies", "evoengine.db"):
-            command += f" --storage {arguments.storage.split('@')[-1] if '@' not in arguments.storage else 'URL'}"
-        console(stderr=True).print(f"go on with: {command}", soft_wrap=True)
+        console(stderr=True).print(f"go on with: {_resume_command(arguments, study)}", soft_wrap=True)
         return INTERRUPTED
     failure = nothing_passed(summary)
     if failure:

@@ -101,6 +101,10 @@ class Card:
         """
         call(driver.cuCtxSynchronize)
 
+    def free_bytes(self) -> int:
+        """Device memory that this process holds for its tensors or could still have; others' is missing from it."""
+        return int(call(driver.cuMemGetInfo)) + torch.cuda.memory_reserved(self.device)
+
     def clocks(self) -> dict[str, Any]:
         """Clocks, power, temperature now; empty without NVML."""
         return self._nvml.now()
