@@ -26,6 +26,7 @@ def make_parser() -> argparse.ArgumentParser:
     _search(verbs)
     _resume(verbs)
     _space(verbs)
+    _knobs(verbs)
     _studies(verbs)
     _show(verbs)
     _export(verbs)
@@ -134,6 +135,18 @@ def _resume(verbs: Verbs[argparse.ArgumentParser]) -> None:
 def _space(verbs: Verbs[argparse.ArgumentParser]) -> None:
     parser = _verb(verbs, "space", "space", "print axes, size, feasible share, and what refuses the rest")
     _question(parser)
+
+
+def _knobs(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    text = "report knobs that do not change what runs, by building pairs of configs that differ in one"
+    parser = _verb(verbs, "knobs", "knobs", text)
+    _question(parser)
+    parser.add_argument(
+        "--pairs", metavar="N", type=_natural, default=4, help="pairs built for any two neighbouring choices of a knob"
+    )
+    parser.add_argument("--seed", metavar="N", type=_whole, default=0, help="seed of the random configs among them")
+    parser.add_argument("--compiler", choices=("nvrtc", "nvcc"), default="nvrtc", help="compiler")
+    parser.add_argument("--jobs", metavar="N", type=_natural, help="compiles at a time (default: all cores)")
 
 
 def _studies(verbs: Verbs[argparse.ArgumentParser]) -> None:
