@@ -139,6 +139,19 @@ class Study:
             self._ledger.note_rejection(trial_id, f"{verdict.gate}: {verdict.reason}")
         self._ledger.set_state(trial_id, *optuna_state(verdict))
 
+    def overrule(self, number: int, rejection: Rejection) -> None:
+        """Put a rejection in the place of a trial's measurement and of its twins', for what only a later gate finds.
+
+        Optuna's trials stay complete with their values: a finished trial cannot change.
+        """
+        trial_id = self._ledger.trial_id(number)
+        twins = (tables.verdict.c.twin_of == number) & (candidates.c.study_id == self._ledger.id)
+        concerned = select(candidates.c.id).join(tables.verdict).where((candidates.c.trial_id == trial_id) | twins)
+        values = dict.fromkeys(tables.VERDICT_COLUMNS) | verdict_columns(rejection)
+        values |= {"session_id": self._own, "committed_at": sessions.now()}
+        final = tables.verdict.c.final & tables.verdict.c.candidate_id.in_(concerned)
+        self._ledger.update(update(tables.verdict).where(final).values(**values))
+
     def records(self) -> list[Record]:
         """Every trial in order of its number."""
         trials = self._ledger.trials()

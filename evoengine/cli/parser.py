@@ -84,6 +84,12 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
     """How to run, whatever the question."""
     parser.add_argument("--seconds", metavar="S", type=_positive, help="stop this run after so many seconds")
     _until_converged(parser)
+    parser.add_argument(
+        "--sanitize",
+        action="store_true",
+        help="run compute-sanitizer (memcheck, initcheck, racecheck, synccheck) over the finalists before the final "
+        "run; a finding rejects",
+    )
     parser.add_argument("--jobs", metavar="N", type=_natural, help="compiles at a time (default: all cores)")
     parser.add_argument(
         "--batch", metavar="N", type=_natural, help="candidates proposed at once (default: twice the jobs, 8 to 32)"

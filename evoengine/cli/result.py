@@ -44,6 +44,7 @@ def show_result(summary: dict[str, Any]) -> None:
     if summary["elites"]:
         _configs("confirmed in the final run", summary["elites"], "median_us")
         out.print(Text(f"winner: {summary['winner']}", "bold"))
+        _sanitized(summary["elites"])
     elif summary["measured"]:
         _configs("measured in the search, not confirmed by a final run", summary["measured"], "median_us")
     if summary["shortlist"]:
@@ -79,8 +80,26 @@ def nothing_passed(summary: dict[str, Any]) -> str:
 def _rejections(rows: list[dict[str, Any]]) -> None:
     drawn = table("\nrejected", "gate", ">configs", "why (an example)", ">trial")
     for row in rows[:REASONS]:
-        drawn.add_row(row["gate"], str(row["count"]), row["example"], str(row["trial"]))
+        why = f"{row['example']}; memcheck: {row['memcheck']}" if "memcheck" in row else row["example"]
+        drawn.add_row(row["gate"], str(row["count"]), why, str(row["trial"]))
     console().print(drawn)
+
+
+def _sanitized(elites: list[dict[str, Any]]) -> None:
+    """What compute-sanitizer said of the elites, where it was asked; what it rejected is among the rejections."""
+    out = console()
+    clean = [row["trial"] for row in elites if row["sanitizer"] and all(t["clean"] for t in row["sanitizer"].values())]
+    if clean:
+        out.print(f"compute-sanitizer: nothing found in trials {', '.join(map(str, clean))}", soft_wrap=True)
+    for row in elites:
+        for tool, told in (row["sanitizer"] or {}).items():
+            if told["findings"]:
+                first = told["findings"][0]["line"]
+                out.print(
+                    f"trial {row['trial']}: {tool}: {first} (noted: {told.get('doubt', 'a warning')})", soft_wrap=True
+                )
+            elif not told["clean"]:
+                out.print(f"trial {row['trial']}: {tool} did not come to an end: {told['unfinished']}", soft_wrap=True)
 
 
 def _counts(counts: dict[str, int]) -> str:
