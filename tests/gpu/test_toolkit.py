@@ -1,0 +1,133 @@
+"""compute-sanitizer and Nsight Compute for real, on kernels whose faults are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from evoengine.build import Builder, BuildRequest
+from evoengine.devices.cuda import CudaDevice, find_gpu
+from evoengine.devices.cuda.sanitizer import PROGRAM, TOOLS, Report, Sanitizer, Tool
+from evoengine.devices.cuda.watched import find_tool
+from evoengine.hardware import DeviceLimits
+from evoengine.space import Config
+from evoengine.template import Template, load_template
+from evoengine.verdict import Artifact, Candidate, Gate, Rejection
+
+pytestmark = pytest.mark.gpu
+
+TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
+needs_sanitizer = pytest.mark.skipif(find_tool(PROGRAM) is None, reason=f"no {PROGRAM} on PATH")
+
+
+@pytest.fixture(scope="module")
+def limits() -> DeviceLimits:
+    found = find_gpu()
+    assert found is not None, "marked gpu: skipped where there is none"
+    return found
+
+
+class Kernels:
+    """A template's kernels by the name of their bug."""
+
+    def __init__(self, name: str, limits: DeviceLimits) -> None:
+        self.template: Template = load_template(TEMPLATES / name)
+        self.problem = self.template.module.PROBLEM()
+        self._builder = Builder(self.template, limits.arch)
+
+    def values(self, bug: str) -> dict[str, int]:
+        bugs: tuple[str, ...] = self.template.module.BUGS  # type: ignore[attr-defined]
+        return {"BUG": bugs.index(bug), "WORK": 1}
+
+    def build(self, bug: str) -> Artifact:
+        module, values = self.template.module, self.values(bug)
+        defines, launch = module.defines(values, self.problem), module.launch(values, self.problem)
+        (built,) = self._builder.build([BuildRequest(defines, launch.smem_bytes)])
+        assert isinstance(built, Artifact), built
+        return built
+
+    def check(self, tool: Tool, bug: str) -> Report:
+        executable = find_tool(PROGRAM)
+        assert executable is not None, "skipped without"
+        built, values = self.build(bug), self.values(bug)
+        problems = self.template.module.small_problems(values, self.problem)
+        return Sanitizer(executable, self.template, 0, 1).check(
+            tool, built.cubin, values, problems, built.ptx.read_text()
+        )
+
+
+@pytest.fixture(scope="module")
+def unseen(limits: DeviceLimits) -> Kernels:
+    return Kernels("unseen", limits)
+
+
+@pytest.fixture(scope="module")
+def axpb(limits: DeviceLimits) -> Kernels:
+    return Kernels("axpb", limits)
+
+
+@needs_sanitizer
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_right_kernel_is_clean(unseen: Kernels, tool: Tool) -> None:
+    found = unseen.check(tool, "none")
+
+    assert f"{tool}: clean" == found.line
+    assert ("N1000", "N256") == found.problems
+
+
+@needs_sanitizer
+@pytest.mark.parametrize(
+    ("bug", "tool", "gate", "words"),
+    [
+        (
+            "reads out of bounds",
+            "memcheck",
+            Gate.RUNTIME,
+            ("read of size 4", "evo_unseen", "past the end of x of N1000"),
+        ),
+        ("reads what nobody wrote", "initcheck", Gate.CORRECTNESS, ("evo_unseen", "of y of N1000")),
+        ("lacks a barrier", "racecheck", Gate.CORRECTNESS, ("Race reported", "evo_unseen")),
+    ],
+)
+def test_what_no_output_shows_is_found(
+    unseen: Kernels, bug: str, tool: Tool, gate: Gate, words: tuple[str, ...]
+) -> None:
+    found = unseen.check(tool, bug)
+    rejection = found.rejection()
+
+    assert rejection is not None, found
+    assert gate == rejection.gate
+    assert [] == [word for word in words if word not in rejection.reason], rejection.reason
+
+
+@needs_sanitizer
+def test_a_store_beyond_a_buffer_is_found_in_the_padding(axpb: Kernels) -> None:
+    found = axpb.check("memcheck", "writes out of bounds")
+
+    assert "write of size 4" in found.line
+    assert "0 B past the end of y of R33" in found.line
+
+
+@needs_sanitizer
+def test_the_first_fault_of_a_run_is_explained(axpb: Kernels, limits: DeviceLimits) -> None:
+    def work(bug: str, number: int) -> tuple[Candidate, Artifact]:
+        return Candidate(number, Config(tuple(axpb.values(bug).items()), bug), "random"), axpb.build(bug)
+
+    with CudaDevice(axpb.template, axpb.problem, limits, seed=5) as device:
+        device.start(axpb.values("none"), axpb.build("none"))
+        bugs = ("illegal address", "none", "misaligned address", "none", "illegal address")
+        verdicts = [verdict for _, verdict in device.judge([work(bug, n) for n, bug in enumerate(bugs, 1)])]
+
+    illegal, _, misaligned, _, again = verdicts
+    assert isinstance(illegal, Rejection)
+    assert isinstance(misaligned, Rejection)
+    assert isinstance(again, Rejection)
+    first = illegal.evidence["memcheck"]["findings"][0]
+    assert "write of size 4" in first["title"]
+    assert "evo_axpb" in first["where"]
+    assert "out of bounds" in first["address"]
+    second = misaligned.evidence["memcheck"]["findings"][0]
+    assert "write of size 8" in second["title"]
+    assert "misaligned, byte 4 of y of R4096" in second["address"]
+    assert "memcheck" not in again.evidence
