@@ -153,6 +153,7 @@ def _elite(elite: Elite, record: Record) -> dict[str, Any]:
         "error": _error(checks),
         "source_digest": elite.source_digest,
         "sanitizer": elite.evidence.get("sanitizer"),
+        "profile": elite.evidence.get("profile"),
         "confirmed_at": elite.confirmed_at,
     }
 

@@ -24,7 +24,7 @@ from evoengine.archive.recovery import requeue
 from evoengine.archive.trials import newborn, optuna_state, read_record
 from evoengine.errors import UserError
 from evoengine.sampler import Proposal
-from evoengine.verdict import Artifact, Candidate, Estimate, Measurement, Rejection, Verdict
+from evoengine.verdict import Artifact, Candidate, Estimate, Evidence, Measurement, Rejection, Verdict
 
 candidates = tables.candidate
 
@@ -227,6 +227,10 @@ class Study:
     def replace_elites(self, elites: Sequence[Elite]) -> None:
         """Keep these and no others, in one transaction: times of two final runs must not be ranked together."""
         self._ledger.write(lambda c: results.replace_elites(c, self._ledger.id, elites))
+
+    def note_elite(self, number: int, evidence: Evidence) -> bool:
+        """Add to what is known of an elite; False where another final run has replaced it."""
+        return self._ledger.write(lambda c: results.note_elite(c, self._ledger.id, number, evidence))
 
     def elites(self) -> list[Elite]:
         """The fastest first."""

@@ -29,6 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
     _knobs(verbs)
     _studies(verbs)
     _show(verbs)
+    _profile(verbs)
     _export(verbs)
     _compare(verbs)
     _replay(verbs)
@@ -163,6 +164,15 @@ def _show(verbs: Verbs[argparse.ArgumentParser]) -> None:
     parser = _verb(verbs, "show", "studies", "show a study: best configs, verdicts by gate, baselines")
     parser.add_argument("study", metavar="STUDY", nargs="?", help="name (default: the last one)")
     parser.add_argument("--top", metavar="N", type=_natural, default=8, help="rows of the table")
+    _storage(parser)
+
+
+def _profile(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    text = "say what bounds a study's elites, by Nsight Compute's counters (its clocks and times are left alone)"
+    parser = _verb(verbs, "profile", "profile", text)
+    parser.add_argument("study", metavar="STUDY", nargs="?", help="name (default: the last one)")
+    parser.add_argument("--top", metavar="N", type=_natural, default=3, help="elites profiled, the fastest first")
+    parser.add_argument("--device", metavar="DEVICE", default="auto", help="auto, cuda or cuda:N")
     _storage(parser)
 
 

@@ -45,6 +45,7 @@ def show_result(summary: dict[str, Any]) -> None:
         _configs("confirmed in the final run", summary["elites"], "median_us")
         out.print(Text(f"winner: {summary['winner']}", "bold"))
         _sanitized(summary["elites"])
+        show_profiles(summary["elites"])
     elif summary["measured"]:
         _configs("measured in the search, not confirmed by a final run", summary["measured"], "median_us")
     if summary["shortlist"]:
@@ -100,6 +101,31 @@ def _sanitized(elites: list[dict[str, Any]]) -> None:
                 )
             elif not told["clean"]:
                 out.print(f"trial {row['trial']}: {tool} did not come to an end: {told['unfinished']}", soft_wrap=True)
+
+
+def show_profiles(elites: list[dict[str, Any]]) -> None:
+    """What Nsight Compute counted of those elites that were profiled, in percent of a peak, and what bounds them."""
+    profiled = [row for row in elites if row["profile"]]
+    if not profiled:
+        return
+    drawn = table("\nprofiled, % of the peak", ">#", *(head for head, _ in _COUNTED), "what bounds it")
+    for row in profiled:
+        figures = row["profile"]["figures"]
+        cells = ("-" if figures[key] is None else f"{figures[key]:.0f}" for _, key in _COUNTED)
+        drawn.add_row(str(row["trial"]), *cells, row["profile"]["diagnosis"])
+    console().print(drawn)
+
+
+_COUNTED = (
+    (">SM", "sm_pct"),
+    (">tensor", "tensor_pct"),
+    (">issue", "issue_pct"),
+    (">L1", "l1_pct"),
+    (">L2", "l2_pct"),
+    (">DRAM", "dram_pct"),
+    (">warps", "occupancy_pct"),
+)
+"""Heads of columns, and the figures below them."""
 
 
 def _counts(counts: dict[str, int]) -> str:

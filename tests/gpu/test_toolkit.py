@@ -7,17 +7,22 @@ from pathlib import Path
 import pytest
 
 from evoengine.build import Builder, BuildRequest
-from evoengine.devices.cuda import CudaDevice, find_gpu
+from evoengine.bottleneck import Figures, diagnose
+from evoengine.devices.cuda import CudaDevice, find_gpu, ncu
+from evoengine.devices.cuda.bare import Job
 from evoengine.devices.cuda.sanitizer import PROGRAM, TOOLS, Report, Sanitizer, Tool
 from evoengine.devices.cuda.watched import find_tool
+from evoengine.errors import UserError
 from evoengine.hardware import DeviceLimits
-from evoengine.space import Config
-from evoengine.template import Template, load_template
+from evoengine.problem import Problem, problem_fields
+from evoengine.space import Config, Values, load_space
+from evoengine.template import Template, load_template, shipped
 from evoengine.verdict import Artifact, Candidate, Gate, Rejection
 
 pytestmark = pytest.mark.gpu
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
+needs_ncu = pytest.mark.skipif(find_tool(ncu.PROGRAM) is None, reason=f"no {ncu.PROGRAM} on PATH")
 needs_sanitizer = pytest.mark.skipif(find_tool(PROGRAM) is None, reason=f"no {PROGRAM} on PATH")
 
 
@@ -40,8 +45,8 @@ class Kernels:
         bugs: tuple[str, ...] = self.template.module.BUGS  # type: ignore[attr-defined]
         return {"BUG": bugs.index(bug), "WORK": 1}
 
-    def build(self, bug: str) -> Artifact:
-        module, values = self.template.module, self.values(bug)
+    def build(self, bug: str, work: int = 1) -> Artifact:
+        module, values = self.template.module, {**self.values(bug), "WORK": work}
         defines, launch = module.defines(values, self.problem), module.launch(values, self.problem)
         (built,) = self._builder.build([BuildRequest(defines, launch.smem_bytes)])
         assert isinstance(built, Artifact), built
@@ -131,3 +136,47 @@ def test_the_first_fault_of_a_run_is_explained(axpb: Kernels, limits: DeviceLimi
     assert "write of size 8" in second["title"]
     assert "misaligned, byte 4 of y of R4096" in second["address"]
     assert "memcheck" not in again.evidence
+
+
+def profiled(template: Template, problem: Problem, values: Values, artifact: Artifact) -> Figures:
+    executable = find_tool(ncu.PROGRAM)
+    assert executable is not None, "skipped without"
+    fields = [problem_fields(problem)]
+    job = Job(str(template.folder), str(artifact.cubin), dict(values), fields, 0, 1, ncu.WARM_UP + 1)
+    try:
+        found, _ = ncu.profile(executable, job)
+    except UserError as error:
+        pytest.skip(str(error))
+    return found
+
+
+@needs_ncu
+def test_every_figure_of_an_attention_kernel_is_counted(limits: DeviceLimits) -> None:
+    template = load_template(shipped("kernel_templates") / "attention")
+    values = load_space(shipped("search_spaces") / "attention.py").default
+    problem = template.module.PROBLEM()
+    with Builder(template, limits.arch) as builder:
+        defines, launch = template.module.defines(values, problem), template.module.launch(values, problem)
+        (built,) = builder.build([BuildRequest(defines, launch.smem_bytes)])
+    assert isinstance(built, Artifact), built
+    found = profiled(template, problem, values, built)
+
+    percentages = {name: getattr(found, name) for name in Figures.__dataclass_fields__ if name.endswith("_pct")}
+    assert [] == [name for name, value in percentages.items() if value is None or not 0 <= value <= 101], percentages
+    assert 1 < percentages["tensor_pct"], "it is made of mma instructions"
+    assert found.waves is not None
+    assert found.bank_conflicts is not None
+    assert found.bank_conflicts < 0.2, "the swizzle keeps ldmatrix free of them"
+    assert {"long_scoreboard", "barrier", "wait", "selected"} <= found.stalls.keys()
+    assert "\n" not in diagnose(found)
+
+
+@needs_ncu
+def test_a_chain_of_dependent_multiply_adds_uses_no_tensor_pipe(axpb: Kernels) -> None:
+    values = {**axpb.values("none"), "WORK": 4000}
+    found = profiled(axpb.template, axpb.problem, values, axpb.build("none", 4000))
+
+    assert 0 == found.tensor_pct
+    assert found.dram_pct is not None
+    assert found.issue_pct is not None
+    assert found.dram_pct < 20 < found.issue_pct
