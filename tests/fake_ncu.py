@@ -11,6 +11,8 @@ import json
 import sys
 from pathlib import Path
 
+import fake_tools
+
 from evoengine.bottleneck import STALLS
 from evoengine.devices.cuda.bare import JOB
 
@@ -87,13 +89,4 @@ def main(options: list[str], folder: Path) -> int:
 
 def install(folder: Path) -> Path:
     """An executable `ncu` in `folder`, to be put on PATH."""
-    path = folder / "ncu"
-    here = Path(__file__).resolve()
-    path.write_text(
-        f"#!{sys.executable}\nimport sys\nsys.path[:0] = [{str(here.parent)!r}, {str(here.parent.parent)!r}]\n"
-        "from pathlib import Path\nfrom fake_ncu import main\n"
-        "program = sys.argv.index(sys.executable)\n"
-        "sys.exit(main(sys.argv[1:program], Path(sys.argv[-1])))\n"
-    )
-    path.chmod(0o755)
-    return path
+    return fake_tools.install(folder, "ncu", "fake_ncu")

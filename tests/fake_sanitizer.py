@@ -6,9 +6,10 @@ The reports are those of NVIDIA's Compute Sanitizer User Guide, with this reposi
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
+
+import fake_tools
 
 from evoengine.devices.cuda.bare import JOB, LAUNCHES
 
@@ -104,13 +105,4 @@ def main(options: list[str], folder: Path) -> int:
 
 def install(folder: Path) -> Path:
     """An executable `compute-sanitizer` in `folder`, to be put on PATH."""
-    path = folder / "compute-sanitizer"
-    here = Path(__file__).resolve()
-    path.write_text(
-        f"#!{sys.executable}\nimport sys\nsys.path[:0] = [{str(here.parent)!r}, {str(here.parent.parent)!r}]\n"
-        "from pathlib import Path\nfrom fake_sanitizer import main\n"
-        "program = sys.argv.index(sys.executable)\n"
-        "sys.exit(main(sys.argv[1:program], Path(sys.argv[-1])))\n"
-    )
-    path.chmod(0o755)
-    return path
+    return fake_tools.install(folder, "compute-sanitizer", "fake_sanitizer")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from test_engine import Bench, bench, server
 from evoengine.archive.lease import Owner
 from evoengine.build import BuildRequest
 from evoengine.cli import result
+from evoengine.devices import Work
 from evoengine.devices.cuda.sanitizer import TOOLS, Report, Tool
 from evoengine.devices.cuda.sanitizer_log import parse
 from evoengine.engine import Search
@@ -24,7 +25,7 @@ from evoengine.question import Question
 from evoengine.screening import Screening
 from evoengine.space import Values
 from evoengine.template import Template
-from evoengine.verdict import Artifact, Gate, Measurement, Rejection
+from evoengine.verdict import Artifact, Candidate, Gate, Measurement, Rejection, Verdict
 
 __all__ = ["bench", "server"]  # fixtures
 
@@ -188,3 +189,29 @@ def test_a_rejection_empties_what_the_measurement_filled(screened: Bench) -> Non
     assert dataclasses.replace(best, verdict=None, committed_at="") == dataclasses.replace(
         found, verdict=None, committed_at="", environment=best.environment
     )
+
+
+class ExplainingGpu(FakeGpu):
+    """Tells of one fault what memcheck found."""
+
+    def judge(self, work: Work) -> Iterator[tuple[Candidate, Verdict]]:
+        explained = False
+        for candidate, verdict in super().judge(work):
+            if isinstance(verdict, Rejection) and verdict.gate is Gate.RUNTIME and not explained:
+                explained = True
+                found = {"findings": [{"line": "Invalid __global__ write of size 4 bytes at fake+0x60"}]}
+                yield candidate, dataclasses.replace(verdict, evidence={"error": "CUDA_ERROR", "memcheck": found})
+            else:
+                yield candidate, verdict
+
+
+def test_the_reason_of_a_fault_is_shown(screened: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    screened.run(ExplainingGpu(), budget=60, batch=60)
+    rows = {row["gate"]: row for row in screened.summary()["rejections"]}
+    result._rejections(list(rows.values()))
+    shown = " ".join(capsys.readouterr().out.split())
+
+    assert "Invalid __global__ write of size 4 bytes at fake+0x60" == rows["runtime"]["memcheck"]
+    assert 1 < rows["runtime"]["count"]
+    assert "memcheck" not in rows["timeout"]
+    assert "refused by runtime; memcheck: Invalid __global__ write of size 4 bytes at fake+0x60" in shown
