@@ -31,7 +31,7 @@ Link = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What the pairs of one link showed. `refused` pairs are those of which the compiler refused a side."""
+    """What the pairs of one link showed. `refused` pairs have a side that does not build or takes too much."""
 
     choices: tuple[int, int]
     compared: int
@@ -45,7 +45,7 @@ class Tally:
 class Knob:
     """One axis. `never` are the choices that no feasible config of this problem and these limits has.
 
-    `fixed`: one choice is left. `never alone`: no two configs differ in this axis only. `unbuilt`: no pair compiles.
+    `fixed`: one choice is left. `never alone`: no two configs differ in this axis only. `unbuilt`: no pair was left.
     """
 
     axis: str
@@ -121,7 +121,7 @@ def _siblings(base: Point, number: int, used: Sequence[int], known: set[Point]) 
 def _build(
     question: Question, builder: Builder, points: Sequence[Point], on_done: Callable[[int, int], None]
 ) -> dict[Point, str | None]:
-    """What runs, by config; None where the compiler refuses it."""
+    """What runs, by config; None where the compiler or the resource gate refuses it."""
     module, problem, space = question.template.module, question.problem, question.space
     configs = [space.config_at(point).values for point in points]
     requests = [BuildRequest(module.defines(v, problem), module.launch(v, problem).smem_bytes) for v in configs]
@@ -132,7 +132,9 @@ def _build(
 
     results = builder.build(requests, count)
     return {
-        point: question.identity(values, result.cubin_sha256) if isinstance(result, Artifact) else None
+        point: question.identity(values, result.cubin_sha256)
+        if isinstance(result, Artifact) and question.resource_gate(values, result) is None
+        else None
         for point, values, result in zip(points, configs, results, strict=True)
     }
 

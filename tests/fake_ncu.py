@@ -76,12 +76,12 @@ def main(options: list[str], folder: Path) -> int:
             "==PROF== Connected to process 4711 (/usr/bin/python3.11)\n==WARNING== No kernels were profiled.\n"
         )
         return 0
-    unknown = [name for name in metrics if name.startswith(LACKED)] if mode == "lacks two metrics" else []
-    if mode == "counts nothing":
-        unknown = metrics
-    if unknown:
-        lost = unknown[0].rpartition(".")[0].partition(".")[0]
-        log.write_text(f"==PROF== Connected to process 4711\n==ERROR== Failed to find metric {lost}\n")
+    lost = [name.partition(".")[0] for name in metrics]
+    if mode == "lacks two metrics":
+        lost = [name for name in lost if name in LACKED][:1]
+    if mode in ("lacks two metrics", "counts nothing") and lost:
+        complaints = "".join(f"==ERROR== Failed to find metric {name}\n" for name in lost)
+        log.write_text(f"==PROF== Connected to process 4711\n{complaints}")
         return 1
     log.write_text(table(metrics))
     return 0

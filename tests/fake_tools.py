@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def install(folder: Path, name: str, module: str) -> Path:
-    """`folder/name`, which calls `module.main(options, job_folder)`: its own options, and where its program's job is."""
+    """`folder/name`, which calls `module.main(options, folder)`: its own options, and where the program's job is."""
     path = folder / name
     here = Path(__file__).resolve().parent
     path.write_text(

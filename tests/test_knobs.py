@@ -67,6 +67,13 @@ def test_what_the_compiler_refuses_is_not_compared(tmp_path: Path) -> None:
     assert "live" == knobs["TILE"].state
 
 
+def test_what_takes_too_much_is_not_compared(tmp_path: Path) -> None:
+    knobs = found(tmp_path, 100, fate=lambda values: Gate.RESOURCES if values["UNROLL"] == 8 else None)
+
+    assert [0, 0, 12] == [link.refused for link in knobs["UNROLL"].links]
+    assert "live" == knobs["UNROLL"].state
+
+
 def test_nothing_that_compiles_is_no_verdict(tmp_path: Path) -> None:
     knobs = found(tmp_path, fate=lambda values: Gate.COMPILE)
 

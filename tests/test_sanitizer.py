@@ -110,6 +110,12 @@ class TestLog:
         assert () == log.findings
         assert trouble in log.trouble
 
+    def test_what_was_not_printed_is_not_the_total(self) -> None:
+        rest = "========= ERROR SUMMARY: 124 errors were not printed. Use --print-limit option to adjust the number\n"
+        log = parse(fake_sanitizer.OUT_OF_BOUNDS.replace("2 errors", "224 errors") + rest)
+
+        assert 224 == log.total
+
     def test_a_log_that_was_cut_off_has_no_total(self) -> None:
         log = parse(fake_sanitizer.BANNER + fake_sanitizer.OUT_OF_BOUNDS.partition("========= ERROR")[0])
 

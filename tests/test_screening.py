@@ -82,7 +82,7 @@ def test_a_finding_rejects_and_the_study_forgets_the_time(screened: Bench, capsy
 
     screen, sanitizer = screening(wide_tiles_race)
     gpu, listener = FakeGpu(), Silent()
-    screened.run(gpu, budget=60, screening=screen, listener=listener)
+    screened.run(gpu, budget=40, screening=screen, listener=listener)
     records = {record.number: record for record in screened.records()}
     summary = screened.summary()
     overruled = [
@@ -117,7 +117,7 @@ def test_a_finding_rejects_and_the_study_forgets_the_time(screened: Bench, capsy
 def test_twins_of_the_rejected_go_with_it(screened: Bench) -> None:
     screen, _ = screening(lambda tool, values: (fake_sanitizer.OUT_OF_BOUNDS, ""))
     gpu = FakeGpu()
-    screened.run(gpu, budget=60, screening=screen)
+    screened.run(gpu, budget=40, screening=screen)
     records = screened.records()
     rejected = {
         record.number
@@ -148,7 +148,7 @@ def test_a_doubted_finding_is_noted_beside_the_elite(screened: Bench, capsys: py
 
 def test_a_resumed_study_does_not_take_the_rejected_up_again(screened: Bench) -> None:
     first, _ = screening(lambda tool, values: (fake_sanitizer.UNINITIALISED, "") if values["TILE"] == 128 else None)
-    screened.run(FakeGpu(), budget=60, screening=first)
+    screened.run(FakeGpu(), budget=40, screening=first)
     gpu = FakeGpu()
     screened.run(gpu, budget=61)
 

@@ -41,7 +41,6 @@ METRICS: dict[str, tuple[str, ...]] = {
 }
 """What is asked for, by figure; of several names for one, the first that the chip has counts."""
 
-_MISSING = re.compile(r"Failed to find metric\s+'?([\w.:]+)")
 _NO_PERMISSION = "ERR_NVGPUCTRPERM"
 
 
@@ -64,8 +63,7 @@ def profile(executable: Path, job: Job) -> tuple[Figures, dict[str, float]]:
         metrics = read_metrics(watched.log)
         if metrics:
             return figures(metrics), metrics
-        missing = set(_MISSING.findall(said))
-        left = [name for name in wanted if not any(name.startswith(lost) for lost in missing)]
+        left = [name for name in wanted if not _refused(name, said)]
         if watched.code is None:
             raise EvoengineError(f"Nsight Compute came to no end in {PROFILE_SECONDS:g} s")
         if not left or left == wanted:
@@ -117,6 +115,12 @@ def figures(metrics: Mapping[str, float]) -> Figures:
 
 def _first(metrics: Mapping[str, float], names: Sequence[str]) -> float | None:
     return next((metrics[name] for name in names if name in metrics), None)
+
+
+def _refused(metric: str, said: str) -> bool:
+    """Whether the tool complains of this metric, by its name with or without what is made of it."""
+    base = re.escape(metric.partition(".")[0])
+    return re.search(rf"^==(?:ERROR|WARNING)==.*\b{base}\b", said, re.MULTILINE) is not None
 
 
 def _complaint(said: str) -> str:

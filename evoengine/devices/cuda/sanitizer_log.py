@@ -69,7 +69,7 @@ def parse(text: str, launched: Sequence[Launched] = ()) -> Log:
     for title, details in _reports(text):
         summary = _SUMMARY.match(title)
         if summary is not None:
-            total = int(summary[1])
+            total = int(summary[1]) if total is None else total  # a second one counts what was not printed
             continue
         severity, _, bare = title.partition(": ") if title.startswith(("Error: ", "Warning: ")) else ("", "", title)
         if title.startswith(_NO_FINDING):
