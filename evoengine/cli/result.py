@@ -89,23 +89,22 @@ def _rejections(rows: list[dict[str, Any]]) -> None:
 def _sanitized(elites: list[dict[str, Any]]) -> None:
     """What compute-sanitizer said of the elites, where it was asked; what it rejected is among the rejections."""
     out = console()
-    clean = [row["trial"] for row in elites if row["sanitizer"] and all(t["clean"] for t in row["sanitizer"].values())]
+    told = {row["trial"]: row["sanitizer"] for row in elites if row.get("sanitizer")}
+    clean = [str(trial) for trial, tools in told.items() if all(found["clean"] for found in tools.values())]
     if clean:
-        out.print(f"compute-sanitizer: nothing found in trials {', '.join(map(str, clean))}", soft_wrap=True)
-    for row in elites:
-        for tool, told in (row["sanitizer"] or {}).items():
-            if told["findings"]:
-                first = told["findings"][0]["line"]
-                out.print(
-                    f"trial {row['trial']}: {tool}: {first} (noted: {told.get('doubt', 'a warning')})", soft_wrap=True
-                )
-            elif not told["clean"]:
-                out.print(f"trial {row['trial']}: {tool} did not come to an end: {told['unfinished']}", soft_wrap=True)
+        out.print(f"compute-sanitizer: nothing found in trials {', '.join(clean)}", soft_wrap=True)
+    for trial, tools in told.items():
+        for tool, found in tools.items():
+            if found["findings"]:
+                noted = f"{found['findings'][0]['line']} (noted: {found.get('doubt', 'a warning')})"
+                out.print(f"trial {trial}: {tool}: {noted}", soft_wrap=True)
+            elif not found["clean"]:
+                out.print(f"trial {trial}: {tool} did not come to an end: {found['unfinished']}", soft_wrap=True)
 
 
 def show_profiles(elites: list[dict[str, Any]]) -> None:
     """What Nsight Compute counted of those elites that were profiled, in percent of a peak, and what bounds them."""
-    profiled = [row for row in elites if row["profile"]]
+    profiled = [row for row in elites if row.get("profile")]
     if not profiled:
         return
     drawn = table("\nprofiled, % of the peak", ">#", *(head for head, _ in _COUNTED), "what bounds it")
