@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,9 @@ from evoengine.devices.cuda.sanitizer import PROGRAM, TOOLS, Report, Sanitizer, 
 from evoengine.devices.cuda.watched import find_tool
 from evoengine.errors import UserError
 from evoengine.hardware import DeviceLimits
-from evoengine.problem import Problem, problem_fields
+from evoengine.problem import problem_fields
 from evoengine.space import Config, Values, load_space
-from evoengine.template import Template, load_template, shipped
+from evoengine.template import load_template, shipped
 from evoengine.verdict import Artifact, Candidate, Gate, Rejection
 
 pytestmark = pytest.mark.gpu
@@ -24,6 +26,62 @@ pytestmark = pytest.mark.gpu
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
 needs_ncu = pytest.mark.skipif(find_tool(ncu.PROGRAM) is None, reason=f"no {ncu.PROGRAM} on PATH")
 needs_sanitizer = pytest.mark.skipif(find_tool(PROGRAM) is None, reason=f"no {PROGRAM} on PATH")
+
+ATTENTION: dict[str, dict[str, int]] = {
+    "default": {},
+    "named barriers": {"PRODUCER_WARPS": 2, "WARPS_KV": 2, "BLOCK_N": 128},
+    "mbarriers": {"PRODUCER_WARPS": 2, "MBARRIER": 1, "UNROLL": 1, "SUM_MMA": 1},
+    "split": {"SPLIT_KV": 4, "LATE_LOADS": 0, "OVERLAP": 1},
+}
+"""Right kernels, one for each way in which threads and CTAs wait for each other."""
+UNSEEN: tuple[tuple[Tool, str], ...] = (
+    *((tool, "none") for tool in TOOLS),
+    ("memcheck", "reads out of bounds"),
+    ("initcheck", "reads what nobody wrote"),
+    ("racecheck", "lacks a barrier"),
+    ("synccheck", "none, with a named barrier"),
+)
+AT_ONCE = 4
+"""Tools at a time: each spends most of its seconds starting up."""
+
+
+class Kernels:
+    """One template's kernels."""
+
+    def __init__(self, folder: Path, limits: DeviceLimits) -> None:
+        self.template = load_template(folder)
+        self.problem = self.template.module.PROBLEM()
+        self._builder = Builder(self.template, limits.arch)
+
+    def values(self, bug: str, work: int = 1) -> dict[str, int]:
+        bugs: tuple[str, ...] = self.template.module.BUGS  # type: ignore[attr-defined]
+        return {"BUG": bugs.index(bug), "WORK": work}
+
+    def build(self, values: Values) -> Artifact:
+        module = self.template.module
+        defines, launch = module.defines(values, self.problem), module.launch(values, self.problem)
+        (built,) = self._builder.build([BuildRequest(defines, launch.smem_bytes)])
+        assert isinstance(built, Artifact), built
+        return built
+
+    def check(self, tool: Tool, values: Values, built: Artifact) -> Report:
+        executable = find_tool(PROGRAM)
+        assert executable is not None, "skipped without"
+        problems = self.template.module.small_problems(values, self.problem)
+        return Sanitizer(executable, self.template, 0, 1).check(
+            tool, built.cubin, values, problems, built.ptx.read_text()
+        )
+
+    def profile(self, values: Values) -> Figures:
+        executable = find_tool(ncu.PROGRAM)
+        assert executable is not None, "skipped without"
+        cubin, fields = str(self.build(values).cubin), [problem_fields(self.problem)]
+        job = Job(str(self.template.folder), cubin, dict(values), fields, 0, 1, ncu.WARM_UP + 1)
+        try:
+            found, _ = ncu.profile(executable, job)
+        except UserError as error:
+            pytest.skip(str(error))
+        return found
 
 
 @pytest.fixture(scope="module")
@@ -33,72 +91,77 @@ def limits() -> DeviceLimits:
     return found
 
 
-class Kernels:
-    """A template's kernels by the name of their bug."""
-
-    def __init__(self, name: str, limits: DeviceLimits) -> None:
-        self.template: Template = load_template(TEMPLATES / name)
-        self.problem = self.template.module.PROBLEM()
-        self._builder = Builder(self.template, limits.arch)
-
-    def values(self, bug: str) -> dict[str, int]:
-        bugs: tuple[str, ...] = self.template.module.BUGS  # type: ignore[attr-defined]
-        return {"BUG": bugs.index(bug), "WORK": 1}
-
-    def build(self, bug: str, work: int = 1) -> Artifact:
-        module, values = self.template.module, {**self.values(bug), "WORK": work}
-        defines, launch = module.defines(values, self.problem), module.launch(values, self.problem)
-        (built,) = self._builder.build([BuildRequest(defines, launch.smem_bytes)])
-        assert isinstance(built, Artifact), built
-        return built
-
-    def check(self, tool: Tool, bug: str) -> Report:
-        executable = find_tool(PROGRAM)
-        assert executable is not None, "skipped without"
-        built, values = self.build(bug), self.values(bug)
-        problems = self.template.module.small_problems(values, self.problem)
-        return Sanitizer(executable, self.template, 0, 1).check(
-            tool, built.cubin, values, problems, built.ptx.read_text()
-        )
-
-
-@pytest.fixture(scope="module")
-def unseen(limits: DeviceLimits) -> Kernels:
-    return Kernels("unseen", limits)
-
-
 @pytest.fixture(scope="module")
 def axpb(limits: DeviceLimits) -> Kernels:
-    return Kernels("axpb", limits)
+    return Kernels(TEMPLATES / "axpb", limits)
+
+
+@pytest.fixture(scope="module")
+def attention(limits: DeviceLimits) -> Kernels:
+    return Kernels(shipped("kernel_templates") / "attention", limits)
+
+
+def attention_values(kind: str) -> Values:
+    return {**load_space(shipped("search_spaces") / "attention.py").default, **ATTENTION[kind]}
+
+
+Reports = Mapping[tuple[Tool, str], "Future[Report]"]
+
+
+@pytest.fixture(scope="module")
+def reports(axpb: Kernels, attention: Kernels, limits: DeviceLimits) -> Iterator[Reports]:
+    """What every tool says of every kernel, several at a time."""
+    unseen = Kernels(TEMPLATES / "unseen", limits)
+    asked = [(tool, bug, unseen, unseen.values(bug)) for tool, bug in UNSEEN]
+    asked.append(("memcheck", "writes out of bounds", axpb, axpb.values("writes out of bounds")))
+    asked += [(tool, kind, attention, attention_values(kind)) for kind in ATTENTION for tool in TOOLS]
+    built = [(tool, name, kernels, values, kernels.build(values)) for tool, name, kernels, values in asked]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield {
+            (tool, name): pool.submit(kernels.check, tool, values, artifact)
+            for tool, name, kernels, values, artifact in built
+        }
 
 
 @needs_sanitizer
 @pytest.mark.parametrize("tool", TOOLS)
-def test_a_right_kernel_is_clean(unseen: Kernels, tool: Tool) -> None:
-    found = unseen.check(tool, "none")
+def test_a_right_kernel_is_clean(reports: Reports, tool: Tool) -> None:
+    found = reports[tool, "none"].result()
 
     assert f"{tool}: clean" == found.line
     assert ("N1000", "N256") == found.problems
 
 
 @needs_sanitizer
+@pytest.mark.parametrize("kind", ATTENTION)
+@pytest.mark.parametrize("tool", TOOLS)
+def test_no_right_attention_kernel_is_rejected(reports: Reports, tool: Tool, kind: str) -> None:
+    found = reports[tool, kind].result()
+
+    assert None is found.rejection(), found.line
+    assert "" == found.unfinished
+    assert found.clean or found.doubt, found.line
+
+
+@needs_sanitizer
 @pytest.mark.parametrize(
-    ("bug", "tool", "gate", "words"),
+    ("tool", "bug", "gate", "words"),
     [
         (
-            "reads out of bounds",
             "memcheck",
+            "reads out of bounds",
             Gate.RUNTIME,
             ("read of size 4", "evo_unseen", "past the end of x of N1000"),
         ),
-        ("reads what nobody wrote", "initcheck", Gate.CORRECTNESS, ("evo_unseen", "of y of N1000")),
-        ("lacks a barrier", "racecheck", Gate.CORRECTNESS, ("Race reported", "evo_unseen")),
+        ("initcheck", "reads what nobody wrote", Gate.CORRECTNESS, ("evo_unseen", "of y of N1000")),
+        ("racecheck", "lacks a barrier", Gate.CORRECTNESS, ("Race reported", "evo_unseen")),
+        ("memcheck", "writes out of bounds", Gate.RUNTIME, ("write of size 4", "0 B past the end of y of R33")),
     ],
 )
 def test_what_no_output_shows_is_found(
-    unseen: Kernels, bug: str, tool: Tool, gate: Gate, words: tuple[str, ...]
+    reports: Reports, tool: Tool, bug: str, gate: Gate, words: tuple[str, ...]
 ) -> None:
-    found = unseen.check(tool, bug)
+    found = reports[tool, bug].result()
     rejection = found.rejection()
 
     assert rejection is not None, found
@@ -107,8 +170,8 @@ def test_what_no_output_shows_is_found(
 
 
 @needs_sanitizer
-def test_what_synccheck_says_of_a_named_barrier_is_no_verdict(unseen: Kernels) -> None:
-    found = unseen.check("synccheck", "none, with a named barrier")
+def test_what_synccheck_says_of_a_named_barrier_is_no_verdict(reports: Reports) -> None:
+    found = reports["synccheck", "none, with a named barrier"].result()
 
     assert "" != found.doubt
     assert None is found.rejection()
@@ -116,20 +179,13 @@ def test_what_synccheck_says_of_a_named_barrier_is_no_verdict(unseen: Kernels) -
 
 
 @needs_sanitizer
-def test_a_store_beyond_a_buffer_is_found_in_the_padding(axpb: Kernels) -> None:
-    found = axpb.check("memcheck", "writes out of bounds")
-
-    assert "write of size 4" in found.line
-    assert "0 B past the end of y of R33" in found.line
-
-
-@needs_sanitizer
 def test_the_first_fault_of_a_run_is_explained(axpb: Kernels, limits: DeviceLimits) -> None:
     def work(bug: str, number: int) -> tuple[Candidate, Artifact]:
-        return Candidate(number, Config(tuple(axpb.values(bug).items()), bug), "random"), axpb.build(bug)
+        values = axpb.values(bug)
+        return Candidate(number, Config(tuple(values.items()), bug), "random"), axpb.build(values)
 
     with CudaDevice(axpb.template, axpb.problem, limits, seed=5) as device:
-        device.start(axpb.values("none"), axpb.build("none"))
+        device.start(axpb.values("none"), axpb.build(axpb.values("none")))
         bugs = ("illegal address", "none", "misaligned address")
         verdicts = [verdict for _, verdict in device.judge([work(bug, n) for n, bug in enumerate(bugs, 1)])]
 
@@ -145,28 +201,9 @@ def test_the_first_fault_of_a_run_is_explained(axpb: Kernels, limits: DeviceLimi
     assert "misaligned, byte 4 of y of R4096" in second["address"]
 
 
-def profiled(template: Template, problem: Problem, values: Values, artifact: Artifact) -> Figures:
-    executable = find_tool(ncu.PROGRAM)
-    assert executable is not None, "skipped without"
-    fields = [problem_fields(problem)]
-    job = Job(str(template.folder), str(artifact.cubin), dict(values), fields, 0, 1, ncu.WARM_UP + 1)
-    try:
-        found, _ = ncu.profile(executable, job)
-    except UserError as error:
-        pytest.skip(str(error))
-    return found
-
-
 @needs_ncu
-def test_every_figure_of_an_attention_kernel_is_counted(limits: DeviceLimits) -> None:
-    template = load_template(shipped("kernel_templates") / "attention")
-    values = load_space(shipped("search_spaces") / "attention.py").default
-    problem = template.module.PROBLEM()
-    with Builder(template, limits.arch) as builder:
-        defines, launch = template.module.defines(values, problem), template.module.launch(values, problem)
-        (built,) = builder.build([BuildRequest(defines, launch.smem_bytes)])
-    assert isinstance(built, Artifact), built
-    found = profiled(template, problem, values, built)
+def test_every_figure_of_an_attention_kernel_is_counted(attention: Kernels) -> None:
+    found = attention.profile(attention_values("default"))
 
     percentages = {name: getattr(found, name) for name in Figures.__dataclass_fields__ if name.endswith("_pct")}
     assert [] == [name for name, value in percentages.items() if value is None or not 0 <= value <= 101], percentages
@@ -180,8 +217,7 @@ def test_every_figure_of_an_attention_kernel_is_counted(limits: DeviceLimits) ->
 
 @needs_ncu
 def test_a_chain_of_dependent_multiply_adds_uses_no_tensor_pipe(axpb: Kernels) -> None:
-    values = {**axpb.values("none"), "WORK": 4000}
-    found = profiled(axpb.template, axpb.problem, values, axpb.build("none", 4000))
+    found = axpb.profile(axpb.values("none", work=4000))
 
     assert 0 == found.tensor_pct
     assert found.dram_pct is not None
