@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from evoengine.archive.records import Elite
 from evoengine.archive.study import Study
-from evoengine.devices.cuda.sanitizer import TOOLS, Report, Sanitizer
+from evoengine.devices.cuda.sanitizer import TOOLS, Report, Sanitizer, Tool
 from evoengine.progress import Listener
 from evoengine.question import Question
 from evoengine.verdict import Artifact, Candidate, Evidence, Rejection
@@ -29,30 +29,41 @@ class Screening:
     def __call__(
         self, work: Work, study: Study, listener: Listener, check_stop: Callable[[], None]
     ) -> tuple[list[tuple[Candidate, Artifact]], dict[int, Evidence]]:
-        """The finalists that are left, and by trial what is noted of each. `check_stop` is called between tools."""
+        """The finalists that are left, and by trial what is noted of each. `check_stop` is called between tools.
+
+        A tool that does not come to an end on one finalist is not asked again: its deadline would pass for each.
+        """
         kept: list[tuple[Candidate, Artifact]] = []
         notes: dict[int, Evidence] = {}
+        given_up: dict[str, Evidence] = {}
         for index, (candidate, artifact) in enumerate(work, 1):
-            reports: list[Report] = []
+            found: dict[str, Evidence] = dict(given_up)
             rejection: Rejection | None = None
             for tool in TOOLS:
+                if tool in given_up:
+                    continue
                 check_stop()
                 listener.phase(f"sanitizing finalist {index} of {len(work)}: {tool}")
-                values = candidate.config.values
-                problems = self._question.template.module.small_problems(values, self._question.problem)
-                ptx = artifact.ptx.read_text(errors="replace")
-                reports.append(self._sanitizer.check(tool, artifact.cubin, values, problems, ptx))
-                if not reports[-1].clean:
-                    listener.note(f"trial {candidate.number}: {reports[-1].line}")
-                if (rejection := reports[-1].rejection()) is not None:
+                report = self._check(tool, candidate, artifact)
+                found[tool] = report.evidence
+                if not report.clean:
+                    listener.note(f"trial {candidate.number}: {report.line}")
+                if report.unfinished:
+                    why = f"given up after trial {candidate.number}: {report.unfinished}"
+                    given_up[tool] = {"clean": False, "findings": [], "unfinished": why}
+                if (rejection := report.rejection()) is not None:
                     break
-            found: dict[str, Evidence] = {report.tool: report.evidence for report in reports}
             if rejection is None:
                 kept.append((candidate, artifact))
                 notes[candidate.number] = found
             else:
                 study.overrule(candidate.number, dataclasses.replace(rejection, evidence={"sanitizer": found}))
         return kept, notes
+
+    def _check(self, tool: Tool, candidate: Candidate, artifact: Artifact) -> Report:
+        values = candidate.config.values
+        problems = self._question.template.module.small_problems(values, self._question.problem)
+        return self._sanitizer.check(tool, artifact.cubin, values, problems, artifact.ptx.read_text(errors="replace"))
 
 
 def annotated(elites: Iterable[Elite], notes: Mapping[int, Evidence]) -> list[Elite]:

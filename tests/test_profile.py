@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from evoengine.cli import main
 from evoengine.cli import profile as command
 from evoengine.cli.resolve import Target
 from evoengine.devices.cuda.bare import Job
+from evoengine.devices.cuda.lock import GpuLock
 from evoengine.devices.cuda.ncu import METRICS, WARM_UP, figures, profile, read_metrics
 from evoengine.errors import EvoengineError, UserError
 from evoengine.hardware import card
@@ -164,6 +167,8 @@ class TestCommand:
         monkeypatch.delenv("CUDA_HOME", raising=False)
         limits = card("l4")
         monkeypatch.setattr(command, "find_target", lambda *_: Target(limits, limits, 0))
+        monkeypatch.setattr(command, "find_uuid", lambda ordinal: f"GPU-test-{tmp_path.name}-{os.getpid()}-{ordinal}")
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where locks lie
         folder = make_template(tmp_path / "mine")
         (tmp_path / "studies").mkdir()
         archive = Archive.open(str(empty_database(tmp_path / "studies" / "evoengine.db")))
@@ -195,6 +200,19 @@ class TestCommand:
         (asked,) = [json.loads(line) for line in (tmp_path / "asked").read_text().splitlines()]
         assert [{"n": 1000}] == asked["problems"]
         assert {"THREADS": 64, "ITEMS": 2, "IGNORED": 0} == asked["values"]
+
+    def test_a_card_that_a_search_measures_on_is_left_alone(
+        self, study: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        fake_ncu.install(tmp_path)
+        lock = GpuLock(command.find_uuid(0) or "")
+        code = main(["profile", study])
+        lock.release()
+
+        assert 2 == code
+        assert "is in use by another evoengine" in capsys.readouterr().err
+        assert not (tmp_path / "asked").exists()
+        assert 0 == main(["profile", study, "--top", "1"]), "and it is given back"
 
     def test_without_the_tool_one_line(self, study: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert 2 == main(["profile", study])

@@ -6,7 +6,7 @@ import ctypes
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,20 @@ from test_cuda_protocol import ARTIFACT, candidate, judge, make, own_temporary_f
 
 from evoengine import doctor
 from evoengine.build import Builder, BuildRequest
-from evoengine.cli import main
+from evoengine.cli import main, search
+from evoengine.cli.resolve import Target
+from evoengine.devices import Work
 from evoengine.devices.cuda import CudaDevice
 from evoengine.devices.cuda.bare import Job, Launched, Placed, launch_all, read_launches
+from evoengine.devices.cuda.results import Finals, Setup, make_final
 from evoengine.devices.cuda.sanitizer import TOOLS, Report, Sanitizer, Tool, doubt
 from evoengine.devices.cuda.sanitizer_log import Finding, parse, relation
 from evoengine.devices.cuda.watched import find_tool, watch
+from evoengine.hardware import card
 from evoengine.problem import AttentionProblem
 from evoengine.space import load_space
 from evoengine.template import Launch, load_template, shipped
-from evoengine.verdict import Artifact, Gate, Measurement, Rejection
+from evoengine.verdict import Artifact, Candidate, Gate, Measurement, Rejection, Verdict
 
 __all__ = ["make", "own_temporary_folder"]  # fixtures
 
@@ -422,6 +426,28 @@ class TestFaults:
         assert {"error", "phase"} == set(verdict.evidence)
 
 
+class MeasuringCard:
+    """A card on which every launch takes 5 us."""
+
+    name = "NVIDIA L4"
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.measured = Measurement((5.0,) * 3, (5.0,) * 3, 5.0, 10, "warm", "converged")
+
+    def start(self, values: Any, artifact: Artifact) -> Setup:
+        return Setup(self.measured, (), {}, {})
+
+    def judge(self, work: Work) -> Iterator[tuple[Candidate, Verdict]]:
+        yield from ((one, self.measured) for one, _ in work)
+
+    def finals(self, work: Work, seed: int) -> Finals:
+        control = make_final("default", [5.0] * 5, [5.0] * 5, 10, seed)
+        return Finals(control, tuple((one, control) for one, _ in work), (), {}, seed)
+
+    def close(self) -> None:
+        """Holds nothing."""
+
+
 class TestCommand:
     @pytest.fixture
     def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -432,12 +458,12 @@ class TestCommand:
     def test_sanitize_without_the_tool_or_a_gpu_stops_before_anything_is_spent(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        search = ["search", "--template", "mine", "--shape", "1000", "--device", "none", "--sanitize"]
+        command = ["search", "--template", "mine", "--shape", "1000", "--device", "none", "--sanitize"]
         monkeypatch.delenv("CUDA_HOME", raising=False)
         monkeypatch.setenv("PATH", str(folder))
-        missing, said = main(search), capsys.readouterr()
+        missing, said = main(command), capsys.readouterr()
         fake_sanitizer.install(folder)
-        no_gpu, said_then = main(search), capsys.readouterr()
+        no_gpu, said_then = main(command), capsys.readouterr()
 
         assert (2, 2) == (missing, no_gpu)
         assert said.err == (
@@ -449,6 +475,28 @@ class TestCommand:
         )
         assert 0 == main(["studies", "--json"])
         assert "[]\n" == capsys.readouterr().out
+
+    def test_a_search_rejects_what_the_tool_finds(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """The whole way but for the card: NVRTC's cubins, the database, and a stand-in that finds something in all."""
+        fake_sanitizer.install(folder)
+        monkeypatch.setenv("PATH", str(folder))
+        monkeypatch.delenv("CUDA_HOME", raising=False)
+        limits = card("l4")
+        monkeypatch.setattr(search, "find_target", lambda *_: Target(limits, limits, 0))
+        monkeypatch.setattr(search, "CudaDevice", MeasuringCard)
+        options = ["--template", "mine", "--shape", "1000", "--jobs", "2", "--budget", "3", "--sampler", "random"]
+        code = main(["search", *options, "--sanitize", "--json"])
+        out, err = capsys.readouterr()
+        document = json.loads(out)
+
+        assert 1 == code
+        assert ([], []) == (document["elites"], document["measured"])
+        (row,) = [row for row in document["rejections"] if row["gate"] == "runtime"]
+        assert row["example"].startswith("memcheck: Invalid __global__ write of size 4 bytes at evo_axpb+0x1d0")
+        assert f"trial {row['trial']}: memcheck: Invalid __global__ write" in err
+        assert "at the gate runtime: memcheck: " in err
 
     def test_the_toolkit_of_cuda_home_comes_first(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("home/bin", "bin"):

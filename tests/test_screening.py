@@ -30,6 +30,9 @@ from evoengine.verdict import Artifact, Candidate, Gate, Measurement, Rejection,
 __all__ = ["bench", "server"]  # fixtures
 
 
+HANGS = "hangs"
+
+
 class SmallModule(Module):
     def small_problems(self, values: Values, problem: AttentionProblem) -> list[AttentionProblem]:
         return [AttentionProblem(seq_q=16)]
@@ -58,7 +61,8 @@ class FakeSanitizer:
         self.ran.append((tool, values["TILE"]))
         text, doubt = self.find(tool, values) or ("", "")
         log = parse(text)
-        return Report(tool, log.findings, len(log.findings), "", doubt, ("P",), 0.5)
+        unfinished = doubt if text == HANGS else ""
+        return Report(tool, log.findings, len(log.findings), unfinished, doubt, ("P",), 0.5)
 
 
 def screening(find: Callable[[Tool, Values], tuple[str, str] | None]) -> tuple[Screening, FakeSanitizer]:
@@ -144,6 +148,23 @@ def test_a_doubted_finding_is_noted_beside_the_elite(screened: Bench, capsys: py
                {row["trial"] for row in elites})  # fmt: skip
     result._sanitized(elites)
     assert f"trial {elites[0]['trial']}: racecheck: Race reported" in capsys.readouterr().out
+
+
+def test_a_tool_that_hangs_is_asked_once(screened: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    screen, sanitizer = screening(lambda tool, values: (HANGS, "no end in 120 s") if tool == "initcheck" else None)
+    gpu = FakeGpu()
+    screened.run(gpu, budget=24, screening=screen)
+    elites = screened.summary()["elites"]
+    told = {row["trial"]: row["sanitizer"]["initcheck"]["unfinished"] for row in elites}
+
+    assert 1 < len(gpu.finalists)
+    assert 1 == [tool for tool, _ in sanitizer.ran].count("initcheck")
+    assert len(gpu.finalists) == [tool for tool, _ in sanitizer.ran].count("synccheck")
+    first, *others = gpu.finalists
+    assert "no end in 120 s" == told[first]
+    assert {f"given up after trial {first}: no end in 120 s"} == {told[number] for number in others}
+    result._sanitized(elites)
+    assert f"trial {first}: initcheck did not come to an end: no end in 120 s" in capsys.readouterr().out
 
 
 def test_a_resumed_study_does_not_take_the_rejected_up_again(screened: Bench) -> None:

@@ -6,7 +6,8 @@ import argparse
 import dataclasses
 import json
 import tempfile
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from evoengine.cli.result import show_profiles, summary_of
 from evoengine.cli.storage import existing_storage
 from evoengine.cli.tables import console
 from evoengine.devices.cuda.bare import Job
+from evoengine.devices.cuda.lock import GpuLock
 from evoengine.devices.cuda.ncu import PROGRAM, WARM_UP, profile
+from evoengine.devices.cuda.probe import find_uuid
 from evoengine.devices.cuda.watched import require_tool
 from evoengine.errors import UserError
 from evoengine.problem import problem_fields
@@ -37,11 +40,12 @@ def run(arguments: argparse.Namespace) -> int:
         if not elites:
             raise UserError(f"study {study.name} holds no confirmed config yet: search on with `resume`")
         progress = console(stderr=True)
-        for number, elite in enumerate(elites, 1):
-            progress.print(f"{number}/{len(elites)} trial {elite.number}", soft_wrap=True)
-            found = _profile(executable, question, study, elite, ordinal)
-            if not study.note_elite(elite.number, {"profile": found}):
-                raise UserError(f"trial {elite.number} of {study.name} is no elite any more: profile again")
+        with _locked(ordinal):
+            for number, elite in enumerate(elites, 1):
+                progress.print(f"{number}/{len(elites)} trial {elite.number}", soft_wrap=True)
+                found = _profile(executable, question, study, elite, ordinal)
+                if not study.note_elite(elite.number, {"profile": found}):
+                    raise UserError(f"trial {elite.number} of {study.name} is no elite any more: profile again")
         rows = [row for row in summary_of(question, study, arguments.top)["elites"] if row["profile"]]
     if arguments.json:
         print(json.dumps({"study": study.name, "elites": rows}, indent=2))
@@ -64,6 +68,22 @@ def _card_of(spec: StudySpec, device: str) -> int:
             f"study {spec.name} was measured on {spec.device}, here is {here}: profile it where that card is"
         )
     return found.ordinal
+
+
+@contextmanager
+def _locked(ordinal: int) -> Iterator[None]:
+    """The card for us alone: a search that measures on it would measure us.
+
+    Raises:
+        UserError: another evoengine has it.
+    """
+    uuid = find_uuid(ordinal)
+    lock = GpuLock(uuid) if uuid else None
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.release()
 
 
 def _profile(executable: Path, question: Question, study: Study, elite: Elite, ordinal: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from evoengine.bottleneck import Figures, diagnose
 from evoengine.build import Builder, BuildRequest
 from evoengine.devices.cuda import CudaDevice, find_gpu, ncu
 from evoengine.devices.cuda.bare import Job
+from evoengine.devices.cuda.probe import find_uuid
 from evoengine.devices.cuda.sanitizer import PROGRAM, TOOLS, Report, Sanitizer, Tool
 from evoengine.devices.cuda.watched import find_tool
 from evoengine.errors import UserError
@@ -121,6 +122,14 @@ def reports(axpb: Kernels, attention: Kernels, limits: DeviceLimits) -> Iterator
             (tool, name): pool.submit(kernels.check, tool, values, artifact)
             for tool, name, kernels, values, artifact in built
         }
+
+
+def test_a_card_has_a_uuid_of_its_own() -> None:
+    found = find_uuid(0)
+
+    assert found is not None
+    assert found.startswith("GPU-")
+    assert None is find_uuid(99)
 
 
 @needs_sanitizer
