@@ -16,6 +16,7 @@ from test_engine import Bench, bench, server
 from evoengine.archive.lease import Owner
 from evoengine.build import BuildRequest
 from evoengine.cli import result
+from evoengine.cli.toolkit import show_sanitized
 from evoengine.devices import Work
 from evoengine.devices.cuda.sanitizer import TOOLS, Report, Tool
 from evoengine.devices.cuda.sanitizer_log import parse
@@ -114,7 +115,7 @@ def test_a_finding_rejects_and_the_study_forgets_the_time(screened: Bench, capsy
     ran = [tool for tool, tile in sanitizer.ran if tile != 128]
     assert list(TOOLS) * len(gpu.finalists) == ran
 
-    result._sanitized(summary["elites"])
+    show_sanitized(summary["elites"])
     assert f"nothing found in trials {summary['elites'][0]['trial']}" in capsys.readouterr().out
 
 
@@ -146,7 +147,7 @@ def test_a_doubted_finding_is_noted_beside_the_elite(screened: Bench, capsys: py
     assert all("mbarriers" == row["sanitizer"]["racecheck"]["doubt"] for row in elites)
     assert all(isinstance(record.verdict, Measurement) for record in screened.records() if record.number in
                {row["trial"] for row in elites})  # fmt: skip
-    result._sanitized(elites)
+    show_sanitized(elites)
     assert f"trial {elites[0]['trial']}: racecheck: Race reported" in capsys.readouterr().out
 
 
@@ -163,7 +164,7 @@ def test_a_tool_that_hangs_is_asked_once(screened: Bench, capsys: pytest.Capture
     first, *others = gpu.finalists
     assert "no end in 120 s" == told[first]
     assert {f"given up after trial {first}: no end in 120 s"} == {told[number] for number in others}
-    result._sanitized(elites)
+    show_sanitized(elites)
     assert f"trial {first}: initcheck did not come to an end: no end in 120 s" in capsys.readouterr().out
 
 

@@ -17,9 +17,10 @@ from evoengine.archive.records import Elite, StudySpec
 from evoengine.archive.study import Study
 from evoengine.bottleneck import diagnose
 from evoengine.cli.resolve import find_target, reopen
-from evoengine.cli.result import show_profiles, summary_of
+from evoengine.cli.result import summary_of
 from evoengine.cli.storage import existing_storage
 from evoengine.cli.tables import console
+from evoengine.cli.toolkit import show_profiles
 from evoengine.devices.cuda.bare import Job
 from evoengine.devices.cuda.lock import GpuLock
 from evoengine.devices.cuda.ncu import PROGRAM, WARM_UP, profile
