@@ -24,7 +24,8 @@ from evoengine.progress import Budget, Listener, Outcome
 from evoengine.question import Question
 from evoengine.sampler import Seen
 from evoengine.sampler.proposer import Proposer
-from evoengine.verdict import Artifact, Candidate, Estimate, Measurement, Rejection, Verdict, is_paid
+from evoengine.screening import Screening, annotated
+from evoengine.verdict import Artifact, Candidate, Estimate, Evidence, Measurement, Rejection, Verdict, is_paid
 
 FINALISTS = 8
 """Configs that meet in the final run: as many as Helion re-times (autotuner/base_search.py)."""
@@ -52,6 +53,7 @@ class Search:
         budget: Budget,
         batch: int,
         listener: Listener,
+        screening: Screening | None = None,
     ) -> None:
         self._question = question
         self._study = study
@@ -62,6 +64,7 @@ class Search:
         self._budget = budget
         self._batch = batch
         self._listener = listener
+        self._screening = screening
         self._seen: dict[int, Seen] = {}
         self._twins: dict[str, tuple[int, Verdict]] = {}
         self._proof: tuple[str, Verdict] | None = None
@@ -302,9 +305,13 @@ class Search:
             for candidate, built in zip(candidates, self._builder.build(self._requests(candidates)), strict=True)
             if isinstance(built, Artifact)
         ]
+        notes: dict[int, Evidence] = {}
+        if self._screening is not None:
+            work, notes = self._screening(work, self._study, self._listener, self._check_stop)
         finals = self._timing.finals(work, self._study.spec.seed + FINAL_SEED)
         artifacts = {candidate.number: artifact for candidate, artifact in work}
-        self._study.replace_elites(confirm.elites(finals, artifacts, self._question.template.digest))
+        confirmed = confirm.elites(finals, artifacts, self._question.template.digest)
+        self._study.replace_elites(annotated(confirmed, notes))
         known = {baseline.name: baseline for baseline in self._study.baselines()}
         for baseline in confirm.baselines_at_end(finals, known):
             self._study.add_baseline(baseline)

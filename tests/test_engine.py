@@ -98,6 +98,7 @@ class Bench:
         listener: Silent | None = None,
         ceilings: Ceilings | None = None,
         owner: Owner | None = None,
+        screening: Any = None,
     ) -> Outcome:
         """As the command line runs it; a `Killed` run does not give its study back."""
         question = fakes.question(ceilings)
@@ -113,6 +114,7 @@ class Bench:
             budget=Budget(budget, seconds, until_converged),
             batch=batch,
             listener=listener or Silent(),
+            screening=screening,
         )
         try:
             return self.search.run()

@@ -81,8 +81,10 @@ def make_parser() -> argparse.ArgumentParser:
     _search(verbs)
     _resume(verbs)
     _space(verbs)
+    _knobs(verbs)
     _studies(verbs)
     _show(verbs)
+    _profile(verbs)
     _export(verbs)
     _compare(verbs)
     _replay(verbs)
@@ -138,6 +140,12 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
     """How to run, whatever the question."""
     parser.add_argument("--seconds", metavar="S", type=_positive, help="stop this run after so many seconds")
     _until_converged(parser)
+    parser.add_argument(
+        "--sanitize",
+        action="store_true",
+        help="run compute-sanitizer (memcheck, initcheck, racecheck, synccheck) over the finalists before the final "
+        "run; a finding rejects",
+    )
     parser.add_argument("--jobs", metavar="N", type=_natural, help="compiles at a time (default: all cores)")
     parser.add_argument(
         "--batch", metavar="N", type=_natural, help="candidates proposed at once (default: twice the jobs, 8 to 32)"
@@ -191,6 +199,18 @@ def _space(verbs: Verbs[argparse.ArgumentParser]) -> None:
     _question(parser)
 
 
+def _knobs(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    text = "report knobs that do not change what runs, by building pairs of configs that differ in one"
+    parser = _verb(verbs, "knobs", "knobs", text)
+    _question(parser)
+    parser.add_argument(
+        "--pairs", metavar="N", type=_natural, default=4, help="pairs built for any two neighbouring choices of a knob"
+    )
+    parser.add_argument("--seed", metavar="N", type=_whole, default=0, help="seed of the random configs among them")
+    parser.add_argument("--compiler", choices=("nvrtc", "nvcc"), default="nvrtc", help="compiler")
+    parser.add_argument("--jobs", metavar="N", type=_natural, help="compiles at a time (default: all cores)")
+
+
 def _studies(verbs: Verbs[argparse.ArgumentParser]) -> None:
     _storage(_verb(verbs, "studies", "studies", "list the studies of a database"))
 
@@ -199,6 +219,15 @@ def _show(verbs: Verbs[argparse.ArgumentParser]) -> None:
     parser = _verb(verbs, "show", "studies", "show a study: best configs, verdicts by gate, baselines")
     parser.add_argument("study", metavar="STUDY", nargs="?", help="name (default: the last one)")
     parser.add_argument("--top", metavar="N", type=_natural, default=8, help="rows of the table")
+    _storage(parser)
+
+
+def _profile(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    text = "say what bounds a study's elites, by Nsight Compute's counters (its clocks and times are left alone)"
+    parser = _verb(verbs, "profile", "profile", text)
+    parser.add_argument("study", metavar="STUDY", nargs="?", help="name (default: the last one)")
+    parser.add_argument("--top", metavar="N", type=_natural, default=3, help="elites profiled, the fastest first")
+    parser.add_argument("--device", metavar="DEVICE", default="auto", help="auto, cuda or cuda:N")
     _storage(parser)
 
 

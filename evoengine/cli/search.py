@@ -30,6 +30,8 @@ from evoengine.cli.warm_start import find_sources
 from evoengine.convergence import check_can_converge
 from evoengine.devices import Device, TimingDevice
 from evoengine.devices.cuda import CudaDevice
+from evoengine.devices.cuda.sanitizer import PROGRAM, Sanitizer
+from evoengine.devices.cuda.watched import require_tool
 from evoengine.devices.interpreter.session import InterpreterDevice
 from evoengine.engine import Search
 from evoengine.errors import EvoengineError, TemplateError, UserError
@@ -40,6 +42,7 @@ from evoengine.question import Question
 from evoengine.sampler import INFORMED, check_sampler
 from evoengine.sampler.proposer import Proposer
 from evoengine.sampler.source import Source
+from evoengine.screening import Screening
 
 INTERRUPTED = 130
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -58,6 +61,7 @@ def _search(arguments: argparse.Namespace) -> int:
     if arguments.until_converged:
         check_can_converge(arguments.sampler)
     target = find_target(arguments.device, arguments.target, arguments.limits)
+    _check_sanitizer(arguments, target)
     question, path = find_question(arguments, target)
     builder = Builder(question.template, target.device.arch, compiler=arguments.compiler, jobs=arguments.jobs)
     # Before anything is written: a space in which nothing is feasible must not leave an empty study behind.
@@ -159,6 +163,7 @@ def _resume_study(arguments: argparse.Namespace, study: Study) -> int:
         check_can_converge(study.spec.sampler)
     question = reopen(study.spec)
     target, note = resume_target(study.spec, arguments.device)
+    _check_sanitizer(arguments, target)
     compiler: Compiler = "nvcc" if study.spec.toolchain.startswith("nvcc") else "nvrtc"
     builder = Builder(question.template, study.spec.arch, compiler=compiler, jobs=arguments.jobs)
     if builder.toolchain.version != study.spec.toolchain:
@@ -223,6 +228,7 @@ def _run(
             budget=budget,
             batch=arguments.batch or min(max(2 * builder.jobs, 8), 32),
             listener=stack.enter_context(display),
+            screening=_screening(question, target, study) if arguments.sanitize else None,
         )
         _stop_on_signals(search, display)
         try:
@@ -243,6 +249,25 @@ def _device(question: Question, target: Target, study: Study, jobs: int) -> tupl
         question.template, question.problem, target.device, ordinal=target.ordinal, seed=study.spec.seed
     )
     return device, device
+
+
+def _check_sanitizer(arguments: argparse.Namespace, target: Target) -> None:
+    """Before anything is spent.
+
+    Raises:
+        UserError: --sanitize is given and there is no GPU, or no compute-sanitizer.
+    """
+    if not arguments.sanitize:
+        return
+    require_tool(PROGRAM, "--sanitize")
+    if target.ordinal is None:
+        raise UserError("--sanitize launches finalists on a GPU, and there is none to use: leave it out")
+
+
+def _screening(question: Question, target: Target, study: Study) -> Screening:
+    assert target.ordinal is not None, "checked before the search"
+    executable = require_tool(PROGRAM, "--sanitize")
+    return Screening(question, Sanitizer(executable, question.template, target.ordinal, study.spec.seed))
 
 
 def _stop_on_signals(search: Search, display: Display) -> None:
