@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evoengine import __version__
-from evoengine.build import Builder, BuildRequest
+from evoengine.build import Builder
 from evoengine.cli.entries import Entry, entries
 from evoengine.cli.resolve import Target, find_target
 from evoengine.cli.tables import console, table
@@ -73,7 +73,7 @@ def compare(entry: Entry, target: Target) -> tuple[dict[str, Any], dict[str, Any
     if refusal is not None:
         return refused(question.problem, question.limits, ours, refusal), {}
     with Builder(question.template, target.device.arch) as builder:
-        default, built = builder.build([_request(question, question.default), _request(question, config)])
+        default, built = builder.build([question.build_request(one.values) for one in (question.default, config)])
     if isinstance(default, Rejection):
         raise TemplateError(f"the default config does not build: {default.reason}")
     if isinstance(built, Artifact):
@@ -190,11 +190,6 @@ def _show_all(rows: list[dict[str, Any]]) -> None:
     means = [f"{statistics.geometric_mean(column):.2f}x" if column else "-" for column in columns.values()]
     drawn.add_row("geometric mean", "", *means, "")
     console().print(drawn)
-
-
-def _request(question: Question, config: Config) -> BuildRequest:
-    defines = question.template.module.defines(config.values, question.problem)
-    return BuildRequest(defines, question.launch(config.values).smem_bytes)
 
 
 def _identity(config: Config, artifact: Artifact) -> tuple[dict[str, int], str]:
