@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy
+import test_cli
 from command_line import JOBS, QUESTION, empty_database, lay_out, start
+from test_cli import Run, one_line
 
 from evoengine.archive.archive import Archive
 from evoengine.archive.records import Elite
@@ -26,6 +26,7 @@ from evoengine.rejudge import rejudge
 from evoengine.verdict import Artifact, Candidate, Check, Gate, Rejection
 from evoengine.verification import Recorded, against_recorded, differences
 
+run = test_cli.run
 NAME = "first"
 CHECK = Check(
     "timed", "N1000", 7, 1e-7, 1e-7, 1e-8, 1e-8, 1e-8, 0, 0, 0, False, 250, 0, 0.1, max_ratio=1.2, fro_ratio=0.9,
@@ -34,26 +35,6 @@ CHECK = Check(
 RECORDED = Recorded(
     template="0" * 16, compiler="NVRTC 13.0.88", arch="sm_89", cubin_sha256="ab" * 32, card="NVIDIA L4", driver="580.65"
 )
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Ran:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def document(self) -> Any:
-        return json.loads(self.out)
-
-
-Run = Callable[..., Ran]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    return lambda *arguments: Ran(main(arguments), *capsys.readouterr())
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +49,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, cache_folder: Path) -> Pa
 @pytest.fixture
 def searched(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of it to work in, with a template of its own."""
-    shutil.copytree(finished, tmp_path / "copy")
-    engine = sqlalchemy.create_engine(f"sqlite:///{tmp_path}/copy/studies/evoengine.db")
-    with engine.begin() as connection:
-        moved = f"UPDATE evo_study SET spec = replace(spec, '{finished}', '{tmp_path}/copy')"
-        connection.execute(sqlalchemy.text(moved))
-    engine.dispose()
-    monkeypatch.chdir(tmp_path / "copy")
+    monkeypatch.chdir(shutil.copytree(finished, tmp_path / "copy"))
+    change(f"UPDATE evo_study SET spec = replace(spec, '{finished}', '{tmp_path}/copy')")
     return tmp_path / "copy"
 
 
@@ -110,13 +86,6 @@ def make_elite(cache_folder: Path, **changes: Any) -> int:
     return record.number
 
 
-def one_line(ran: Ran, *words: str) -> None:
-    assert (2, "") == (ran.code, ran.out)
-    assert 1 == ran.err.count("\n"), ran.err
-    for word in words:
-        assert word in ran.err
-
-
 class TestWithoutGpu:
     def test_a_study_is_rebuilt_and_proven_and_says_what_is_left(self, run: Run, searched: Path) -> None:
         ran = run("verify", NAME, "--json")
@@ -134,19 +103,18 @@ class TestWithoutGpu:
 
     def test_a_header_too(self, run: Run, searched: Path) -> None:
         assert 0 == run("export", NAME, "-o", "best.h").code
-        one_line(
-            run("verify", "best.h", "--template", "mine"), "best.h lacks EVO_IGNORED"
-        )  # no macro carries that axis
+        mine = ("verify", "best.h", "--template", "mine")
+        one_line(run(*mine), 2, "best.h lacks EVO_IGNORED")  # no macro carries that axis
         lines = (searched / "mine" / "space.py").read_text().splitlines()
         space = "\n".join(line for line in lines if 'Axis("IGNORED"' not in line).split("    starts=")[0]
         (searched / "two.py").write_text(space.replace(', "IGNORED": 0', "") + ")\n")
-        ran = run("verify", "best.h", "--template", "mine", "--space", "two.py", "--json")
+        ran = run(*mine, "--space", "two.py", "--json")
 
         assert (0, "best.h", []) == (ran.code, ran.document["what"], ran.document["differences"])
-        one_line(run("verify", "best.h", "--trial", "0"), "--trial 0", "leave it out")
-        one_line(run("verify", "worst.h"), "'worst.h' is no file")
-        one_line(run("verify", NAME, "--template", "mine"), "are for headers")
-        one_line(run("verify", NAME, "--trial", "99"), "trial 99", "did not pass every gate")
+        one_line(run("verify", "best.h", "--trial", "0"), 2, "--trial 0", "leave it out")
+        one_line(run("verify", "worst.h"), 2, "'worst.h' is no file")
+        one_line(run("verify", NAME, "--template", "mine"), 2, "are for headers")
+        one_line(run("verify", NAME, "--trial", "99"), 2, "trial 99", "did not pass every gate")
 
     def test_a_wrong_kernel_fails(self, run: Run, searched: Path) -> None:
         kernel = searched / "mine" / "kernel.cu"
@@ -204,16 +172,16 @@ class TestStale:
     ) -> None:
         number = make_elite(cache_folder, **changes)
 
-        one_line(run("export", NAME, "-o", "best.h"), f"trial {number} of study {NAME}", *words, "--force")
+        one_line(run("export", NAME, "-o", "best.h"), 2, f"trial {number} of study {NAME}", *words, "--force")
         assert not (searched / "best.h").exists()
-        one_line(run("resume", NAME, *JOBS, "-q"), f"trial {number} of study {NAME}", *words, "--force")
+        one_line(run("resume", NAME, *JOBS, "-q"), 2, f"trial {number} of study {NAME}", *words, "--force")
         assert 0 == run("export", NAME, "-o", "best.h", "--force").code
         assert 0 == run("resume", NAME, *JOBS, "-q", "--force").code
 
     def test_a_build_that_comes_out_otherwise(self, run: Run, searched: Path) -> None:
         change(f"UPDATE evo_build SET cubin_sha256 = '{'ab' * 32}'")
 
-        one_line(run("export", NAME, "-o", "best.h"), "is stale", "makes another cubin", "--force")
+        one_line(run("export", NAME, "-o", "best.h"), 2, "is stale", "makes another cubin", "--force")
         assert 0 == run("export", NAME, "-o", "best.h", "--force").code
 
     def test_a_forced_resume_goes_on_with_a_changed_template_but_not_with_other_axes(
@@ -221,10 +189,10 @@ class TestStale:
     ) -> None:
         template, space = searched / "mine" / "template.py", searched / "mine" / "space.py"
         template.write_text(template.read_text() + "\n# a remark\n")
-        one_line(run("resume", NAME, *JOBS, "-q"), "template of study first has changed", "--force")
+        one_line(run("resume", NAME, *JOBS, "-q"), 2, "template of study first has changed", "--force")
         assert 0 == run("resume", NAME, *JOBS, "-q", "--force").code
         space.write_text(space.read_text().replace("range(1, 17)", "range(1, 9)"))
-        one_line(run("resume", NAME, *JOBS, "-q", "--force"), "the axes of study first have changed")
+        one_line(run("resume", NAME, *JOBS, "-q", "--force"), 2, "the axes of study first have changed")
 
 
 class TestOnACard:
@@ -235,18 +203,25 @@ class TestOnACard:
         """What the final run answers: `ratio`, or a `rejection`."""
         answer: dict[str, Any] = {"ratio": 0.8, "driver": "580.65", "card": "l4"}
 
-        def retime(
-            question: Any, target: Target, control: tuple[Any, Artifact], work: list[tuple[Candidate, Artifact]]
+        def measure(
+            question: Any,
+            target: Target,
+            control: tuple[Any, Artifact],
+            work: list[tuple[Candidate, Artifact]],
+            seed: int,
+            competitors: tuple[str, ...],
         ) -> Finals:
+            assert (command.SEED, ()) == (seed, competitors)
+
             def final(name: str, us: float) -> Final:
                 return make_final(name, [us, us * 1.001, us * 0.999], [10.0] * 3, 100, 1, (CHECK,))
 
             finalists = tuple(
                 (candidate, answer.get("rejection") or final("2", 10.0 * answer["ratio"])) for candidate, _ in work
             )
-            return Finals(final("default", 10.0), finalists, (), {"driver": answer["driver"]}, 1)
+            return Finals(final("default", 10.0), finalists, (), {"driver": answer["driver"]}, seed)
 
-        monkeypatch.setattr(command, "retime", retime)
+        monkeypatch.setattr(command, "measure", measure)
         monkeypatch.setattr(command, "find_target", lambda *_: Target(card(answer["card"]), card(answer["card"]), 0))
         return answer
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from evoengine.cli.resolve import Target, find_target
 from evoengine.cli.tables import console, table
 from evoengine.comparison import best_competitor, refused, row
 from evoengine.devices.cuda import CudaDevice, Finals
+from evoengine.devices.cuda.messages import COMPETITORS
 from evoengine.errors import TemplateError, UserError
 from evoengine.question import Question
 from evoengine.space import Config
@@ -95,11 +97,13 @@ def measure(
     target: Target,
     control: tuple[dict[str, int], Artifact],
     work: list[tuple[Candidate, Artifact]],
+    seed: int = SEED,
+    competitors: Sequence[str] = COMPETITORS,
 ) -> Finals:
     """The interleaved run itself."""
     assert target.ordinal is not None, "a comparison needs a card"
-    with CudaDevice(question.template, question.problem, target.device, ordinal=target.ordinal, seed=SEED) as device:
-        return device.compare(control, work, SEED)
+    with CudaDevice(question.template, question.problem, target.device, ordinal=target.ordinal, seed=seed) as device:
+        return device.compare(control, work, seed, competitors)
 
 
 def show(document: dict[str, Any]) -> None:

@@ -27,7 +27,9 @@ def check_trial(study: Study, question: Question, number: int) -> None:
     try:
         builder = Builder(question.template, study.spec.arch, compiler=compiler_of(study.spec.toolchain))
     except UserError as error:
-        raise UserError(f"trial {number} of study {study.name} cannot be rebuilt ({error}): or give --force") from error
+        raise UserError(
+            f"trial {number} of study {study.name} cannot be rebuilt here ({error}); or give --force"
+        ) from error
     with builder:
         _check(study, question, builder, {number})
 

@@ -15,13 +15,13 @@ from typing import Any
 from evoengine import __version__
 from evoengine.archive.archive import Archive
 from evoengine.build import Builder
+from evoengine.cli.compare import measure
 from evoengine.cli.entries import header_values, read_header
 from evoengine.cli.export import chosen
 from evoengine.cli.resolve import Target, find_target, find_template, reopen, space_path
 from evoengine.cli.result import summary_of
 from evoengine.cli.storage import existing_storage
 from evoengine.cli.tables import console, table
-from evoengine.devices.cuda import CudaDevice, Finals
 from evoengine.devices.interpreter import InterpreterDevice
 from evoengine.errors import TemplateError, UserError
 from evoengine.gates import Ceilings
@@ -192,7 +192,7 @@ def _measure(subject: Subject, target: Target, builder: Builder, found: Found) -
         return
     same = config.values == question.default.values
     work = [] if same else [(Candidate(1, config, "verify"), built)]
-    finals = retime(question, target, (question.default.values, default), work)
+    finals = measure(question, target, (question.default.values, default), work, SEED, competitors=())
     found.now["driver"] = str(finals.environment.get("driver", ""))
     final = finals.control if same else finals.finalists[0][1]
     found.checks = final.checks
@@ -223,18 +223,6 @@ def _finite(fields: dict[str, Any]) -> dict[str, Any]:
         key: value if not isinstance(value, float) or math.isfinite(value) else str(value)
         for key, value in fields.items()
     }
-
-
-def retime(
-    question: Question,
-    target: Target,
-    control: tuple[dict[str, int], Artifact],
-    work: list[tuple[Candidate, Artifact]],
-) -> Finals:
-    """Control and candidate, proven at the full gate and timed in turn."""
-    assert target.ordinal is not None, "timing needs a card"
-    with CudaDevice(question.template, question.problem, target.device, ordinal=target.ordinal, seed=SEED) as device:
-        return device.compare(control, work, SEED, competitors=())
 
 
 def show(document: dict[str, Any]) -> None:

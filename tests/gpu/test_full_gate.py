@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,10 +31,10 @@ MISSION = AttentionProblem()
 
 
 @pytest.fixture(scope="module")
-def card() -> Iterator[Any]:
+def card() -> Any:
     from evoengine.devices.cuda.card import Card
 
-    yield Card(0)
+    return Card(0)
 
 
 @dataclass
@@ -94,8 +93,8 @@ def test_a_kernel_that_remembers_or_saturates_is_refused_at_the_full_gate_only(
         ("1,8,512,64,lse", dict(LAZY_RESCALE=1, SUM_MMA=1, BLOCK_N=32)),
         ("1,8,512,64,causal", dict(PRODUCER_WARPS=2, MBARRIER=1, BLOCK_N=128, HEAVY_FIRST=1)),
         ("1,8,512,128,causal,dtype=bf16", dict(OVERLAP=1, LAZY_RESCALE=1)),
-        ("1,8,512,32,causal,lse", dict(WARPS_M=2, SPLIT_KV=4, BLOCK_N=64, WARPS_KV=2)),
-        ("1,4,64,64", dict(WARPS_M=1, SPLIT_KV=16, BLOCK_N=32, STAGES=1)),
+        ("1,8,512,32,causal,lse", dict(WARPS_M=2, SPLIT_KV=2, WARPS_KV=2)),
+        ("1,4,64,64,seq_k=1024", dict(WARPS_M=1, SPLIT_KV=16, BLOCK_N=32, STAGES=1)),
         ("1,4,512,256,dtype=bf16", dict(BLOCK_N=32, STAGES=1)),
     ],
 )
@@ -115,9 +114,7 @@ def test_right_kernels_pass_and_the_gate_is_quick(
     assert kinds == {check.input_set for check in again.checks}
     assert 250 == again.checks[-1].repeats
     worst = max(max(check.max_ratio, check.fro_ratio, check.row_ratio / 2) for check in again.checks)
-    print(
-        f"\n{shape} {changes}: {len(again.checks)} input sets in {seconds:.2f} s with references made, worst {worst:.2f}x"
-    )
+    print(f"\n{shape} {changes}: {len(again.checks)} input sets in {seconds:.2f} s, worst {worst:.2f}x the baseline")
 
 
 HIDDEN = [
