@@ -16,7 +16,7 @@ from interpreted import compile_ptx
 from test_oracle import TEMPLATE, flash, judge
 
 from evoengine.archive.codec import read_verdict, verdict_columns
-from evoengine.devices.cuda import bench
+from evoengine.devices.cuda import bench, references
 from evoengine.devices.cuda.messages import Dropped, Judge, Judged, Raced, RunFinals, decode_reply, encode
 from evoengine.devices.interpreter.trial import Trial
 from evoengine.dtypes import rounded
@@ -280,6 +280,28 @@ def test_what_a_candidate_hides_a_finalist_shows(
     assert dropped.rejection.reason.startswith(f"{caught_on} R33: ")
     assert reason in dropped.rejection.reason
     assert not fresh.bench._prover.recheck(fresh.bench._control.proof), "the timed inputs are as they were"
+
+
+def test_a_template_with_nothing_but_its_timed_problem_has_other_data_there(
+    fresh: test_cuda_bench.Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fresh.bench._template.module, "check_problems", lambda values, problem: [])
+    raced = finals(fresh, "none")
+
+    assert isinstance(raced, Raced)
+    checks = raced.finalists[0].checks
+    assert ["timed", "moved", "renewed", "large"] == [check.input_set for check in checks]
+    assert ["R64"] * 3 == [check.shape for check in checks[:3]]
+    assert checks[0].input_sha256 == checks[1].input_sha256 != checks[2].input_sha256
+
+
+def test_a_respawned_worker_finds_the_same_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (one,) = (one for one in checks_of("1,8,512,64") if one.kind.name == "one hot")
+    first = references.input_set(TEMPLATE, one.problem, 5, "one hot", tmp_path, one.kind)
+    monkeypatch.setattr(MODULE, "reference", lambda *_: pytest.fail("computed again"))
+    again = references.input_set(TEMPLATE, one.problem, 5, "one hot", tmp_path, one.kind)
+
+    assert ("one hot", first.sha256, ("o",)) == (again.name, again.sha256, again.exact)
 
 
 # *** verdicts again, under other factors ***

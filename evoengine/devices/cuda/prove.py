@@ -78,11 +78,12 @@ class Prover:
         """
         cases = self._quick(values, repeats)
         cases += self._full(values, repeats, cases) if full else []
+        self._tell(Working("check", about))
         launch = self.bind(kernel, values, self.timed.problem, self.buffers)
         checks: list[Check] = []
         outputs: list[list[torch.Tensor]] = []
         for case in cases:
-            self._tell(Working("check", about))
+            self._tell(Working("check", about))  # each set has the whole deadline
             check, first = self._check(kernel, values, case, None if case.like is None else outputs[case.like])
             checks.append(check)
             outputs.append(first)
@@ -152,14 +153,15 @@ class Prover:
         self, problem: Problem, name: str, kind: InputKind | None = None, like: InputSet | None = None
     ) -> tuple[InputSet, ProblemBuffers]:
         """An input set in buffers of its own; with `like`, that one's numbers under this name."""
-        key = f"{name}-{problem_digest(problem)}"
+        purpose = f"full {name}" if kind else name  # a template may name its kinds as we name our own sets
+        key = f"{purpose}-{problem_digest(problem)}"
         if key not in self._sets:
             self._tell(Working("reference"))
             with self._template_code("reference"):
                 made = (
                     dataclasses.replace(like, name=name)
                     if like
-                    else input_set(self._template, problem, derive_seed(self._seed, name), name, self._scratch, kind)
+                    else input_set(self._template, problem, derive_seed(self._seed, purpose), name, self._scratch, kind)
                 )
             self._sets[key] = made, ProblemBuffers(self._template, problem, made.inputs, self._card.device)
         return self._sets[key]
