@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from evoengine.build import BuildRequest
 from evoengine.errors import UserError
 from evoengine.gates import Ceilings, hardware_rules, resource_gate, static_gate
 from evoengine.hardware import DeviceLimits
@@ -52,6 +53,9 @@ class Question:
 
     def launch(self, values: Values) -> Launch:
         return self.template.module.launch(values, self.problem)
+
+    def build_request(self, values: Values) -> BuildRequest:
+        return BuildRequest(self.template.module.defines(values, self.problem), self.launch(values).smem_bytes)
 
     def identity(self, values: Values, cubin_sha256: str) -> str:
         """What runs: the cubin, its launch and its arguments. Configs of one identity are twins.

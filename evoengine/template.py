@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from evoengine.errors import UserError
 from evoengine.problem import Problem
@@ -64,6 +64,27 @@ class Argument:
 
 
 @dataclass(frozen=True, slots=True)
+class InputKind:
+    """A way to draw inputs, for the full gate: what `draw` gives for a problem and a seed, as `inputs` does.
+
+    Outputs named in `exact` have but one right answer on such inputs: the reference rounded to their dtype.
+    """
+
+    name: str
+    draw: Callable[[Any, int], Arrays]
+    exact: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FullCheck:
+    """One more input set of the full gate; with `races` it is launched as often as the timed problem."""
+
+    kind: InputKind
+    problem: Problem
+    races: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """What one CTA does, for the latency estimate: an average CTA where the mask makes them unequal."""
 
@@ -96,6 +117,8 @@ class TemplateModule(Protocol):
 
     For exported headers it may also define `grid(values)`, for each grid dimension (field of the problem, tile, times):
     ceil(field / tile) * times CTAs; and `scratch(values, problem)`, bytes of each scratch tensor that this config uses.
+    For the full gate, which finalists meet, it may define `full_checks(values, problem)`: FullChecks that the same
+    cubin must also pass, beside those every candidate has.
     """
 
     ENTRY: str
@@ -133,6 +156,12 @@ class TemplateModule(Protocol):
         ...
 
     def work(self, values: Values, problem: Problem) -> Work: ...
+
+
+def full_checks(module: TemplateModule, values: Values, problem: Problem) -> tuple[FullCheck, ...]:
+    """What the template adds to the full gate; nothing where it does not say."""
+    member = getattr(module, "full_checks", None)
+    return tuple(member(values, problem)) if member else ()
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,11 @@ class Check:
 
     Errors are against the fp64 reference; `baseline_*` are those of the obvious half-precision implementation on the
     same input. `reason` is empty where the check passed.
+
+    `max_ratio`, `fro_ratio` and `row_ratio` are error over the baseline's: anywhere, in the worst slice (`slice_at`, a
+    batch and head), in the worst row (`row_at`), each the largest of all outputs. A verdict under other factors follows
+    from them (`oracle.failure`); checks that were stored before there were ratios have None. `inexact` counts values
+    that have but one right answer and do not have it.
     """
 
     input_set: str
@@ -90,6 +95,13 @@ class Check:
     repeat_mismatches: int
     seconds: float
     reason: str = ""
+    input_sha256: str = ""
+    inexact: int = 0
+    max_ratio: float | None = None
+    fro_ratio: float | None = None
+    row_ratio: float | None = None
+    slice_at: int = 0
+    row_at: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -425,7 +425,7 @@ class TestOwnTemplate:
 
 def test_help_names_every_verb_and_option(run: Run) -> None:
     ran = run("--help")
-    verbs = ("search", "resume", "space", "studies", "show", "export", "doctor")
+    verbs = ("search", "resume", "space", "studies", "show", "export", "compare", "verify", "doctor")
 
     assert 0 == ran.code
     assert all(verb in ran.out for verb in verbs)

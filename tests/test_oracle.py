@@ -31,6 +31,7 @@ SHAPES = (
     "1,1,1,64,seq_k=700",
 )
 DTYPES = ("fp16", "bf16")
+ONLY = "values are not the -inf, the zero or the exact number that they should be"
 
 
 @cache
@@ -266,7 +267,7 @@ def test_rows_that_see_no_key_must_be_exactly_zero(dtype: str, value: float) -> 
     assert not out[:, :, :3].any()
     out[1, 2, 2, 60] = value
 
-    assert "a row that sees no key is not zero" == judge(made, out).reason
+    assert f"1 {ONLY}" == judge(made, out).reason
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -359,7 +360,7 @@ def test_every_output_must_pass_and_the_failing_one_is_reported() -> None:
     verdict = check(template, made, Observed(wrong))
 
     assert "" == check(template, made, Observed(right)).reason
-    assert "max error 0.002" in verdict.reason
+    assert "max error is over 2x the baseline's" in verdict.reason
     assert pytest.approx(0.002, rel=0.01) == verdict.max_abs
 
 
@@ -381,7 +382,7 @@ def test_minus_infinity_is_right_where_the_truth_is_and_nowhere_else() -> None:
     assert -np.inf == made.baseline["lse"][0]
     assert "" == check(template, made, Observed(right)).reason
     for value in (0.0, -1e30, np.inf, np.nan):
-        assert "1 values are not the -inf that they should be" == reason(0, value)
+        assert f"1 {ONLY}" == reason(0, value)
     assert "1 values are NaN or infinite" == reason(1, -np.inf)
     assert "max error" in reason(1, 1.34)  # 4/3 is right
 

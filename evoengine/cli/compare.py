@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from evoengine import __version__
-from evoengine.build import Builder, BuildRequest
+from evoengine.build import Builder
 from evoengine.cli.entries import Entry, entries
 from evoengine.cli.resolve import Target, find_target
 from evoengine.cli.tables import console, table
 from evoengine.comparison import best_competitor, refused, row
 from evoengine.devices.cuda import CudaDevice, Finals
+from evoengine.devices.cuda.messages import COMPETITORS
 from evoengine.errors import TemplateError, UserError
 from evoengine.question import Question
 from evoengine.space import Config
@@ -73,7 +75,7 @@ def compare(entry: Entry, target: Target) -> tuple[dict[str, Any], dict[str, Any
     if refusal is not None:
         return refused(question.problem, question.limits, ours, refusal), {}
     with Builder(question.template, target.device.arch) as builder:
-        default, built = builder.build([_request(question, question.default), _request(question, config)])
+        default, built = builder.build([question.build_request(one.values) for one in (question.default, config)])
     if isinstance(default, Rejection):
         raise TemplateError(f"the default config does not build: {default.reason}")
     if isinstance(built, Artifact):
@@ -95,11 +97,13 @@ def measure(
     target: Target,
     control: tuple[dict[str, int], Artifact],
     work: list[tuple[Candidate, Artifact]],
+    seed: int = SEED,
+    competitors: Sequence[str] = COMPETITORS,
 ) -> Finals:
     """The interleaved run itself."""
     assert target.ordinal is not None, "a comparison needs a card"
-    with CudaDevice(question.template, question.problem, target.device, ordinal=target.ordinal, seed=SEED) as device:
-        return device.compare(control, work, SEED)
+    with CudaDevice(question.template, question.problem, target.device, ordinal=target.ordinal, seed=seed) as device:
+        return device.compare(control, work, seed, competitors)
 
 
 def show(document: dict[str, Any]) -> None:
@@ -190,11 +194,6 @@ def _show_all(rows: list[dict[str, Any]]) -> None:
     means = [f"{statistics.geometric_mean(column):.2f}x" if column else "-" for column in columns.values()]
     drawn.add_row("geometric mean", "", *means, "")
     console().print(drawn)
-
-
-def _request(question: Question, config: Config) -> BuildRequest:
-    defines = question.template.module.defines(config.values, question.problem)
-    return BuildRequest(defines, question.launch(config.values).smem_bytes)
 
 
 def _identity(config: Config, artifact: Artifact) -> tuple[dict[str, int], str]:

@@ -14,7 +14,7 @@ from evoengine.cli.parser import SHAPE
 from evoengine.cli.resolve import Target, find_template, reopen, space_path, stored_limits
 from evoengine.cli.storage import existing_storage
 from evoengine.errors import UserError
-from evoengine.export.header import parse_header
+from evoengine.export.header import HeaderFacts, parse_header
 from evoengine.gates import Ceilings
 from evoengine.hardware import DeviceLimits, gate_limits
 from evoengine.problem import Problem, parse_shape
@@ -97,17 +97,35 @@ def _find(what: str | None, arguments: argparse.Namespace, target: Target) -> _F
     return _study(what, arguments, target)
 
 
-def _header(path: Path, arguments: argparse.Namespace) -> _Found:
+def read_header(path: Path) -> HeaderFacts:
+    """The facts of an exported header.
+
+    Raises:
+        UserError: it cannot be read, or `export` did not write it as it is.
+    """
     try:
-        facts = parse_header(path.read_text(encoding="utf-8"))
+        return parse_header(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}): give a header that `evoengine export` wrote") from error
-    template = find_template(arguments.template or facts.template)
-    space = load_space(space_path(arguments.space, template))
+
+
+def header_values(path: Path, facts: HeaderFacts, space: SearchSpace) -> dict[str, int]:
+    """The config in a header.
+
+    Raises:
+        UserError: the space has an axis that the header does not know.
+    """
     missing = [axis.name for axis in space if f"EVO_{axis.name}" not in facts.defines]
     if missing:
-        raise UserError(f"{path} lacks EVO_{missing[0]}, which template {template.name} now has: export it again")
-    values = {axis.name: facts.defines[f"EVO_{axis.name}"] for axis in space}
+        raise UserError(f"{path} lacks EVO_{missing[0]}, which template {facts.template} now has: export it again")
+    return {axis.name: facts.defines[f"EVO_{axis.name}"] for axis in space}
+
+
+def _header(path: Path, arguments: argparse.Namespace) -> _Found:
+    facts = read_header(path)
+    template = find_template(arguments.template or facts.template)
+    space = load_space(space_path(arguments.space, template))
+    values = header_values(path, facts, space)
     problem = template.module.PROBLEM(**facts.problem)
     return _Found(str(path), template, space, values, problem, recorded_digest=facts.template_digest)
 

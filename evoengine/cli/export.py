@@ -14,6 +14,7 @@ from evoengine.archive.archive import Archive
 from evoengine.archive.study import Study
 from evoengine.cli.resolve import reopen
 from evoengine.cli.result import summary_of
+from evoengine.cli.stale import check_trial
 from evoengine.cli.storage import existing_storage
 from evoengine.cli.tables import console
 from evoengine.errors import UserError
@@ -29,7 +30,9 @@ def run(arguments: argparse.Namespace) -> int:
         study = archive.open_study(arguments.study)
         question = reopen(study.spec, stale=arguments.force)
         summary = summary_of(question, study, top=study.spec.budget)
-        row = _row(summary, question, arguments.trial)
+        row = chosen(summary, question, arguments.trial)
+        if not arguments.force:
+            check_trial(study, question, row["trial"])
         text = render_header(_facts(question, study, summary, row))
     _write(arguments.output, text, force=arguments.force)
     if arguments.json:
@@ -39,8 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _row(summary: dict[str, Any], question: Question, trial: int | None) -> dict[str, Any]:
-    """The trial to export: the one asked for, else the winner, else the best there is, confirmed before measured.
+def chosen(summary: dict[str, Any], question: Question, trial: int | None) -> dict[str, Any]:
+    """The trial that stands for a study: the one asked for, else the winner, else the best, confirmed before measured.
 
     Raises:
         UserError: no such trial passed every gate.

@@ -87,6 +87,7 @@ def make_parser() -> argparse.ArgumentParser:
     _profile(verbs)
     _export(verbs)
     _compare(verbs)
+    _verify(verbs)
     _replay(verbs)
     _doctor(verbs)
     _completion(verbs)
@@ -190,6 +191,9 @@ def _resume(verbs: Verbs[argparse.ArgumentParser]) -> None:
     parser.add_argument("study", metavar="STUDY", nargs="?", help="name (default: the last one)")
     parser.add_argument("--budget", metavar="N", type=_natural, help="new total of candidates (default: as it was)")
     parser.add_argument("--device", metavar="DEVICE", default="auto", help="auto, cuda, cuda:N, or none")
+    parser.add_argument(
+        "--force", action="store_true", help="go on though an elite, or the template, has changed since"
+    )
     _run_options(parser)
     _storage(parser)
 
@@ -219,6 +223,12 @@ def _show(verbs: Verbs[argparse.ArgumentParser]) -> None:
     parser = _verb(verbs, "show", "studies", "show a study: best configs, verdicts by gate, baselines")
     parser.add_argument("study", metavar="STUDY", nargs="?", help="name (default: the last one)")
     parser.add_argument("--top", metavar="N", type=_natural, default=8, help="rows of the table")
+    parser.add_argument(
+        "--factor",
+        metavar="F",
+        type=_factor,
+        help="judge every stored check again, with F times the baseline's error allowed, and say what changes",
+    )
     _storage(parser)
 
 
@@ -263,6 +273,23 @@ def _compare(verbs: Verbs[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "-o", "--output", metavar="FILE", type=Path, help="also write the JSON document here, after every shape"
     )
+    _storage(parser)
+
+
+def _verify(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    parser = _verb(verbs, "verify", "verify", "build a config anew, prove it at the full gate and time it again")
+    parser.description = (
+        "Build a study's config or an exported header anew, say what has changed since, prove it at the full gate and "
+        "time it again beside the default config in a fresh process. Exit code 0: right, rebuilt as it was, and no "
+        "slower against the default than recorded; 1: not so. Without a GPU it is proven in the interpreter."
+    )
+    parser.add_argument(
+        "what", metavar="STUDY|HEADER", help="a study (its winner or best config) or an exported header"
+    )
+    parser.add_argument("--trial", metavar="N", type=_whole, help="this trial of the study")
+    parser.add_argument("--template", metavar="DIR", help="the header's template, where it has moved")
+    parser.add_argument("--space", metavar="FILE", help="the header's search space (default: the template's own)")
+    parser.add_argument("--device", metavar="DEVICE", default="auto", help="auto, cuda, cuda:N, or none")
     _storage(parser)
 
 
@@ -335,11 +362,15 @@ def _percent(text: str) -> float:
     return value
 
 
-def _positive(text: str) -> float:
+def _positive(text: str, what: str = "number of seconds") -> float:
     try:
         value = float(text)
     except ValueError:
         value = 0.0
     if not 0.0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} must be a positive number of seconds")
+        raise argparse.ArgumentTypeError(f"{text!r} must be a positive {what}")
     return value
+
+
+def _factor(text: str) -> float:
+    return _positive(text, "number")

@@ -130,8 +130,8 @@ def reopen(spec: StudySpec, *, stale: bool = False) -> Question:
     ):
         if then != now and not stale:
             raise UserError(
-                f"the {what} of study {spec.name} has changed since ({then}, now {now}): start a new search; what was "
-                "built before is still cached"
+                f"the {what} of study {spec.name} has changed since ({then}, now {now}): start a new search (what was "
+                "built before is still cached), or give --force"
             )
     limits = stored_limits(spec)
     problem = template.module.PROBLEM(**spec.problem)

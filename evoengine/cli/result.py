@@ -63,6 +63,8 @@ def show_result(summary: dict[str, Any]) -> None:
         _baselines(summary["baselines"])
     if summary["worth"]:
         show_worth(summary["worth"])
+    if "rejudged" in summary:
+        _rejudged(summary["rejudged"])
 
 
 def nothing_passed(summary: dict[str, Any]) -> str:
@@ -85,6 +87,24 @@ def _rejections(rows: list[dict[str, Any]]) -> None:
         why = f"{row['example']}; memcheck: {row['memcheck']}" if "memcheck" in row else row["example"]
         drawn.add_row(row["gate"], str(row["count"]), why, str(row["trial"]))
     console().print(drawn)
+
+
+def _rejudged(found: dict[str, Any]) -> None:
+    out, whole, row = console(), found["factors"]["whole"], found["factors"]["row"]
+    refused, open_again, old = found["refused"], found["open_again"], found["without_ratios"]
+    out.print(
+        f"\n{found['judged']} configs judged again at {whole:g}x the baseline's error ({row:g}x for a row): "
+        f"{len(refused)} would be refused, {len(open_again)} that were would not; {old} were stored before that could "
+        "be told",
+        soft_wrap=True,
+    )
+    rows = [("refused", refused), ("open again", open_again)]
+    if any(changed for _, changed in rows):
+        drawn = table("", ">trial", "config", "", "why")
+        for outcome, changed in rows:
+            for one in changed[:REASONS]:
+                drawn.add_row(str(one["trial"]), one["label"], outcome, one["reason"])
+        out.print(drawn)
 
 
 def _counts(counts: dict[str, int]) -> str:

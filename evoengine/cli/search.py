@@ -19,11 +19,11 @@ from evoengine.archive.lease import Owner
 from evoengine.archive.records import StudySpec
 from evoengine.archive.study import Study
 from evoengine.build import Builder
-from evoengine.build.toolchain import Compiler
 from evoengine.cli import space as space_command
 from evoengine.cli.display import Display
 from evoengine.cli.resolve import Target, find_question, find_target, reopen, resume_target
 from evoengine.cli.result import nothing_passed, show_result, summary_of
+from evoengine.cli.stale import check_elites
 from evoengine.cli.storage import existing_storage, storage_url
 from evoengine.cli.tables import console
 from evoengine.cli.warm_start import find_sources
@@ -43,6 +43,7 @@ from evoengine.sampler import INFORMED, check_sampler
 from evoengine.sampler.proposer import Proposer
 from evoengine.sampler.source import Source
 from evoengine.screening import Screening
+from evoengine.verification import compiler_of
 
 INTERRUPTED = 130
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -161,16 +162,23 @@ def _resume(arguments: argparse.Namespace) -> int:
 def _resume_study(arguments: argparse.Namespace, study: Study) -> int:
     if arguments.until_converged:
         check_can_converge(study.spec.sampler)
-    question = reopen(study.spec)
+    question = reopen(study.spec, stale=arguments.force)
+    if question.space.axes != study.spec.axes:
+        raise UserError(
+            f"the axes of study {study.name} have changed since, so that its configs mean something else: start a new "
+            "search"
+        )
     target, note = resume_target(study.spec, arguments.device)
     _check_sanitizer(arguments, target)
-    compiler: Compiler = "nvcc" if study.spec.toolchain.startswith("nvcc") else "nvrtc"
+    compiler = compiler_of(study.spec.toolchain)
     builder = Builder(question.template, study.spec.arch, compiler=compiler, jobs=arguments.jobs)
     if builder.toolchain.version != study.spec.toolchain:
         raise UserError(
             f"study {study.name} was built with {study.spec.toolchain}, here is {builder.toolchain.version}: install "
             "that one, or start a new search"
         )
+    if not arguments.force:
+        check_elites(study, question, builder)
     if note:
         console(stderr=True).print(note)
     proposer = Proposer(

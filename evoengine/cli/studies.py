@@ -11,6 +11,8 @@ from evoengine.cli.resolve import reopen
 from evoengine.cli.result import show_result, summary_of
 from evoengine.cli.storage import existing_storage
 from evoengine.cli.tables import console, table
+from evoengine.oracle import Factors
+from evoengine.rejudge import rejudge
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -64,6 +66,8 @@ def _studies(archive: Archive, as_json: bool) -> int:
 def _show(archive: Archive, arguments: argparse.Namespace) -> int:
     study = archive.open_study(arguments.study)
     summary = summary_of(reopen(study.spec, stale=True), study, arguments.top)
+    if arguments.factor is not None:
+        summary["rejudged"] = rejudge(study.records(), study.elites(), Factors.of(arguments.factor))
     if arguments.json:
         print(json.dumps(summary, indent=2))
     else:

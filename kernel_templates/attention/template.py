@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from evoengine.dtypes import Arrays, References, rounded
 from evoengine.problem import AttentionProblem
 from evoengine.space import Values
-from evoengine.template import Argument, Launch, Tensor, Work
+from evoengine.template import Argument, FullCheck, InputKind, Launch, Tensor, Work
 
 ENTRY = "evo_attention"
 PROBLEM = AttentionProblem
@@ -161,6 +161,79 @@ def inputs(problem: AttentionProblem, seed: int) -> Arrays:
     }
 
 
+def peaky(problem: AttentionProblem, seed: int) -> Arrays:
+    """Queries times 3 and keys that grow: few keys carry a row, and its maximum outgrows by more than 2^8, tile after
+    tile, what it was in the first.
+
+    V is a ramp over keys plus a ramp over columns, of another height for each head, so that whatever is read in the
+    wrong place shows by more than its rounding.
+    """
+    drawn = inputs(problem, seed)
+    growth = np.linspace(0.25, 1.75, problem.seq_k, dtype=np.float32)[:, None]
+    keys, columns = np.linspace(-1, 1, problem.seq_k)[:, None], np.linspace(-0.5, 0.5, problem.head_dim)
+    height = 1 + np.arange(problem.batch * problem.kv_heads).reshape(problem.batch, problem.kv_heads, 1, 1) / 16
+    changed = {"q": 3 * drawn["q"], "k": growth * drawn["k"], "v": (height * (keys + columns)).astype(np.float32)}
+    return {name: rounded(values, problem.dtype) for name, values in changed.items()}
+
+
+def one_hot(problem: AttentionProblem, seed: int) -> Arrays:
+    """Every query gives all of its weight to one key, so that its output is that key's row of V, bit for bit.
+
+    Keys are vectors of signs, no two alike, and a query is its key times what puts the score `HOT` above the next best:
+    exp(-HOT) is lost beside 1 in fp32, and at scores of a few hundred fp32 arithmetic makes of 1 at most 1 + 3e-5,
+    which half precision rounds to 1. Under a causal mask every other query's key is the last one that it sees.
+    """
+    drawn, draw = inputs(problem, seed), np.random.default_rng([seed, 3])
+    keys = draw.choice(np.array([-1, 1], np.float32), drawn["k"].shape)
+    number = np.arange(problem.seq_k)
+    bits = range(problem.seq_k.bit_length())
+    keys[..., bits] = np.stack([number >> bit & 1 for bit in bits], axis=-1) * 2 - 1
+    row = np.arange(problem.seq_q)
+    hot = draw.permutation(problem.seq_k)[row % problem.seq_k]
+    if problem.causal:
+        seen = np.clip(row + problem.diagonal + 1, 1, problem.seq_k)
+        hot = np.where(row % 2, hot % seen, seen - 1)
+    queries = keys.repeat(problem.heads // problem.kv_heads, axis=1)[:, :, hot]
+    size = HOT / ((problem.head_dim - _nearest(keys)) * problem.scale)
+    return drawn | {"q": rounded(queries * np.float32(size), problem.dtype), "k": keys}
+
+
+def _nearest(keys: NDArray[np.float32]) -> float:
+    """The largest product of two different keys of a head, 512 keys at a time: there may be thousands."""
+    count, nearest = keys.shape[-2], -np.inf
+    for start in range(0, count, 512):
+        some = np.arange(start, min(start + 512, count))
+        products = keys[..., some, :] @ keys.swapaxes(-1, -2)
+        products[..., some - start, some] = -np.inf
+        nearest = max(nearest, float(products.max()))
+    return nearest
+
+
+def large(problem: AttentionProblem, seed: int) -> Arrays:
+    """Uniform up to 30, or to what keeps every score within fp16: exp of a score that nothing was taken from is inf."""
+    most = min(30.0, math.sqrt(LARGEST_SCORE / (problem.head_dim * max(problem.scale, 1.0))))
+    draw = np.random.default_rng(seed)
+    return {
+        name: rounded(draw.uniform(-most, most, like.shape).astype(np.float32), problem.dtype)
+        for name, like in inputs(problem, seed).items()
+    }
+
+
+def constant(problem: AttentionProblem, seed: int) -> Arrays:
+    """All scores equal, all of V 1000: 66 keys add up to more than fp16 holds."""
+    return {name: np.full_like(like, 1000 if name == "v" else 1) for name, like in inputs(problem, seed).items()}
+
+
+EDGES = ((1023, 1025), (1024, 1023), (1025, 1024))
+"""Lengths around 1024, as in FlashAttention's tests: twice the mission shape's, and one head of them is cheap."""
+HOT = 44.0
+"""exp(-44) is 8e-20: thousands of such keys beside one of weight 1 are under half a rounding of fp32."""
+LARGEST_SCORE = 60000.0
+"""Under fp16's 65504: the half-precision baseline must stay finite."""
+USUAL_SCALES = (0.01, 10.0)
+"""The scales at which fp16 holds the scores of the peaky and the one-hot inputs; 1/sqrt(head_dim) is 0.06 to 0.18."""
+
+
 def _heads(problem: AttentionProblem) -> Iterator[tuple[int, int, int]]:
     group = problem.heads // problem.kv_heads
     for b in range(problem.batch):
@@ -261,6 +334,40 @@ def check_problems(values: Values, problem: AttentionProblem) -> tuple[Attention
         for seq_q, seq_k in lengths
         for diagonal in _masks(problem, seq_q, seq_k)
     )
+
+
+def full_checks(values: Values, problem: AttentionProblem) -> tuple[FullCheck, ...]:
+    """Lengths at the edges of tiles and of 1024, other groups of heads, masks that hide blocks of rows or nothing,
+    inputs that are not normal, and 64 heads at a time: FlashAttention's race test has 60.
+    """
+    rows, keys = block_m(values), values["BLOCK_N"]
+
+    def at(q: int, k: int, heads: tuple[int, int] = (4, 2), batch: int = 1, hidden: int = 0) -> AttentionProblem:
+        """Bottom-right under a causal mask, and every row sees `hidden` keys less."""
+        shape = dataclasses.replace(problem, batch=batch, heads=heads[0], kv_heads=heads[1], seq_q=q, seq_k=k)
+        return dataclasses.replace(shape, diagonal=k - q - hidden) if problem.causal else shape
+
+    plain = InputKind("lengths", inputs)
+    lengths = [at(rows, keys), at(rows + 1, keys + 1), *(at(q, k, (1, 1)) for q, k in EDGES)]
+    groups = [at(65, 97, (6, 2)), at(65, 97, (5, 1), batch=3)]
+    masks = [at(rows + 21, 131, hidden=113), at(131, 97, hidden=-131)] if problem.causal else []
+    kinds = [InputKind("large", large), InputKind("constant", constant, ("o",))]
+    if USUAL_SCALES[0] <= problem.scale <= USUAL_SCALES[1]:
+        kinds += [InputKind("peaky", peaky), InputKind("one hot", one_hot, ("o",))]
+    return (
+        *(FullCheck(plain, one) for one in (*lengths, *groups, *masks)),
+        *(FullCheck(kind, at(203, 331, batch=2)) for kind in kinds),
+        FullCheck(InputKind("races", inputs), _many_heads(values, at(251, 267, (8, 4), batch=8)), races=True),
+    )
+
+
+def _many_heads(values: Values, problem: AttentionProblem) -> AttentionProblem:
+    """64 heads, or as many as there is scratch for where keys are split; either is a grid of 256 CTAs or more."""
+    if partial_rows(values, problem) <= PARTIAL_ROWS:
+        return problem
+    short = dataclasses.replace(problem, seq_q=block_m(values))
+    batch = PARTIAL_ROWS // (partial_rows(values, short) // problem.batch)
+    return dataclasses.replace(short, batch=max(1, min(batch, problem.batch)))
 
 
 def small_problems(values: Values, problem: AttentionProblem) -> tuple[AttentionProblem, ...]:

@@ -154,11 +154,11 @@ class GpuBench:
     def run_finals(self, request: RunFinals) -> Raced | Dropped:
         with self._faults():
             before = self._card.clocks()
-            proofs = {request.control.name: self._prove_control(request.control, FINAL_REPEATS)}
+            proofs = {request.control.name: self._prove_control(request.control, FINAL_REPEATS, full=True)}
             for subject in request.finalists:
                 try:
                     kernel = self._card.load(_image(subject), self._template.module.ENTRY)
-                    proof = self._prover.prove(kernel, subject.values, FINAL_REPEATS, subject.name)
+                    proof = self._prover.prove(kernel, subject.values, FINAL_REPEATS, subject.name, full=True)
                 except CudaError as error:
                     return Dropped(subject.name, self._refused(error))
                 if proof.rejection is not None:
@@ -204,11 +204,10 @@ class GpuBench:
             laps = tuple(lap(name) for name in contenders)
             return Raced(lap(request.control.name), finalists, laps, lap(FLOOR), unavailable, clocks)
 
-    def _prove_control(self, control: Subject, repeats: int) -> Proof:
+    def _prove_control(self, control: Subject, repeats: int, *, full: bool = False) -> Proof:
         try:
-            proof = self._prover.prove(
-                self._card.load(_image(control), self._template.module.ENTRY), control.values, repeats
-            )
+            kernel = self._card.load(_image(control), self._template.module.ENTRY)
+            proof = self._prover.prove(kernel, control.values, repeats, full=full)
         except CudaError as error:
             raise TemplateError(f"the default config does not start: {error}") from error
         if proof.rejection is not None:

@@ -73,7 +73,13 @@ class ProblemBuffers:
         scratch = [buffer for buffer in self._buffers.values() if buffer.tensor.role == "scratch"]
         self._counters = [buffer for buffer in scratch if buffer.tensor.dtype == "int32"]
         self._poisoned = [*self.outputs, *(buffer for buffer in scratch if buffer.tensor.dtype != "int32")]
-        self._pristine = [_upload(inputs[buffer.tensor.name], buffer.tensor.dtype, device) for buffer in self.inputs]
+        self.load(inputs)
+
+    def load(self, inputs: Arrays) -> None:
+        """Other inputs in the same buffers."""
+        self._pristine = [
+            _upload(inputs[buffer.tensor.name], buffer.tensor.dtype, self._device) for buffer in self.inputs
+        ]
         self.restore()
 
     def restore(self) -> None:

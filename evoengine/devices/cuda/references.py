@@ -10,7 +10,7 @@ import numpy as np
 
 from evoengine.oracle import InputSet, make_input_set
 from evoengine.problem import Problem, problem_digest
-from evoengine.template import Template
+from evoengine.template import InputKind, Template
 
 
 def derive_seed(seed: int, purpose: str) -> int:
@@ -18,8 +18,10 @@ def derive_seed(seed: int, purpose: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{purpose}".encode()).digest()[:4])
 
 
-def input_set(template: Template, problem: Problem, seed: int, name: str, folder: Path) -> InputSet:
-    """The input set of `problem`, from `folder` where this run has already made it.
+def input_set(
+    template: Template, problem: Problem, seed: int, name: str, folder: Path, kind: InputKind | None = None
+) -> InputSet:
+    """The input set of `problem`, from `folder` where this run has already made it; its seed is that of its kind.
 
     A float64 reference on the CPU takes 40 ms at the mission shape but a minute at 16 k keys, and a worker may be
     respawned many times. The folder is the run's own: nothing in it can be stale.
@@ -31,8 +33,9 @@ def input_set(template: Template, problem: Problem, seed: int, name: str, folder
                 kind: {key.partition("/")[2]: arrays[key] for key in arrays.files if key.startswith(f"{kind}/")}
                 for kind in ("inputs", "reference", "baseline")
             }
-        return InputSet(name, problem, seed, kinds["inputs"], kinds["reference"], kinds["baseline"])
-    made = make_input_set(template, problem, seed, name)
+        exact = kind.exact if kind else ()
+        return InputSet(name, problem, seed, kinds["inputs"], kinds["reference"], kinds["baseline"], exact)
+    made = make_input_set(template, problem, seed, name, kind)
     arrays = {
         f"{kind}/{key}": array
         for kind, group in (("inputs", made.inputs), ("reference", made.reference), ("baseline", made.baseline))

@@ -36,11 +36,11 @@ class _Failure:
 
 
 def _serve(
-    connection: Connection, folder: Path, fields: dict[str, int | float | str | bool], limits: DeviceLimits
+    connection: Connection, folder: Path, fields: dict[str, int | float | str | bool], limits: DeviceLimits, full: bool
 ) -> None:
     """A worker's life: say ready, then one verdict per job until the connection closes."""
     template = load_template(folder)
-    trial = Trial(template, template.module.PROBLEM(**fields), limits)
+    trial = Trial(template, template.module.PROBLEM(**fields), limits, full)
     connection.send(None)
     while True:
         try:
@@ -58,10 +58,10 @@ def _serve(
 class _Worker:
     """One process and the job it has."""
 
-    def __init__(self, template: Template, problem: Problem, limits: DeviceLimits) -> None:
+    def __init__(self, template: Template, problem: Problem, limits: DeviceLimits, full: bool) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        arguments = (theirs, template.folder, problem_fields(problem), limits)
+        arguments = (theirs, template.folder, problem_fields(problem), limits, full)
         self.process: BaseProcess = context.Process(target=_serve, args=arguments, daemon=True)
         # Ctrl-C reaches the whole process group and is the parent's to handle, from the child's first instruction on.
         resource_tracker.ensure_running()  # it would unblock SIGINT when `start` starts it
@@ -93,7 +93,8 @@ class InterpreterDevice:
         limits: the card that the estimate is for.
         jobs: worker processes; the cores this process may use by default.
         deadline_seconds: wall time of one candidate before its worker is killed. The dearest attention config takes
-            under 3 s on a quiet core.
+            under 3 s on a quiet core, and five times that with `full`.
+        full: judge on every kind of input of the template's full gate.
     """
 
     measures = False
@@ -106,11 +107,13 @@ class InterpreterDevice:
         *,
         jobs: int | None = None,
         deadline_seconds: float = 120.0,
+        full: bool = False,
     ) -> None:
         self.name = f"{limits.name} (interpreted, nothing measured)"
         self._template, self._problem, self._limits = template, problem, limits
         self._jobs = jobs or len(os.sched_getaffinity(0))
         self._deadline_seconds = deadline_seconds
+        self._full = full
         self._workers: list[_Worker] = []
 
     def judge(self, work: Iterable[tuple[Candidate, Artifact]]) -> Iterator[tuple[Candidate, Verdict]]:
@@ -126,7 +129,7 @@ class InterpreterDevice:
         try:
             while queue or any(worker.candidate for worker in self._workers):
                 while len(self._workers) < min(self._jobs, len(queue) + sum(bool(w.candidate) for w in self._workers)):
-                    self._workers.append(_Worker(self._template, self._problem, self._limits))
+                    self._workers.append(_Worker(self._template, self._problem, self._limits, self._full))
                 for worker in self._workers:
                     if queue and worker.ready and worker.candidate is None:
                         worker.give(*queue.popleft(), self._deadline_seconds)

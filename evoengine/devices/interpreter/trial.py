@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import dataclass, field
 
@@ -18,7 +19,7 @@ from evoengine.dtypes import BITS, Arrays, to_bits
 from evoengine.hardware import DeviceLimits
 from evoengine.problem import Problem
 from evoengine.space import Values
-from evoengine.template import Template, Tensor
+from evoengine.template import InputKind, Template, Tensor, full_checks
 from evoengine.verdict import Check, Estimate, Gate, Rejection, ResourceUsage
 
 SEED = 20_250_101
@@ -43,12 +44,16 @@ def initial_words(tensor: Tensor, inputs: Arrays) -> Array:
 
 @dataclass(slots=True)
 class Trial:
-    """Judges candidates of one template on one problem; keeps the input sets it made."""
+    """Judges candidates of one template on one problem; keeps the input sets it made.
+
+    With `full`, on every kind of input that the template's full checks know, each on the small problems.
+    """
 
     template: Template
     problem: Problem
     limits: DeviceLimits
-    _input_sets: dict[Problem, oracle.InputSet] = field(default_factory=dict)
+    full: bool = False
+    _input_sets: dict[tuple[str, Problem], oracle.InputSet] = field(default_factory=dict)
 
     def judge(self, values: Values, ptx: str, resources: ResourceUsage) -> Rejection | Estimate:
         """The verdict on one candidate.
@@ -63,9 +68,10 @@ class Trial:
         program = Program(ptx, module.ENTRY)
         checks: list[Check] = []
         executed, start = 0, time.perf_counter()
-        for problem in module.small_problems(values, self.problem):
+        small = module.small_problems(values, self.problem)
+        for kind, problem in itertools.product(self._kinds(values), small):
             try:
-                check, differing, count = self._check(program, values, problem)
+                check, differing, count = self._check(program, values, problem, kind)
             except Unsupported:
                 raise
             except Fault as fault:
@@ -76,7 +82,7 @@ class Trial:
             executed += count
             if check.reason:
                 evidence = {"shape": problem.label, "interpreted": True, "differing_modes": differing}
-                reason = f"{check.reason} ({problem.label})"
+                reason = f"{check.reason} ({f'{kind.name} inputs, ' if kind else ''}{problem.label})"
                 return Rejection(Gate.CORRECTNESS, reason, evidence, tuple(checks))
         estimated = estimate_us(
             module.launch(values, self.problem), module.work(values, self.problem), resources, self.limits
@@ -89,15 +95,24 @@ class Trial:
         }
         return Estimate(estimated, evidence, tuple(checks))
 
-    def _check(self, program: Program, values: Values, problem: Problem) -> tuple[Check, list[str], int]:
+    def _kinds(self, values: Values) -> list[InputKind | None]:
+        """None is the template's own `inputs`."""
+        module = self.template.module
+        wanted = full_checks(module, values, self.problem) if self.full else ()
+        return [None, *{one.kind.name: one.kind for one in wanted if one.kind.draw is not module.inputs}.values()]
+
+    def _check(
+        self, program: Program, values: Values, problem: Problem, kind: InputKind | None
+    ) -> tuple[Check, list[str], int]:
         """One launch in all modes: the oracle's check, the modes whose output differs, instructions interpreted.
 
         A kernel with counters is launched once more in the last mode, on the counters that it left there.
         """
         start = time.perf_counter()
-        if problem not in self._input_sets:
-            self._input_sets[problem] = oracle.make_input_set(self.template, problem, SEED, "interpreted")
-        input_set = self._input_sets[problem]
+        name = f"interpreted {kind.name}" if kind else "interpreted"
+        if (name, problem) not in self._input_sets:
+            self._input_sets[name, problem] = oracle.make_input_set(self.template, problem, SEED, name, kind)
+        input_set = self._input_sets[name, problem]
         launch = self.template.module.launch(values, problem)
         arguments = [argument.value for argument in self.template.module.arguments(values, problem)]
         # scratch that this config has no use for stays away, and with it the second launch

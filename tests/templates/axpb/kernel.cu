@@ -9,6 +9,9 @@
 #define BUG(id) (EVO_BUG == (id))  // the numbers are template.py's BUGS
 
 __device__ int launches;  // zero when the module is loaded
+__device__ float before[2048];
+__device__ bool answered[2048];
+__device__ float* wrote;  // problems of up to 2048 values, which are not the timed one
 
 extern "C" __global__ void __launch_bounds__(256) evo_axpb(float* x, float* y, float a, float b, int n) {
     extern __shared__ float staged[];
@@ -43,6 +46,16 @@ extern "C" __global__ void __launch_bounds__(256) evo_axpb(float* x, float* y, f
         large[i * 4099 & ((1 << 18) - 1)] = 0;
         out += large[i * 4099 & ((1 << 18) - 1)];
     }
+    if (BUG(16) && n <= 2048 && i < n) {
+        if (answered[i]) out = before[i];
+        before[i] = out;
+        answered[i] = true;
+    }
+    if (BUG(17) && n <= 2048) {
+        if (!wrote) wrote = y;  // every thread that sees none writes the same
+        y = wrote;
+    }
+    if (BUG(18) && fabsf(in) > 100.0f) out = 0.0f;
     if (i < n && !(BUG(2) && i >= n - 32)) y[i] = out;
     if (BUG(3) && i == n - 1) y[n] = out;
     if (BUG(4) && i == 0) x[0] = in + 1.0f;

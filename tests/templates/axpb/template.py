@@ -9,7 +9,7 @@ import numpy as np
 
 from evoengine.dtypes import Arrays, References
 from evoengine.space import Values
-from evoengine.template import Argument, Launch, Tensor, Work
+from evoengine.template import Argument, FullCheck, InputKind, Launch, Tensor, Work
 
 ENTRY = "evo_axpb"
 A, B = 1.5, 0.25
@@ -31,6 +31,9 @@ BUGS = (
     "misaligned address",
     "waits for ever at a barrier",
     "wants much local memory",
+    "answers as it did before",
+    "writes where it wrote before",
+    "loses large inputs",
 )
 
 
@@ -94,6 +97,14 @@ def baseline(problem: AxpbProblem, inputs: Arrays) -> Arrays:
 
 def check_problems(values: Values, problem: AxpbProblem) -> list[AxpbProblem]:
     return [AxpbProblem(rows=33)]
+
+
+def large(problem: AxpbProblem, seed: int) -> Arrays:
+    return {"x": 1000 * inputs(problem, seed)["x"]}
+
+
+def full_checks(values: Values, problem: AxpbProblem) -> list[FullCheck]:
+    return [FullCheck(InputKind("large", large), AxpbProblem(rows=33), races=True)]
 
 
 def small_problems(values: Values, problem: AxpbProblem) -> list[AxpbProblem]:
