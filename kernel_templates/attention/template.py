@@ -300,7 +300,8 @@ def small_problems(values: Values, problem: AttentionProblem) -> tuple[Attention
         for heads, seq_q, seq_k in lengths
         for diagonal in _masks(problem, seq_q, seq_k)
     )
-    return (*ragged, _large_logits(one, 2 * values["SPLIT_KV"] * values["BLOCK_N"] + part))
+    head = dataclasses.replace(problem, batch=1, heads=1, kv_heads=1)
+    return (*ragged, _large_logits(head, 2 * values["SPLIT_KV"] * values["BLOCK_N"] + part))
 
 
 def work(values: Values, problem: AttentionProblem) -> Work:
