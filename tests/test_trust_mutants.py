@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.trust import false_rejections, mutants
 from benchmarks.trust.planted.building import Built
-from benchmarks.trust.planted.mutant import CAUSAL, GROUPS, PLAIN, Mutant
+from benchmarks.trust.planted.mutant import CAUSAL, FULL, GROUPS, PLAIN, Mutant
 from evoengine.errors import TemplateError
 from evoengine.hardware import card
 from evoengine.problem import AttentionProblem

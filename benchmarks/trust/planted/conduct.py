@@ -17,7 +17,7 @@ CONDUCT = (
         values=PLAIN,
     ),
     Mutant(
-        "lse_of_every_fourth_row",
+        "lse_of_every_eighth_row",
         "an output beside the first that is not written in full",
         edit("consumer.cuh", "if ((lane & 3) == 0) lse[row]", "if (lane == 0) lse[row]"),
         reason="output words were never written",

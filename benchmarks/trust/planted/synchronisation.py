@@ -173,7 +173,6 @@ SYNCHRONISATION = (
         gate=Gate.TIMEOUT,
         reason="lacks 4 of 4 arrivals",
         values=MBARRIERS,
-        problem=CROWDED,
     ),
     Mutant(
         "mbarrier_of_q_not_awaited",
