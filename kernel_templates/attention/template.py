@@ -257,14 +257,13 @@ def _masks(problem: AttentionProblem, seq_q: int, seq_k: int) -> tuple[int, ...]
 
 
 def _large_logits(problem: AttentionProblem, seq_k: int) -> AttentionProblem:
-    """16 rows of the problem with logits of standard deviation 16, where the default scale gives 1.
+    """15 rows of the problem with logits of standard deviation 16, where the default scale gives 1.
 
     Only there do maxima grow by more than fp16 holds, so that who forgets or keeps one overflows.
     """
     scale = max(problem.scale, LARGE_LOGITS * problem.head_dim**-0.5)
-    return dataclasses.replace(
-        problem, seq_q=16, seq_k=seq_k, scale=scale, diagonal=seq_k - 16 if problem.causal else 0
-    )
+    diagonal = seq_k - 15 if problem.causal else 0
+    return dataclasses.replace(problem, seq_q=15, seq_k=seq_k, scale=scale, diagonal=diagonal)
 
 
 def check_problems(values: Values, problem: AttentionProblem) -> tuple[AttentionProblem, ...]:
@@ -300,8 +299,7 @@ def small_problems(values: Values, problem: AttentionProblem) -> tuple[Attention
         for heads, seq_q, seq_k in lengths
         for diagonal in _masks(problem, seq_q, seq_k)
     )
-    head = dataclasses.replace(problem, batch=1, heads=1, kv_heads=1)
-    return (*ragged, _large_logits(head, 2 * values["SPLIT_KV"] * values["BLOCK_N"] + part))
+    return (*ragged, _large_logits(one, 2 * values["SPLIT_KV"] * values["BLOCK_N"] + part))
 
 
 def work(values: Values, problem: AttentionProblem) -> Work:
