@@ -1,4 +1,4 @@
-"""Bugs of synchronisation that a GPU may run without a trace: the interpreter sees each, and accepts the original.
+"""Bugs of synchronisation that a GPU may hang on or run without a trace: the interpreter names each.
 
 A bug is one edit of the shipped sources or of their PTX, judged as a candidate is. Bugs that a GPU shows as well are
 the mutants of test_mutants.py.
@@ -67,6 +67,15 @@ BUGS = (
         "",
         Gate.TIMEOUT,
         "whose phase of parity 0 lacks 32 of 32 arrivals",
+        MBARRIERS,
+    ),
+    Bug(
+        "consumers ask for the phase before",
+        "pipe.cuh",
+        r"ptx::mbarrier_wait\(at\(kFullK \+ slot\), parity\(tile\)\);",
+        "ptx::mbarrier_wait(at(kFullK + slot), parity(tile) ^ 1);",
+        Gate.TIMEOUT,
+        "whose phase of parity 1 lacks 32 of 32 arrivals",
         MBARRIERS,
     ),
     Bug(

@@ -10,7 +10,6 @@ from benchmarks.trust.planted.mutant import (
     OVERLAPPED,
     PLAIN,
     WAITING,
-    Edit,
     Mutant,
     edit,
 )
@@ -23,8 +22,10 @@ V_LANDED = "    " + WAIT + "    __syncthreads();\n    if constexpr (!cfg::kLateL
 FIRST_K = (
     "      ptx::cp_async_wait<cfg::kOverlap ? cfg::kStages - 1 : 2 * cfg::kStages - 1>();\n      __syncthreads();\n"
 )
-GIVEN_BACK = "    if (tile + cfg::kStages < loader.tiles) ptx::barrier_arrive(kEmpty + slot, cfg::kThreads);\n"
 SYNC = "__syncthreads();\n"
+READ_V = "  consumer.accumulate<0>(at.v + slot * kSlotBytes);\n"
+LEAVE_V = "  pipe.leave_v(tile, slot);\n"
+GIVEN_BACK_FIRST = edit("kernel.cu", READ_V + LEAVE_V, LEAVE_V + READ_V)
 DRIFTING = PLAIN | dict(WARPS_M=8, BLOCK_N=128, STAGES=1)
 """Two warps on each scheduler and long tiles: the one that is served first is done long before the other."""
 
@@ -118,52 +119,27 @@ SYNCHRONISATION = (
         problem=CROWDED,
     ),
     Mutant(
-        "named_slot_given_back_with_k",
+        "named_slot_given_back_too_early",
         "the producer may refill V while it is read",
-        (
-            Edit(
-                "pipe.cuh",
-                "void leave_k(int, int) const {}",
-                f"void leave_k(int tile, int slot) const {{\n{GIVEN_BACK}  }}",
-            ),
-            Edit(
-                "pipe.cuh",
-                f"void leave_v(int tile, int slot) const {{\n{GIVEN_BACK}  }}",
-                "void leave_v(int, int) const {}",
-            ),
-        ),
-        gate=Gate.TIMEOUT,
-        reason="deadlock",
+        GIVEN_BACK_FIRST,
+        reason="differ bit for bit",
         values=NAMED | dict(BLOCK_N=128),
         problem=CROWDED,
     ),
     Mutant(
-        "consumers_ask_for_the_phase_before",
-        "the parity of a full slot, inverted",
-        edit(
-            "pipe.cuh",
-            "ptx::mbarrier_wait(at(kFullK + slot), parity(tile));",
-            "ptx::mbarrier_wait(at(kFullK + slot), parity(tile) ^ 1);",
-        ),
-        gate=Gate.TIMEOUT,
-        reason="whose phase of parity",
-        values=MBARRIERS,
+        "mbarrier_slot_given_back_too_early",
+        "the same where warps do not wait for each other",
+        GIVEN_BACK_FIRST,
+        values=MBARRIERS | dict(BLOCK_N=128),
         problem=CROWDED,
+        unseen="a warp runs on after it has arrived at an mbarrier, so that it reads V before the producer has its turn",
     ),
     Mutant(
-        "mbarrier_of_v_given_back_with_k",
-        "the same where warps do not wait for each other",
-        (
-            Edit(
-                "pipe.cuh",
-                "{ leave(kEmptyK, tile, slot); }",
-                "{\n    leave(kEmptyK, tile, slot);\n    leave(kEmptyV, tile, slot);\n  }",
-            ),
-            Edit("pipe.cuh", "{ leave(kEmptyV, tile, slot); }", "{}"),
-        ),
-        gate=Gate.TIMEOUT,
-        reason="lacks",
-        values=MBARRIERS | dict(BLOCK_N=128),
+        "mbarrier_of_k_not_awaited",
+        "consumers of the mbarrier form start on K before it has landed",
+        edit("pipe.cuh", "ptx::mbarrier_wait(at(kFullK + slot), parity(tile));", "__syncwarp();"),
+        reason="differ bit for bit",
+        values=MBARRIERS,
         problem=CROWDED,
     ),
     Mutant(
