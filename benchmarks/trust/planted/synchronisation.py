@@ -132,7 +132,7 @@ SYNCHRONISATION = (
         GIVEN_BACK_FIRST,
         values=MBARRIERS | dict(BLOCK_N=128),
         problem=CROWDED,
-        unseen="a warp runs on after it has arrived at an mbarrier, so that it reads V before the producer has its turn",
+        unseen="a warp runs on after mbarrier.arrive until it waits, and so reads V before the producer has its turn",
     ),
     Mutant(
         "mbarrier_of_k_not_awaited",
