@@ -46,7 +46,8 @@ class Tensor:
     dtype is fp16, bf16 or fp32, for scratch also int32. Scratch is what CTAs tell each other inside a launch, as large
     as the most demanding config of the problem needs, since all configs of a problem get the same buffer. int32 scratch
     is for counters: zero before the first launch, and again at the end of each, which is the kernel's duty. Scratch of
-    another dtype holds anything, in checked launches NaN: a kernel reads there only what the same launch has written.
+    another dtype holds anything, in the first checked launch NaN: a kernel reads there only what the same launch has
+    written.
     """
 
     name: str

@@ -18,7 +18,7 @@ from fake_card import QUANTUM_US, FakeCard, SimulatedEvents, SimulatedWindow
 
 from evoengine.devices.cuda import bench, timer, windows
 from evoengine.devices.cuda.baselines import sdpa
-from evoengine.devices.cuda.buffers import GUARD_BYTES, GuardedBuffer
+from evoengine.devices.cuda.buffers import GUARD_BYTES, GuardedBuffer, ProblemBuffers, observe
 from evoengine.devices.cuda.driver import CudaError
 from evoengine.devices.cuda.messages import (
     SDPA,
@@ -33,6 +33,7 @@ from evoengine.devices.cuda.messages import (
     Working,
 )
 from evoengine.devices.cuda.probe import find_gpu
+from evoengine.devices.cuda.prove import CHECK_REPEATS
 from evoengine.devices.cuda.references import derive_seed, input_set
 from evoengine.devices.cuda.results import ratio_interval
 from evoengine.devices.cuda.serve import FatalCudaError, Tainted
@@ -297,6 +298,25 @@ def test_poison_and_guards_are_nan_in_every_dtype(dtype: str) -> None:
         buffer.poison(turn)
         assert bool(buffer.values().isnan().all())
     assert bool(buffer._guards[0].view(buffer.values().dtype).isnan().all())
+
+
+def test_a_kernel_that_leaves_a_finished_output_alone_is_seen() -> None:
+    template = load_template(AXPB)
+    problem = template.module.PROBLEM(rows=4)
+    held = ProblemBuffers(template, problem, template.module.inputs(problem, 1), torch.device("cpu"))
+
+    def launch() -> None:
+        output = held.outputs[0].values()
+        if output.isnan().any():
+            output.fill_(1.0)
+
+    def nothing() -> None:
+        """A host needs neither scrubbing nor waiting for."""
+
+    observed, _ = observe(launch, held, CHECK_REPEATS, nothing, nothing)
+
+    assert 0 == observed.poison_left
+    assert 1 == observed.repeat_mismatches
 
 
 def test_references_are_computed_once_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -310,9 +310,10 @@ def test_poison_is_nan_in_every_dtype_and_none_that_a_conversion_gives() -> None
     assert not {*conversions, 0x7FFF} & set(POISON)  # 0x7FFF is the NaN of the device's own cvt (PTX ISA)
 
 
-def test_an_output_left_poisoned_is_refused_even_if_nobody_counted() -> None:
-    made = input_set("1,2,512,64")
-    words = to_bits(flash(made), "fp16").copy()
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_output_left_poisoned_is_refused_even_if_nobody_counted(dtype: str) -> None:
+    made = input_set("1,2,512,64", dtype)
+    words = to_bits(flash(made), dtype).copy()
     words[0, 0, 5, :2] = POISON
     verdict = check(TEMPLATE, made, Observed({"o": words}))
 

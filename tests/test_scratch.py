@@ -9,11 +9,10 @@ import pytest
 import torch
 from interpreted import compile_ptx
 
-from evoengine.devices.cuda.buffers import ProblemBuffers, drifted, observe
+from evoengine.devices.cuda.buffers import FILLS, ProblemBuffers, drifted, observe
 from evoengine.devices.interpreter.modes import MODES, Mode
 from evoengine.devices.interpreter.trial import Trial
 from evoengine.hardware import card
-from evoengine.oracle import POISON
 from evoengine.template import load_template
 from evoengine.verdict import Estimate, Gate, Rejection, ResourceUsage
 
@@ -98,7 +97,7 @@ def test_counters_start_at_zero_and_parts_are_poisoned_before_every_checked_laun
     assert "" == drifted(launch, held, first, nothing)
     assert [0] * 4 == launch.counts
     words = [np.unique(parts.numpy().view(np.uint16)).tolist() for parts in launch.parts_were]
-    assert [[POISON[turn]] for turn in (0, 1, 0, 1)] == words
+    assert [[FILLS[turn]] for turn in (0, 1, 2, 1)] == words
 
 
 def test_a_counter_that_is_not_put_back_shows_in_the_second_launch() -> None:

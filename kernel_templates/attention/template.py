@@ -21,6 +21,9 @@ PROBLEM = AttentionProblem
 THREADED_SCORES = 2**20
 """Scores a head from which the reference runs heads on threads; below, 20 ms a head, threads gain little."""
 
+LARGE_LOGITS = 16.0
+"""Standard deviation of the logits where they are to be large: a third of the rows outgrow fp16 from tile to tile."""
+
 MAX_BLOCK_M = 256
 MAX_SPLIT_KV = 16
 PARTIAL_ROWS = 256 * MAX_BLOCK_M
@@ -326,14 +329,29 @@ def _masks(problem: AttentionProblem, seq_q: int, seq_k: int) -> tuple[int, ...]
     return (seq_k - seq_q, -3) if problem.causal else (0,)
 
 
+def _large_logits(problem: AttentionProblem, seq_k: int) -> AttentionProblem:
+    """15 rows of the problem with logits of standard deviation 16, where the default scale gives 1.
+
+    Only there do maxima grow by more than fp16 holds, so that who forgets or keeps one overflows.
+    """
+    scale = max(problem.scale, LARGE_LOGITS * problem.head_dim**-0.5)
+    diagonal = seq_k - 15 if problem.causal else 0
+    return dataclasses.replace(problem, seq_q=15, seq_k=seq_k, scale=scale, diagonal=diagonal)
+
+
 def check_problems(values: Values, problem: AttentionProblem) -> tuple[AttentionProblem, ...]:
-    """Lengths that no tile size divides or that fill no tile, grouped heads, seq_q != seq_k, rows that see no key."""
+    """Lengths that no tile size divides or that fill no tile, grouped heads, seq_q != seq_k, rows that see no key.
+
+    And more keys than are timed, with large logits.
+    """
+    grouped = dataclasses.replace(problem, batch=2, heads=4, kv_heads=2)
     lengths = ((203, 331), (37, values["BLOCK_N"] // 2 + 3))
-    return tuple(
-        dataclasses.replace(problem, batch=2, heads=4, kv_heads=2, seq_q=seq_q, seq_k=seq_k, diagonal=diagonal)
+    ragged = (
+        dataclasses.replace(grouped, seq_q=seq_q, seq_k=seq_k, diagonal=diagonal)
         for seq_q, seq_k in lengths
         for diagonal in _masks(problem, seq_q, seq_k)
     )
+    return (*ragged, _large_logits(grouped, problem.seq_k + 37))
 
 
 def full_checks(values: Values, problem: AttentionProblem) -> tuple[FullCheck, ...]:
@@ -371,21 +389,24 @@ def _many_heads(values: Values, problem: AttentionProblem) -> AttentionProblem:
 
 
 def small_problems(values: Values, problem: AttentionProblem) -> tuple[AttentionProblem, ...]:
-    """Enough tiles to wrap the ring, the last one ragged, in two blocks of rows; and less than one tile.
+    """Enough tiles to wrap the ring, the last one ragged, in two blocks of rows; less than one tile; large logits.
 
-    The second is for the zero-fill of rows that do not exist: after a wrap, finite stale keys would hide its lack. A
-    split of the keys wraps the ring in all of its CTAs but the last, which are left with less or nothing.
+    The second is for the zero-fill of rows that do not exist: after a wrap, finite stale keys would hide its lack. It
+    is small enough for two batches and two groups of heads. A split of the keys wraps the ring in all of its CTAs but
+    the last, which are left with less or nothing.
     """
     part = values["BLOCK_N"] // 2 + 3
     tiles = values["SPLIT_KV"] * values["STAGES"] + 1
     if values["MBARRIER"]:
         tiles = max(tiles, 2 * values["SPLIT_KV"] * values["STAGES"])  # and a part: every slot's parity comes back to 0
-    lengths = ((block_m(values) + 5, values["BLOCK_N"] * tiles + part), (5, part))
-    return tuple(
-        dataclasses.replace(problem, batch=1, heads=2, kv_heads=1, seq_q=seq_q, seq_k=seq_k, diagonal=diagonal)
-        for seq_q, seq_k in lengths
+    one, two = (dataclasses.replace(problem, batch=n, heads=2 * n, kv_heads=n) for n in (1, 2))
+    lengths = ((one, block_m(values) + 5, values["BLOCK_N"] * tiles + part), (two, 5, part))
+    ragged = (
+        dataclasses.replace(heads, seq_q=seq_q, seq_k=seq_k, diagonal=diagonal)
+        for heads, seq_q, seq_k in lengths
         for diagonal in _masks(problem, seq_q, seq_k)
     )
+    return (*ragged, _large_logits(one, 2 * values["SPLIT_KV"] * values["BLOCK_N"] + part))
 
 
 def work(values: Values, problem: AttentionProblem) -> Work:

@@ -16,6 +16,9 @@ from evoengine.template import Argument, Template, Tensor
 
 GUARD_BYTES = 64 * 1024
 """A store one tile (128 rows of 128 halves, 32 KB) beyond a buffer still hits its guard; 4 KB would miss it."""
+FILLS = (*POISON, 0x3555)
+"""What outputs hold before a launch, in turn. The last is a number in every dtype: a kernel that leaves alone what is
+already there would be right on poison, and be timed doing nothing."""
 TORCH_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -49,11 +52,11 @@ class GuardedBuffer:
         return sum((torch.ne(guard, self._pattern).sum() for guard in self._guards), start=_zero(self._all))
 
     def poison(self, turn: int) -> None:
-        self.words.fill_(_signed(POISON[turn % 2]))
+        self.words.fill_(_signed(FILLS[turn % len(FILLS)]))
 
     def poison_left(self, turn: int) -> torch.Tensor:
-        """Number of elements that still hold the poison of `turn`, on the device."""
-        still = torch.eq(self.words, _signed(POISON[turn % 2]))
+        """Number of elements that still hold what `poison` wrote at `turn`, on the device."""
+        still = torch.eq(self.words, _signed(FILLS[turn % len(FILLS)]))
         return still.view(-1, BITS[self.tensor.dtype].itemsize // 2).all(dim=1).sum()
 
     def values(self) -> torch.Tensor:
@@ -146,8 +149,8 @@ def observe(
 ) -> tuple[Observed, list[torch.Tensor]]:
     """Run a kernel on prepared buffers, `repeats` times; what was seen, and the first output on the device.
 
-    Every launch gets poisoned outputs, with the two poison words in turn: an output left over from another launch
-    shows. Counters are as the launch before left them. Only the first launch waits for the device, so that its failure
+    Every launch gets poisoned outputs, with the words of FILLS in turn: an output left over from another launch shows.
+    Counters are as the launch before left them. Only the first launch waits for the device, so that its failure
     is known as such; the others queue up back to back, the state in which races between CTAs show, and their
     differences add up on the device.
     """

@@ -1,0 +1,204 @@
+"""Who catches bugs planted in the attention template: the interpreter, and the gate on the GPU.
+
+    python -m benchmarks.trust.mutants --output studies/h200/trust.json
+
+Every mutant of `benchmarks.trust.planted` is compiled and judged as a candidate of the unchanged template: by the
+interpreter (for sm_89), then on the card, at the level of a search (`quick`) and, where that accepts it, at the level
+of a final run (`full`). After a mutant that took the worker down the original is judged, which must be measured. The
+section `mutants` is written anew after each problem, so that a run that breaks off keeps what it has. Exit code 1 where
+the card accepts a mutant that it should refuse, or refuses an original.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from benchmarks.trust.document import put_section
+from benchmarks.trust.planted import MUTANTS, TEMPLATE
+from benchmarks.trust.planted.building import Built, build, request
+from benchmarks.trust.planted.interpreting import Interpreted, interpret
+from benchmarks.trust.planted.mutant import SPACE
+from evoengine.build import Builder
+from evoengine.devices.cuda import CudaDevice, find_gpu
+from evoengine.errors import EvoengineError, TemplateError, UserError
+from evoengine.hardware import DeviceLimits
+from evoengine.problem import AttentionProblem
+from evoengine.space import Values
+from evoengine.verdict import Artifact, Candidate, Gate, Measurement, Rejection
+
+INTERPRETED_ARCH = "sm_89"
+SEED = 20_251
+STEP_SECONDS = 30.0
+"""Of the final run; a step is 250 launches."""
+
+Row = dict[str, Any]
+
+
+def rejected(rejection: Rejection) -> Row:
+    """What a section says of a rejection: the gate, the reason, and the input set that brought it to light."""
+    row: Row = {"caught": True, "gate": str(rejection.gate), "reason": rejection.reason}
+    if rejection.checks and rejection.checks[-1].reason:
+        last = rejection.checks[-1]
+        row |= {
+            "input_set": last.input_set,
+            "shape": last.shape,
+            "repeats": last.repeats,
+            "repeat_mismatches": last.repeat_mismatches,
+        }
+    return row
+
+
+def of_interpreter(built: Built, verdict: Interpreted) -> Row:
+    if isinstance(verdict, Rejection):
+        return rejected(verdict)
+    return {"caught": False, "why": built.mutant.unseen}
+
+
+def control(problem: AttentionProblem, arch: str) -> tuple[Values, Artifact]:
+    """The template's default config, which candidates are timed beside."""
+    with Builder(TEMPLATE, arch) as builder:
+        (artifact,) = builder.build([request(SPACE.default, problem)])
+    if isinstance(artifact, Rejection):
+        raise TemplateError(f"the default config does not build: {artifact.reason}")
+    return SPACE.default, artifact
+
+
+def candidate(number: int, values: Values) -> Candidate:
+    return Candidate(number, SPACE.config(values), "mutant")
+
+
+class Jury:
+    """The card's verdicts on the mutants of one problem."""
+
+    def __init__(self, problem: AttentionProblem, limits: DeviceLimits) -> None:
+        self._control = control(problem, limits.arch)
+        self._device = CudaDevice(TEMPLATE, problem, limits, seed=SEED)
+        self.environment: Mapping[str, Any] = {}
+        self.originals_accepted = 0
+        self.faults_survived = 0
+
+    def judge(self, group: Sequence[Built]) -> Iterator[tuple[Built, Row]]:
+        """Every mutant's row, the survivors of the quick level last.
+
+        Raises:
+            TemplateError: an original is refused, alone or after a mutant.
+        """
+        with self._device as device:
+            self.environment = device.start(*self._control).environment
+            for number, built in enumerate({one.original.cubin_sha256: one for one in group}.values()):
+                self._accept(number, built, "")
+                self.originals_accepted += 1
+            survivors: list[Built] = []
+            for number, built in enumerate(group):
+                ((_, verdict),) = device.judge([(candidate(number, built.mutant.values), built.artifact)])
+                if isinstance(verdict, Measurement):
+                    survivors.append(built)
+                    continue
+                if verdict.gate is not Gate.CORRECTNESS:
+                    self._accept(number, built, f" after mutant {built.mutant.name}")
+                    self.faults_survived += 1
+                yield built, {"level": "quick", **rejected(verdict)}
+            if survivors:
+                yield from self._finals(survivors)
+
+    def _accept(self, number: int, built: Built, when: str) -> None:
+        values = built.mutant.values
+        ((_, verdict),) = self._device.judge([(candidate(number, values), built.original)])
+        if isinstance(verdict, Rejection):
+            label = SPACE.config(values).label
+            raise TemplateError(f"the original {label} is refused{when}: {verdict.gate}, {verdict.reason}")
+
+    def _finals(self, survivors: Sequence[Built]) -> Iterator[tuple[Built, Row]]:
+        work = [(candidate(number, built.mutant.values), built.artifact) for number, built in enumerate(survivors)]
+        finals = self._device.compare(self._control, work, SEED + 1, (), STEP_SECONDS)
+        for built, (_, verdict) in zip(survivors, finals.finalists, strict=True):
+            row = rejected(verdict) if isinstance(verdict, Rejection) else {"caught": False}
+            yield built, {"level": "full", **row}
+
+
+def section(rows: Sequence[Row], originals: int, survived: int, seconds: float) -> Row:
+    """The document's section so far; `missed` are mutants that the card accepted at both levels."""
+    seen = [row for row in rows if "caught" in row["gpu"]]
+    missed = [row for row in seen if not row["gpu"]["caught"]]
+    return {
+        "mutants": list(rows),
+        "planted": len(rows),
+        "judged_on_the_gpu": len(seen),
+        "caught_by_interpreter": sum(row["interpreter"]["caught"] for row in rows),
+        "caught_by_gpu_quick": sum(row["gpu"].get("level") == "quick" for row in seen),
+        "caught_by_gpu_full": sum(row["gpu"].get("level") == "full" and row["gpu"]["caught"] for row in seen),
+        "missed_by_gpu": [row["name"] for row in missed if "hidden" not in row],
+        "hidden_from_gpu": [row["name"] for row in missed if "hidden" in row],
+        "originals_accepted": originals,
+        "originals_accepted_after_a_fault": survived,
+        "seconds": seconds,
+    }
+
+
+def described(built: Built, interpreted: Interpreted) -> Row:
+    """A row before the card has seen its mutant."""
+    mutant = built.mutant
+    row = {
+        "name": mutant.name,
+        "models": mutant.models,
+        "files": sorted({edit.file for edit in mutant.edits}),
+        "config": SPACE.config(mutant.values).label,
+        "problem": mutant.problem.label,
+        "interpreter": of_interpreter(built, interpreted),
+        "gpu": {"skipped": "not reached"},
+    }
+    return row | ({"hidden": mutant.hidden} if mutant.hidden else {})
+
+
+def run(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description="Judge bugs planted in the attention template.")
+    parser.add_argument("--output", metavar="FILE", type=Path, required=True, help="trust document to write to")
+    arguments = parser.parse_args(argv)
+    limits = find_gpu()
+    if limits is None:
+        raise UserError("no GPU here: `evoengine doctor` says what is missing; tests/test_mutants.py needs none")
+    started = time.monotonic()
+    ordered = sorted(MUTANTS, key=lambda mutant: mutant.problem.label)
+    cases = [(one.mutant.values, one.mutant.problem, one.artifact) for one in build(ordered, INTERPRETED_ARCH)]
+    all_built = build(ordered, limits.arch)
+    rows = {
+        built.mutant.name: described(built, verdict) for built, verdict in zip(all_built, interpret(cases), strict=True)
+    }
+    environment: Row = {
+        "template_digest": TEMPLATE.digest,
+        "space_digest": SPACE.digest,
+        "toolchain": all_built[0].artifact.compiler,
+    }
+    originals = survived = 0
+    for problem, built in groupby(all_built, key=lambda one: one.mutant.problem):
+        group = list(built)
+        jury = Jury(problem, limits)
+        try:
+            for one, row in jury.judge(group):
+                rows[one.mutant.name]["gpu"] = row
+                print(f"{one.mutant.name}: {row.get('reason', 'accepted')}", file=sys.stderr)
+        finally:
+            originals += jury.originals_accepted
+            survived += jury.faults_survived
+            so_far = section(list(rows.values()), originals, survived, time.monotonic() - started)
+            put_section(arguments.output, "mutants", so_far, {**jury.environment, **environment})
+    print(f"missed: {', '.join(so_far['missed_by_gpu']) or 'none'}", file=sys.stderr)
+    return 1 if so_far["missed_by_gpu"] else 0
+
+
+def main() -> int:
+    try:
+        return run(sys.argv[1:])
+    except EvoengineError as error:
+        print(f"mutants: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
