@@ -19,6 +19,7 @@ from evoengine.devices.cuda.driver import Events, Kernel, LaunchGraph, call, pac
 from evoengine.devices.cuda.nvml import Nvml
 from evoengine.devices.cuda.probe import read_limits
 from evoengine.devices.cuda.scrub import Scrubber, compile_source
+from evoengine.devices.cuda.serve import FatalCudaError
 from evoengine.devices.cuda.timer import quantum_of
 from evoengine.errors import UserError
 from evoengine.template import Launch
@@ -53,6 +54,7 @@ class Card:
         self.uuid, self.name = identify(ordinal)
         self._nvml = Nvml(self.uuid)
         self.other_processes = self._nvml.processes()  # counted before this process joins them
+        self.other_load_percent = self._nvml.load_percent()
         if not torch.cuda.is_available():
             raise UserError(f"torch {torch.__version__} cannot use this GPU: install a CUDA build of torch")
         torch.cuda.set_device(ordinal)
@@ -101,6 +103,12 @@ class Card:
         """
         call(driver.cuCtxSynchronize)
 
+    def reset_persisting(self) -> None:
+        """Lines that a kernel asked L2 to keep become ordinary ones: they would outlive any traffic (llm.c#851)."""
+        (status,) = driver.cuCtxResetPersistingL2Cache()
+        if status not in (driver.CUresult.CUDA_SUCCESS, driver.CUresult.CUDA_ERROR_NOT_SUPPORTED):
+            raise FatalCudaError(f"{status.name} from cuCtxResetPersistingL2Cache")
+
     def clocks(self) -> dict[str, Any]:
         """Clocks, power, temperature now; empty without NVML."""
         return self._nvml.now()
@@ -124,6 +132,7 @@ class Card:
             "event_pair_us": self.empty_us,
             "window": "warm L2, CUDA graph between two events",
             "other_processes": self.other_processes,
+            "other_load_percent": self.other_load_percent,
             **self._nvml.settings(),
             "clocks": self.clocks(),
         }

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from evoengine.devices.cuda.doubt import PEAK_MARGIN, doubt, floor_us, idle_company, unfit
 from evoengine.devices.cuda.messages import (
     COMPETITORS,
     SDPA,
@@ -23,7 +24,7 @@ from evoengine.devices.cuda.messages import (
 )
 from evoengine.devices.cuda.results import Final, Finals, Setup, make_final
 from evoengine.devices.cuda.session import START_SECONDS, JobFailed, Session
-from evoengine.errors import EvoengineError, TemplateError
+from evoengine.errors import EvoengineError, TemplateError, UserError
 from evoengine.hardware import DeviceLimits
 from evoengine.problem import Problem
 from evoengine.space import Values
@@ -34,8 +35,10 @@ MIN_JOB_SECONDS, JOB_FACTOR = 10.0, 50.0
 """A phase of a candidate's job may take 10 s, or 50 times what the default's whole job took (correctness.md)."""
 START_TRIES = 3
 """A card that was just freed of a hung kernel may refuse the next context once or twice."""
-PEAK_MARGIN = 1.1
-"""Boost clocks exceed the datasheet's by a few per cent; beyond 10 % over the tensor peak a time is not credible."""
+REMEDY = (
+    "small gaps cannot be told apart: close what else uses the card, lock its clocks (nvidia-smi -lgc), or go on all "
+    "the same with --force"
+)
 
 WORKER = (sys.executable, "-m", "evoengine.devices.cuda.worker")
 
@@ -44,7 +47,8 @@ class CudaDevice:
     """One GPU that proves and times candidates of one template on one problem.
 
     `limits` are the card's own (`find_gpu`), not a named target's. `seed` is the run's: inputs derive from it.
-    `worker` is the command line of the worker process, to which its arguments are appended.
+    `worker` is the command line of the worker process, to which its arguments are appended. With `force` a card that is
+    unfit for timing is only warned of.
     """
 
     measures = True
@@ -58,11 +62,13 @@ class CudaDevice:
         ordinal: int = 0,
         seed: int,
         worker: Sequence[str] = WORKER,
+        force: bool = False,
     ) -> None:
         self.name = limits.name
         self._problem = problem
         self._limits = limits
         self._seed = seed
+        self._force = force
         self._session = Session((*worker, str(ordinal)), template, problem)
         self._control: Subject | None = None
         self._reference_us: float | None = None
@@ -75,11 +81,13 @@ class CudaDevice:
 
         Raises:
             TemplateError: the default config or the reference fails, so that no candidate could be judged.
-            UserError: another evoengine uses the card, or the problem does not fit on it.
+            UserError: another evoengine uses the card, the problem does not fit on it, or (without `force`) the card is
+                busy or so noisy that no small gap can be measured.
             EvoengineError: the worker does not come up.
         """
         self._control = _subject("default", values, artifact)
         environment, ready = self._connect()
+        warnings = self._warnings(environment, ready.noise)
         self._reference_us = self._best_us = ready.reference_us
         # The control as a candidate: an A/A test, and the measure of how long a job takes.
         try:
@@ -90,16 +98,31 @@ class CudaDevice:
         if isinstance(judged.verdict, Rejection):
             raise TemplateError(f"the default config is wrong when it runs again: {judged.verdict.reason}")
         self._job_seconds = max(MIN_JOB_SECONDS, JOB_FACTOR * busy_seconds)
-        return Setup(judged.verdict, ready.baselines, dict(ready.unavailable), environment, ready.warnings)
+        return Setup(judged.verdict, ready.baselines, dict(ready.unavailable), environment, warnings)
 
     def judge(self, work: Sequence[tuple[Candidate, Artifact]]) -> Iterator[tuple[Candidate, Measurement | Rejection]]:
-        """One verdict a candidate, in order, each as soon as it is known.
+        """One verdict a candidate, each as soon as it is known.
+
+        Times that are too good to be believed (`doubt`) come last: proven and timed again in a fresh process, one for
+        all of them, since its start takes seconds. What that process says is the verdict.
 
         Raises:
             EvoengineError: the card does not come back after a candidate's fault.
         """
+        doubted: list[tuple[Candidate, Subject, Measurement, str]] = []
         for candidate, artifact in work:
-            yield candidate, self._verdict(_subject(str(candidate.number), candidate.config.values, artifact))
+            subject = _subject(str(candidate.number), candidate.config.values, artifact)
+            verdict = self._verdict(subject)
+            if isinstance(verdict, Measurement):
+                if why := doubt(verdict.median_us, self._best_us, self._problem, self._limits):
+                    doubted.append((candidate, subject, verdict, why))
+                    continue
+                self._best_us = min(self._best_us, verdict.median_us)
+            yield candidate, verdict
+        if doubted:
+            self._session.stop()
+        for candidate, subject, first, why in doubted:
+            yield candidate, self._second(subject, first, why)
 
     def finals(self, work: Sequence[tuple[Candidate, Artifact]], seed: int) -> Finals:
         """Time default, finalists and baselines together in a fresh process, on inputs that no search has seen.
@@ -112,7 +135,7 @@ class CudaDevice:
             EvoengineError: the card fails, and no finalist can be named for it.
         """
         assert self._control is not None, "start comes first"
-        return self._race(self._control, work, seed, SDPA, self._job_seconds)
+        return self._race(self._control, work, seed, SDPA, self._job_seconds, checked=True)
 
     def compare(
         self,
@@ -129,10 +152,29 @@ class CudaDevice:
 
         Raises:
             TemplateError: the default config fails.
-            UserError: another evoengine uses the card, or the problem does not fit on it.
+            UserError: another evoengine uses the card, the problem does not fit on it, or (without `force`) the card is
+                busy.
             EvoengineError: the card fails, and nobody can be named for it.
         """
         return self._race(_subject("default", *control), work, seed, competitors, step_seconds)
+
+    def _second(self, subject: Subject, first: Measurement, why: str) -> Measurement | Rejection:
+        """The verdict of the fresh process, with both numbers as its evidence."""
+        verdict = self._verdict(subject)
+        evidence = {**verdict.evidence, "doubted": why, "doubted_median_us": first.median_us}
+        if isinstance(verdict, Rejection):
+            return dataclasses.replace(verdict, evidence=evidence)
+        self._best_us = min(self._best_us, verdict.median_us)
+        impossible = verdict.median_us * PEAK_MARGIN < floor_us(self._problem, self._limits)
+        flags = (*verdict.flags, "rechecked", *(["above_roofline"] if impossible else []))
+        evidence["confirmed_median_us"] = verdict.median_us
+        return dataclasses.replace(verdict, evidence=evidence, flags=flags)
+
+    def _warnings(self, environment: Mapping[str, Any], noise: float) -> tuple[str, ...]:
+        reasons = list(unfit(environment, noise))
+        if reasons and not self._force:
+            raise UserError(f"{'; '.join(reasons)}: {REMEDY}")
+        return (*reasons, *idle_company(environment))
 
     def _race(
         self,
@@ -141,6 +183,8 @@ class CudaDevice:
         seed: int,
         competitors: Sequence[str],
         seconds: float,
+        *,
+        checked: bool = False,
     ) -> Finals:
         subjects = {str(c.number): _subject(str(c.number), c.config.values, a) for c, a in work}
         rejected: dict[str, Rejection] = {}
@@ -151,6 +195,9 @@ class CudaDevice:
             names = tuple(name for name in competitors if name not in crashed)
             try:
                 environment = self._session.open(seed)
+                if not checked:
+                    self._warnings(environment, noise=0.0)
+                    checked = True
                 raced, _ = self._session.ask(RunFinals(control, finalists, seed, names), seconds)
             except JobFailed as failed:
                 if failed.about in subjects:
@@ -195,7 +242,9 @@ class CudaDevice:
 
         def final(name: str, lap: Lap) -> Final:
             checks, launches = lap.checks, lap.launches_per_window
-            return make_final(name, lap.windows_us, control_us, launches, seed, checks, lap.deviation, lap.about)
+            return make_final(
+                name, lap.windows_us, control_us, launches, seed, checks, lap.deviation, lap.about, lap.cold_us
+            )
 
         finalists = tuple(
             (c, rejected.get(str(c.number)) or final(c.config.label, laps[str(c.number)])) for c, _ in work
@@ -210,6 +259,7 @@ class CudaDevice:
             raced.clocks,
             final(raced.floor.name, raced.floor),
             {**raced.unavailable, **crashed},
+            raced.cold_copies,
         )
 
     def _verdict(self, subject: Subject) -> Measurement | Rejection:
@@ -218,12 +268,6 @@ class CudaDevice:
             # Two candidates in a row: the card may still suffer from the first. One more try in a fresh process.
             verdict, failed = self._attempt(subject)
         self._suspect = failed
-        if not isinstance(verdict, Measurement):
-            return verdict
-        self._best_us = min(self._best_us, verdict.median_us)
-        tflops = self._problem.flops / verdict.median_us / 1e6
-        if tflops > PEAK_MARGIN * self._limits.tensor_tflops:
-            return dataclasses.replace(verdict, flags=(*verdict.flags, "above_peak"))
         return verdict
 
     def _attempt(self, subject: Subject) -> tuple[Measurement | Rejection, bool]:

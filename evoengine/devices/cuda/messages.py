@@ -94,12 +94,12 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The control is proven and timed: `reference_us` is its median."""
+    """The control is proven and timed: `reference_us` is its median, `noise` its windows' relative deviation."""
 
     reference_us: float
     baselines: tuple[BaselineTiming, ...]
     unavailable: Mapping[str, str]
-    warnings: tuple[str, ...]
+    noise: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Lap:
-    """All windows of one subject of the final run, and its error after them."""
+    """All windows of one subject of the final run, warm and cold, and its error after them."""
 
     name: str
     windows_us: tuple[float, ...]
@@ -120,6 +120,7 @@ class Lap:
     checks: tuple[Check, ...] = ()
     deviation: Deviation | None = None
     about: str = ""
+    cold_us: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,7 @@ class Raced:
     floor: Lap
     unavailable: Mapping[str, str]
     clocks: Mapping[str, Any]
+    cold_copies: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +190,7 @@ def decode_reply(data: bytes) -> Reply:
         return plain[name](**fields)
     if name == "Ready":
         baselines = tuple(BaselineTiming(**_tuples(baseline)) for baseline in fields["baselines"])
-        return Ready(fields["reference_us"], baselines, fields["unavailable"], tuple(fields["warnings"]))
+        return Ready(fields["reference_us"], baselines, fields["unavailable"], fields["noise"])
     if name == "Judged":
         verdict = fields["verdict"]
         return Judged(_rejection(verdict) if "gate" in verdict else _measurement(verdict), fields["stray"])
@@ -202,6 +204,7 @@ def decode_reply(data: bytes) -> Reply:
         _lap(fields["floor"]),
         fields["unavailable"],
         fields["clocks"],
+        fields["cold_copies"],
     )
 
 

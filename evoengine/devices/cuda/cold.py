@@ -1,0 +1,60 @@
+"""Cold L2: windows whose launches go through so many copies of the problem that each finds its own copy evicted.
+
+Copies rather than a flush between launches: the windows stay as long as warm ones, so that the event clock's step and
+the pair of events around a single launch (2 us beside a kernel of 4) do not matter, and medians may be taken. A set of
+copies is the same traffic for every size: flashinfer-bench takes copies for small problems and a flush for large ones,
+but two copies of a problem of five times L2 evict each other.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+import torch
+
+from evoengine.devices.cuda.buffers import BufferCopy, ProblemBuffers
+
+L2_MULTIPLE = 5
+"""Traffic between two uses of a copy, as a multiple of L2 (flashinfer-bench, bench/timing.py)."""
+MAX_COPIES = 1024
+"""Enough for 0.25 MB a problem on an H200; smaller ones would need graphs of thousands of launches, and get no cold
+time."""
+ROUNDS = 30
+"""Windows a finalist: no verdict rests on cold times, and 30 give their median to 0.3 %."""
+
+Result = TypeVar("Result")
+
+
+class InTurn(Generic[Result]):
+    """Calls the given functions one after the other, for ever."""
+
+    def __init__(self, calls: Sequence[Callable[[], Result]]) -> None:
+        self.calls = calls
+        self._turn = itertools.cycle(calls)
+
+    def __call__(self) -> Result:
+        return next(self._turn)()
+
+
+def copies_needed(copy_bytes: int, l2_bytes: int) -> int:
+    """As many as put `L2_MULTIPLE` times L2 between two uses of one copy, and that one."""
+    return math.ceil(L2_MULTIPLE * l2_bytes / copy_bytes) + 1
+
+
+def make_copies(buffers: ProblemBuffers, l2_bytes: int) -> list[BufferCopy]:
+    """Copies of the buffers as they are; none where too many would be needed or the memory does not suffice."""
+    count = copies_needed(buffers.traffic_bytes, l2_bytes)
+    if count > MAX_COPIES:
+        return []
+    try:
+        return [buffers.copy() for _ in range(count)]
+    except torch.OutOfMemoryError:
+        return []
+
+
+def launches(warm_launches: int, copies: int) -> int:
+    """Of a cold window: whole turns, at least as many launches as a warm window has."""
+    return math.ceil(warm_launches / copies) * copies
