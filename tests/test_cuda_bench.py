@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import itertools
 import json
@@ -14,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fake_card import QUANTUM_US, FakeCard, SimulatedEvents, SimulatedWindow
+from fake_card import COLD, QUANTUM_US, FakeCard, SimulatedEvents, SimulatedWindow
 
-from evoengine.devices.cuda import bench, timer, windows
+from evoengine.devices.cuda import bench, cold, control, timer, windows
 from evoengine.devices.cuda.baselines import sdpa
 from evoengine.devices.cuda.buffers import GUARD_BYTES, GuardedBuffer
 from evoengine.devices.cuda.messages import (
@@ -174,21 +173,25 @@ def test_a_beaten_candidate_gets_few_windows(fresh: Bench) -> None:
     assert 21.0 == pytest.approx(verdict.median_us, rel=0.02)
 
 
-def test_slow_clocks_and_a_moved_control_are_flagged(fresh: Bench) -> None:
+def test_the_bench_reports_what_the_watch_saw(fresh: Bench) -> None:
     fresh.set_up()
     fresh.card.clock_mhz = 1700.0
-    fresh.card.kernels[0].launch_us = 10.3
-    fresh.bench._control = dataclasses.replace(
-        fresh.bench._control, window=fresh.card.graph(fresh.bench._control.proof.launch, 100)
-    )
-    verdict = fresh.judge().verdict
+    fresh.card.slowness = 1.03
+    verdict = fresh.judge(launch_us=9.0).verdict
 
     assert isinstance(verdict, Measurement)
-    assert ("control_drifted", "throttled") == verdict.flags
+    assert ("throttled", "control_drifted") == verdict.flags
+    assert 0.9 == pytest.approx(verdict.ratio, rel=0.005)
+    assert control.THROTTLE_TRIES == len(verdict.evidence["earlier_ratios"])
+    assert 0.03 == pytest.approx(verdict.evidence["control_moved"], abs=0.005)
+    assert 0 < verdict.evidence["half_width"] < timer.HALF_WIDTH
+    assert {"before": {"sm_clock_mhz": 1700.0}, "after": {"sm_clock_mhz": 1700.0}} == verdict.clocks
 
 
-def test_set_up_says_who_else_uses_the_card(fresh: Bench) -> None:
-    assert any("other process" in warning for warning in fresh.set_up().ready.warnings)
+def test_set_up_tells_the_controls_noise(fresh: Bench) -> None:
+    fresh.card.noise = 0.05
+
+    assert 0.05 == pytest.approx(fresh.set_up().ready.noise, rel=0.5)
 
 
 def test_every_checked_launch_sees_scrubbed_memory(fresh: Bench) -> None:
@@ -214,6 +217,45 @@ def test_the_final_run_times_everyone_in_every_round(fresh: Bench) -> None:
     deviation = raced.finalists[0].deviation
     assert deviation is not None
     assert 0 <= deviation.rel_fro < 1e-7
+
+
+def test_finalists_are_timed_with_cold_l2_too(fresh: Bench) -> None:
+    finalists = (fresh.subject(launch_us=8.0, name="1"),)
+    raced = fresh.bench.run_finals(RunFinals(fresh.subject(name="default"), finalists, 3))
+
+    assert isinstance(raced, Raced)
+    assert 21 == raced.cold_copies, "20 times 16 KB is five times the L2, and one more"
+    assert [cold.ROUNDS] * 2 == [len(lap.cold_us) for lap in (raced.control, *raced.finalists)]
+    assert () == raced.floor.cold_us
+    assert 8.0 * COLD == pytest.approx(np.median(raced.finalists[0].cold_us), rel=0.005)
+    assert 1 == fresh.card.persisting_resets
+
+
+@pytest.mark.parametrize(
+    ("mbytes", "l2_mbytes", "copies"), [(2.0, 50.0, 126), (0.25, 50.0, 1001), (300.0, 50.0, 2), (3000.0, 50.0, 2)]
+)
+def test_enough_copies_evict_each_other(mbytes: float, l2_mbytes: float, copies: int) -> None:
+    assert copies == cold.copies_needed(int(mbytes * 1e6), int(l2_mbytes * 1e6))
+
+
+@pytest.mark.parametrize(("warm", "copies", "launches"), [(235, 126, 252), (34, 126, 126), (5, 2, 6), (500, 2, 500)])
+def test_a_cold_window_is_whole_turns(warm: int, copies: int, launches: int) -> None:
+    assert launches == cold.launches(warm, copies)
+
+
+def test_cold_launches_go_through_the_copies_in_turn(fresh: Bench) -> None:
+    """Each on tensors of its own, with the inputs that were proven; a problem too small to evict gets none."""
+    buffers = fresh.bench._prover.buffers
+    copies = cold.make_copies(buffers, 64 * 1024)
+    tensors = list(fresh.bench._template.module.arguments({}, fresh.bench._problem))
+    addresses = [copy.arguments(tensors)[:2] for copy in copies]
+
+    assert 21 == len(copies)
+    assert 22 == len({tuple(each) for each in (*addresses, buffers.arguments(tensors)[:2])})
+    assert all(torch.equal(copy.inputs[0], buffers.inputs[0].values()) for copy in copies)
+    turn = cold.InTurn([lambda n=n: n for n in range(3)])
+    assert [0, 1, 2, 0] == [turn() for _ in range(4)]
+    assert [] == cold.make_copies(buffers, 2**30)
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ class Display:
         if not self._measures:
             return Text.assemble(("best estimate: ", "yellow"), f"{us:.2f} us (nothing measured)  {label}")
         ratio = f"  {self._sdpa_us / us:.2f}x SDPA" if self._sdpa_us else ""
-        return Text.assemble(("best so far: ", "bold"), f"{us:.3f} us ±{noise:.1%}{ratio}  {label}")
+        return Text.assemble(("best so far, to be confirmed: ", "bold"), f"{us:.3f} us ±{noise:.1%}{ratio}  {label}")
 
     def _remaining(self) -> str:
         elapsed = time.monotonic() - self._started

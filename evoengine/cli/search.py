@@ -199,7 +199,7 @@ def _run(
         if budget.candidates > study.spec.budget:
             study.set_budget(budget.candidates)
         stack.enter_context(builder)
-        device, timing = _device(question, target, study, builder.jobs)
+        device, timing = _device(question, target, study, builder.jobs, force=arguments.force)
         stack.callback(device.close)
         display = Display(out, budget.candidates, measures=measures, quiet=arguments.quiet, verbose=arguments.verbose)
         display.note(
@@ -229,11 +229,13 @@ def _run(
     return _finish(arguments, question, study, outcome)
 
 
-def _device(question: Question, target: Target, study: Study, jobs: int) -> tuple[Device, TimingDevice | None]:
+def _device(
+    question: Question, target: Target, study: Study, jobs: int, *, force: bool
+) -> tuple[Device, TimingDevice | None]:
     if target.ordinal is None:
         return InterpreterDevice(question.template, question.problem, question.limits, jobs=jobs), None
     device = CudaDevice(
-        question.template, question.problem, target.device, ordinal=target.ordinal, seed=study.spec.seed
+        question.template, question.problem, target.device, ordinal=target.ordinal, seed=study.spec.seed, force=force
     )
     return device, device
 

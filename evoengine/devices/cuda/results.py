@@ -151,13 +151,21 @@ def ratio_interval(
 ) -> tuple[float, float, float]:
     """(low, median, high) of the paired ratios: percentile bootstrap over rounds (Efron & Tibshirani 1993, ch. 13).
 
-    Rounds, not windows, are resampled: both windows of a pair share the clock and temperature of their round.
+    Rounds, not windows, are resampled: both windows of a pair share the clock and temperature of their round. The
+    middle of n draws with repeats from n sorted values has the rank of the middle of n uniform numbers, which is beta
+    distributed: two random numbers a resample in place of n.
     """
     import numpy as np
 
-    logs = np.log(np.asarray(windows_us, np.float64)) - np.log(np.asarray(control_us, np.float64))
-    rounds = np.random.default_rng(seed).integers(0, logs.size, (RESAMPLES, logs.size))
-    low, high = np.percentile(np.median(logs[rounds], axis=1), [50 * (1 - confidence), 50 * (1 + confidence)])
+    logs = np.sort(np.log(np.asarray(windows_us, np.float64)) - np.log(np.asarray(control_us, np.float64)))
+    n, draw = logs.size, np.random.default_rng(seed)
+    middle = (n + 1) // 2
+    lower = draw.beta(middle, n - middle + 1, RESAMPLES)
+    upper = lower
+    if n % 2 == 0:  # the next of the n - middle numbers that lie above
+        upper = lower + (1 - lower) * (1 - draw.random(RESAMPLES) ** (1 / (n - middle)))
+    at = np.minimum((np.stack([lower, upper]) * n).astype(np.int64), n - 1)
+    low, high = np.percentile(logs[at].mean(axis=0), [50 * (1 - confidence), 50 * (1 + confidence)])
     return math.exp(float(low)), math.exp(float(np.median(logs))), math.exp(float(high))
 
 
