@@ -159,7 +159,10 @@ class GpuBench:
                 random.Random(request.seed),
                 lambda: self._tell(Working("time")),
             )
-            cold_times, copies = self._time_cold(request, list(contenders), windows)
+            try:
+                cold_times, copies = self._time_cold(request, list(contenders), windows)
+            except (CudaError, torch.OutOfMemoryError):  # too little memory for the copies and their graphs
+                cold_times, copies = {}, 0
             timed, output = self._prover.timed, self._prover.buffers.outputs[0]
             errors = {}
             for name, proof in reversed(proofs.items()):  # the control last: a finalist may be what spoilt it
@@ -197,6 +200,8 @@ class GpuBench:
             self._tell(Working("check", subject.name))
             kernel = self._card.load(_image(subject), self._template.module.ENTRY)
             starts = [self._prover.bind(kernel, subject.values, self._problem, copy) for copy in copies]
+            starts[0]()  # a kernel is loaded at its first launch, which a capture might refuse
+            self._card.synchronize()
             launches = cold.launches(warm[subject.name].launches, len(copies))
             windows[subject.name] = self._card.graph(cold.InTurn(starts), launches)
         windows |= self._windows.cold(self._problem, [name for name in contenders if name in SDPA], copies, warm)
