@@ -21,6 +21,7 @@ from sqlalchemy import exc
 
 from evoengine.archive import lease
 from evoengine.archive.archive import Archive
+from evoengine.archive.codec import read_verdict, verdict_columns
 from evoengine.archive.lease import Owner
 from evoengine.archive.records import Baseline, Elite, StudySpec
 from evoengine.archive.study import Study
@@ -534,6 +535,11 @@ class TestContract:
         assert (5, 2, 1, 2, 2) == (one.candidates, one.rejected, one.measured, one.waiting, one.elites)
         assert (10.4, MEASUREMENT.median_us, 33.25) == (one.best_us, one.best_unconfirmed_us, one.best_estimated_us)
         assert "interrupted" == one.status
+
+    def test_a_measurement_of_the_first_studies_has_no_evidence(self) -> None:
+        old = read_verdict({**verdict_columns(MEASUREMENT), "evidence": None})
+
+        assert replace(MEASUREMENT, evidence={}) == old
 
     def test_best_leaves_twins_out(self, study: Study) -> None:
         fast = replace(MEASUREMENT, control_reference_us=10.0)

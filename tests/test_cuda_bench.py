@@ -61,7 +61,7 @@ class Bench:
         return Subject(name, {"BUG": BUGS.index(bug), "WORK": 1}, str(path), hashlib.sha256(image).hexdigest())
 
     def set_up(self, bug: str = "none") -> Bench:
-        self.ready = self.bench.set_up(SetUp(self.subject(bug, name="default"), None))
+        self.ready = self.bench.set_up(SetUp(self.subject(bug, name="default"), None, baselines=True))
         return self
 
     def judge(self, bug: str = "none", launch_us: float = 10.0, best_us: float = 10.0) -> Judged:
@@ -229,6 +229,16 @@ def test_finalists_are_timed_with_cold_l2_too(fresh: Bench) -> None:
     assert () == raced.floor.cold_us
     assert 8.0 * COLD == pytest.approx(np.median(raced.finalists[0].cold_us), rel=0.005)
     assert 1 == fresh.card.persisting_resets
+
+
+def test_the_final_run_tells_the_worst_that_the_clocks_saw(fresh: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = itertools.cycle([1980.0, 1600.0, 1980.0])
+    monkeypatch.setattr(fresh.card, "clocks", lambda: {"sm_clock_mhz": next(readings), "slowed_by": ["power cap"]})
+    raced = fresh.bench.run_finals(RunFinals(fresh.subject(name="default"), (), 3))
+
+    assert isinstance(raced, Raced)
+    assert {"lowest_sm_clock_mhz": 1600.0, "slowed_by": ["power cap"]} == raced.clocks["during"]
+    assert {"before", "after", "during"} == raced.clocks.keys()
 
 
 @pytest.mark.parametrize(

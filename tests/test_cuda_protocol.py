@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_cuda_worker import FAULTS
@@ -73,8 +74,8 @@ def make(
     command = (sys.executable, str(HERE / "fake_cuda_worker.py"), str(tmp_path), f"GPU-{tmp_path.name}-{os.getpid()}")
     made: list[CudaDevice] = []
 
-    def make_device(*, force: bool = False) -> CudaDevice:
-        made.append(CudaDevice(template, template.module.PROBLEM(), card("l4"), seed=1, worker=command, force=force))
+    def make_device(**options: Any) -> CudaDevice:
+        made.append(CudaDevice(template, template.module.PROBLEM(), card("l4"), seed=1, worker=command, **options))
         return made[-1]
 
     yield make_device
@@ -102,7 +103,7 @@ def judge(made: CudaDevice, *faults: str) -> list[Verdict]:
     "message",
     [
         Open("folder", {"rows": 3, "causal": True}, 5, "scratch"),
-        SetUp(Subject("default", {"BUG": 0}, "kernel.cubin", "00"), None),
+        SetUp(Subject("default", {"BUG": 0}, "kernel.cubin", "00"), 5.5, True),
         Judge(Subject("1", {"BUG": 0}, "kernel.cubin", "00"), 3.5),
         RunFinals(Subject("default", {}, "c", "00"), (Subject("1", {"BUG": 1}, "c", "01"),), 9),
         RunFinals(Subject("default", {}, "c", "00"), (), 9, ("sdpa", "flex")),
@@ -162,6 +163,16 @@ def test_the_best_so_far_is_what_the_next_must_come_near(make: Callable[[], Cuda
 
     # A/A of the control, then the first candidate against the control, the others against the first
     assert ["10.0", "10.0", "9.03", "9.03"] == [f"{float(best):.3}" for best in notes(tmp_path, "best")]
+
+
+def test_a_study_that_goes_on_keeps_its_scale_and_its_best(make: Callable[..., CudaDevice], tmp_path: Path) -> None:
+    made = make(reference_us=9.0, best_us=4.0)
+    setup = made.start(candidate(0).config.values, ARTIFACT)
+    list(made.judge([(candidate(1), ARTIFACT)]))
+
+    assert ["9.0"] == notes(tmp_path, "references")
+    assert ["9.0", "4.0"] == notes(tmp_path, "best"), "the control beside itself, then a candidate"
+    assert () == setup.warnings
 
 
 def test_a_time_too_good_is_proven_and_timed_again_in_a_fresh_process(

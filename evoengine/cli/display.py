@@ -92,7 +92,7 @@ class Display:
             figures = f"{verdict.gate}: {verdict.reason}"
         elif isinstance(verdict, Measurement):
             self._gates["measured"] += 1
-            figures = f"{verdict.median_us:.3f} us, noise {verdict.noise:.1%}"
+            figures = f"{verdict.median_us:.3f} us, noise {verdict.noise:.1%}, {_known(verdict)}"
             if verdict.stopped != "beaten":
                 self._improve(verdict.median_us, verdict.noise, candidate)
         else:
@@ -142,3 +142,10 @@ class Display:
         rate = here / elapsed
         left = max(self._budget - self._spent, 0) / rate
         return f"{elapsed:.0f} s, {rate:.1f}/s, {left:.0f} s left"
+
+
+def _known(verdict: Measurement) -> str:
+    """How well a time is known, why no more windows were taken, and what is to be held against it."""
+    width = verdict.evidence.get("half_width")
+    known = verdict.stopped if width is None else f"{verdict.stopped} at ±{width:.2%}"
+    return f"{known}, {', '.join(verdict.flags)}" if verdict.flags else known

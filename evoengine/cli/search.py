@@ -40,6 +40,7 @@ from evoengine.question import Question
 from evoengine.sampler import INFORMED, check_sampler
 from evoengine.sampler.proposer import Proposer
 from evoengine.sampler.source import Source
+from evoengine.verdict import Measurement
 
 INTERRUPTED = 130
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -234,8 +235,16 @@ def _device(
 ) -> tuple[Device, TimingDevice | None]:
     if target.ordinal is None:
         return InterpreterDevice(question.template, question.problem, question.limits, jobs=jobs), None
+    measured = [record.verdict for record in study.records() if isinstance(record.verdict, Measurement)]
     device = CudaDevice(
-        question.template, question.problem, target.device, ordinal=target.ordinal, seed=study.spec.seed, force=force
+        question.template,
+        question.problem,
+        target.device,
+        ordinal=target.ordinal,
+        seed=study.spec.seed,
+        force=force,
+        reference_us=measured[0].control_reference_us if measured else None,
+        best_us=min((one.median_us for one in measured), default=float("inf")),
     )
     return device, device
 

@@ -80,7 +80,7 @@ class GpuBench:
             self._control = Control(proof, window, self._card, request.reference_us)
             timings: list[BaselineTiming] = []
             unavailable: dict[str, str] = {}
-            if request.reference_us is None:
+            if request.baselines:
                 timings, unavailable = self._time_baselines()
             return Ready(self._control.reference_us, tuple(timings), unavailable, self._control.noise)
 
@@ -152,12 +152,18 @@ class GpuBench:
             self._tell(Working("time"))
             windows[FLOOR] = self._windows.of(self._card.empty())
             self._windows.warm_up(windows[request.control.name])
+            seen: list[dict[str, Any]] = []
+
+            def watch() -> None:
+                self._tell(Working("time"))
+                seen.append(self._card.clocks())
+
             times = timer.rounds(
                 windows,
                 self._card.events,
                 self._windows.rounds(windows),
                 random.Random(request.seed),
-                lambda: self._tell(Working("time")),
+                watch,
             )
             try:
                 cold_times, copies = self._time_cold(request, list(contenders), windows)
@@ -181,7 +187,7 @@ class GpuBench:
                 return Lap(name, tuple(times[name]), windows[name].launches, checks, errors.get(name), about, cold_us)
 
             finalists = tuple(lap(subject.name) for subject in request.finalists)
-            clocks = {"before": before, "after": self._card.clocks()}
+            clocks = {"before": before, "after": self._card.clocks(), "during": _worst(seen)}
             laps = tuple(lap(name) for name in contenders)
             return Raced(lap(request.control.name), finalists, laps, lap(FLOOR), unavailable, clocks, copies)
 
@@ -278,6 +284,13 @@ def _image(subject: Subject) -> bytes:
             "delete its folder and search again"
         )
     return image
+
+
+def _worst(seen: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of the clocks after each round: the lowest, and whatever held them down at any time."""
+    clocks = [one["sm_clock_mhz"] for one in seen if one.get("sm_clock_mhz") is not None]
+    reasons = {reason for one in seen for reason in one.get("slowed_by", ())}
+    return {"lowest_sm_clock_mhz": min(clocks, default=None), "slowed_by": sorted(reasons)}
 
 
 def _refused(error: CudaError) -> Rejection:

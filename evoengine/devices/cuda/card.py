@@ -66,6 +66,8 @@ class Card:
         torch.cuda.set_stream(self.torch_stream)
         self._stream = int(self.torch_stream.cuda_stream)
         self.events = Events(self._stream)
+        width = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH
+        self._memory_bus_bits = call(driver.cuDeviceGetAttribute, width, device)
         limits = read_limits(ordinal)
         assert limits is not None, "identify found the card"
         self.limits = limits
@@ -121,6 +123,7 @@ class Card:
             "compute_capability": list(self.limits.compute_capability),
             "sms": self.limits.sms,
             "l2_bytes": self.limits.l2_bytes,
+            "memory_bus_bits": self._memory_bus_bits,
             "cuda_driver": call(driver.cuDriverGetVersion),
             "cuda": torch.version.cuda,
             "torch": torch.__version__,

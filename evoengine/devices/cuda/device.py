@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from evoengine.devices.cuda.doubt import PEAK_MARGIN, doubt, floor_us, idle_company, unfit
+from evoengine.devices.cuda.doubt import check_fit, doubt, with_both
 from evoengine.devices.cuda.messages import (
     COMPETITORS,
     SDPA,
@@ -24,7 +23,7 @@ from evoengine.devices.cuda.messages import (
 )
 from evoengine.devices.cuda.results import Final, Finals, Setup, make_final
 from evoengine.devices.cuda.session import START_SECONDS, JobFailed, Session
-from evoengine.errors import EvoengineError, TemplateError, UserError
+from evoengine.errors import EvoengineError, TemplateError
 from evoengine.hardware import DeviceLimits
 from evoengine.problem import Problem
 from evoengine.space import Values
@@ -35,11 +34,6 @@ MIN_JOB_SECONDS, JOB_FACTOR = 10.0, 50.0
 """A phase of a candidate's job may take 10 s, or 50 times what the default's whole job took (correctness.md)."""
 START_TRIES = 3
 """A card that was just freed of a hung kernel may refuse the next context once or twice."""
-REMEDY = (
-    "small gaps cannot be told apart: close what else uses the card, lock its clocks (nvidia-smi -lgc), or go on all "
-    "the same with --force"
-)
-
 WORKER = (sys.executable, "-m", "evoengine.devices.cuda.worker")
 
 
@@ -48,7 +42,8 @@ class CudaDevice:
 
     `limits` are the card's own (`find_gpu`), not a named target's. `seed` is the run's: inputs derive from it.
     `worker` is the command line of the worker process, to which its arguments are appended. With `force` a card that is
-    unfit for timing is only warned of.
+    unfit for timing is only warned of. A study that goes on gives the `reference_us` that its values rest on, lest the
+    card's drift since (4 % between two days were seen) rank them, and its `best_us`.
     """
 
     measures = True
@@ -63,6 +58,8 @@ class CudaDevice:
         seed: int,
         worker: Sequence[str] = WORKER,
         force: bool = False,
+        reference_us: float | None = None,
+        best_us: float = float("inf"),
     ) -> None:
         self.name = limits.name
         self._problem = problem
@@ -71,8 +68,8 @@ class CudaDevice:
         self._force = force
         self._session = Session((*worker, str(ordinal)), template, problem)
         self._control: Subject | None = None
-        self._reference_us: float | None = None
-        self._best_us = float("inf")
+        self._reference_us = reference_us
+        self._best_us = best_us
         self._job_seconds = MIN_JOB_SECONDS
         self._suspect = False
 
@@ -86,9 +83,10 @@ class CudaDevice:
             EvoengineError: the worker does not come up.
         """
         self._control = _subject("default", values, artifact)
-        environment, ready = self._connect()
-        warnings = self._warnings(environment, ready.noise)
-        self._reference_us = self._best_us = ready.reference_us
+        environment, ready = self._connect(baselines=True)
+        warnings = check_fit(environment, ready.noise, force=self._force)
+        self._reference_us = ready.reference_us
+        self._best_us = min(self._best_us, ready.reference_us)
         # The control as a candidate: an A/A test, and the measure of how long a job takes.
         try:
             judged, busy_seconds = self._session.ask(Judge(self._control, ready.reference_us), START_SECONDS)
@@ -122,7 +120,10 @@ class CudaDevice:
         if doubted:
             self._session.stop()
         for candidate, subject, first, why in doubted:
-            yield candidate, self._second(subject, first, why)
+            verdict = with_both(self._verdict(subject), first, why, self._problem, self._limits)
+            if isinstance(verdict, Measurement):
+                self._best_us = min(self._best_us, verdict.median_us)
+            yield candidate, verdict
 
     def finals(self, work: Sequence[tuple[Candidate, Artifact]], seed: int) -> Finals:
         """Time default, finalists and baselines together in a fresh process, on inputs that no search has seen.
@@ -158,24 +159,6 @@ class CudaDevice:
         """
         return self._race(_subject("default", *control), work, seed, competitors, step_seconds)
 
-    def _second(self, subject: Subject, first: Measurement, why: str) -> Measurement | Rejection:
-        """The verdict of the fresh process, with both numbers as its evidence."""
-        verdict = self._verdict(subject)
-        evidence = {**verdict.evidence, "doubted": why, "doubted_median_us": first.median_us}
-        if isinstance(verdict, Rejection):
-            return dataclasses.replace(verdict, evidence=evidence)
-        self._best_us = min(self._best_us, verdict.median_us)
-        impossible = verdict.median_us * PEAK_MARGIN < floor_us(self._problem, self._limits)
-        flags = (*verdict.flags, "rechecked", *(["above_roofline"] if impossible else []))
-        evidence["confirmed_median_us"] = verdict.median_us
-        return dataclasses.replace(verdict, evidence=evidence, flags=flags)
-
-    def _warnings(self, environment: Mapping[str, Any], noise: float) -> tuple[str, ...]:
-        reasons = list(unfit(environment, noise))
-        if reasons and not self._force:
-            raise UserError(f"{'; '.join(reasons)}: {REMEDY}")
-        return (*reasons, *idle_company(environment))
-
     def _race(
         self,
         control: Subject,
@@ -196,7 +179,7 @@ class CudaDevice:
             try:
                 environment = self._session.open(seed)
                 if not checked:
-                    self._warnings(environment, noise=0.0)
+                    check_fit(environment, 0.0, force=self._force)
                     checked = True
                 raced, _ = self._session.ask(RunFinals(control, finalists, seed, names), seconds)
             except JobFailed as failed:
@@ -288,7 +271,7 @@ class CudaDevice:
             Gate.CORRECTNESS, "damages memory outside its buffers: the default config fails after it"
         ), True
 
-    def _connect(self) -> tuple[Mapping[str, Any], Ready]:
+    def _connect(self, *, baselines: bool = False) -> tuple[Mapping[str, Any], Ready]:
         """A fresh worker with the control proven and ready to be timed."""
         assert self._control is not None, "start comes first"
         try:
@@ -296,7 +279,7 @@ class CudaDevice:
         except JobFailed as failed:
             raise EvoengineError(f"the GPU worker does not start: {failed}") from failed
         try:
-            ready, _ = self._session.ask(SetUp(self._control, self._reference_us), START_SECONDS)
+            ready, _ = self._session.ask(SetUp(self._control, self._reference_us, baselines), START_SECONDS)
         except JobFailed as failed:
             raise TemplateError(f"the default config fails on the card: {failed}") from failed
         assert isinstance(ready, Ready), ready

@@ -42,10 +42,14 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class SetUp:
-    """Prove and time the control. A respawned worker is given `reference_us`, so that values stay comparable."""
+    """Prove and time the control, with `baselines` those too.
+
+    A respawned worker and a resumed study's are given `reference_us`, so that values stay comparable.
+    """
 
     control: Subject
     reference_us: float | None
+    baselines: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +174,7 @@ def decode_request(data: bytes) -> Request:
     if name == "Open":
         return Open(**fields)
     if name == "SetUp":
-        return SetUp(Subject(**fields["control"]), fields["reference_us"])
+        return SetUp(Subject(**fields["control"]), fields["reference_us"], fields["baselines"])
     if name == "Judge":
         return Judge(Subject(**fields["subject"]), fields["best_us"])
     assert name == "RunFinals", name
