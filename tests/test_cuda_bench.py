@@ -355,6 +355,20 @@ def test_windows_stop_when_the_ratio_is_known() -> None:
     assert timer.half_width(quiet.windows_us, quiet.control_us) < timer.HALF_WIDTH
 
 
+@pytest.mark.parametrize("noise", [0.003, 0.006, 0.02])
+def test_the_stated_confidence_holds_though_it_is_looked_at_again_and_again(noise: float) -> None:
+    held = 0
+    for seed in range(200):
+        events = SimulatedEvents(0.001)
+        control = SimulatedWindow(events, 10.0, 100, noise, 2 * seed)
+        pairs = timer.compare(SimulatedWindow(events, 9.7, 100, noise, 2 * seed + 1), control, events, beaten=False)
+        logs = [math.log(w / c) for w, c in zip(pairs.windows_us, pairs.control_us, strict=True)]
+        error = abs(sum(logs) / len(logs) - math.log(0.97))
+        held += error <= timer.half_width(pairs.windows_us, pairs.control_us)
+
+    assert held >= 180, "95 % of 200 are 190"
+
+
 @pytest.mark.parametrize(
     ("estimated_us", "quantum_us", "launches"),
     [(5.0, 0.032, 200), (5.0, 20.48, 410), (0.5, 0.032, 500), (5000.0, 1.024, 5)],

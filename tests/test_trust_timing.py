@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,7 @@ class Load:
     def __init__(self) -> None:
         self.running = False
 
-    def __enter__(self) -> Load:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
         self.running = False
 
     def pause(self) -> None:
@@ -232,7 +230,7 @@ def test_the_load_compiles_only_when_it_is_let_and_ends() -> None:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return sum(map(int, fields[11:13])) / 100
 
-    with compile_load.CompileLoad(timing.AXPB, "sm_90", {"EVO_BUG": 0, "EVO_WORK": 4000}, 1) as load:
+    with closing(compile_load.CompileLoad(timing.AXPB, "sm_90", {"EVO_BUG": 0, "EVO_WORK": 4000}, 1)) as load:
         (pid,) = load.pids
         halted = cpu_seconds(pid)
         time.sleep(0.3)

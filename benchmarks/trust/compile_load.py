@@ -15,8 +15,6 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -48,14 +46,6 @@ class CompileLoad:
         for process in self._processes:
             process.kill()
             process.communicate()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _signal(self, number: signal.Signals) -> None:
         for process in self._processes:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import statistics
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from benchmarks.trust.timing import AXPB, Built, Stand, _axpb_config, _surely_faster, judged
-from evoengine.confirm import compare, confidence
+from benchmarks.trust.timing import AXPB, Built, Stand, _axpb_config, _faster_by, judged
+from evoengine.confirm import MARGIN, compare, confidence
 from evoengine.devices.cuda import Final, Finals, find_gpu
 from evoengine.devices.cuda.results import ratio_interval
 from evoengine.hardware import DeviceLimits
@@ -39,26 +40,20 @@ def stand(limits: DeviceLimits) -> Stand:
 
 
 def finals_of(stand: Stand, control: Built, *others: Built) -> Finals:
-    device = stand.device()
-    try:
+    with closing(stand.device()) as device:
         device.start(*control.control)
         return device.finals([one.work(number) for number, one in enumerate(others, 1)], 7)
-    finally:
-        device.close()
 
 
 def test_a_config_is_not_faster_than_itself(stand: Stand) -> None:
     (built,) = stand.build([_axpb_config(WORK)])
-    device = stand.device()
-    try:
+    with closing(stand.device()) as device:
         device.start(*built.control)
         single = [judged(device, built, number) for number in range(1, 21)]
         finals = device.finals([built.work(number) for number in range(1, 9)], 7)
-    finally:
-        device.close()
     raced = [final for _, final in finals.finalists]
 
-    assert sum(map(_surely_faster, single)) <= 1
+    assert sum(_faster_by(one, MARGIN) for one in single) <= 1
     assert all(0.98 < one.ratio < 1.02 for one in single)
     assert all(one.evidence["half_width"] < 0.01 for one in single)
     for final in raced:
@@ -69,12 +64,9 @@ def test_a_config_is_not_faster_than_itself(stand: Stand) -> None:
 
 def test_a_time_too_good_is_confirmed_by_a_fresh_process(stand: Stand) -> None:
     default, half = stand.build([_axpb_config(WORK), _axpb_config(WORK // 2)])
-    device = stand.device()
-    try:
+    with closing(stand.device()) as device:
         device.start(*default.control)
         first, second = judged(device, half, 1), judged(device, half, 2)
-    finally:
-        device.close()
 
     assert "rechecked" in first.flags
     assert "rechecked" not in second.flags, "as good as the best is no wonder any more"
@@ -84,12 +76,9 @@ def test_a_time_too_good_is_confirmed_by_a_fresh_process(stand: Stand) -> None:
 def test_a_clock_written_apart_agrees(stand: Stand) -> None:
     works = {"10 us": WORK, "100 us": 8 * WORK}
     built = dict(zip(works, stand.build([_axpb_config(work) for work in works.values()]), strict=True))
-    device = stand.device()
-    try:
+    with closing(stand.device()) as device:
         setup = device.start(*built["10 us"].control)
         long = judged(device, built["100 us"], 1)
-    finally:
-        device.close()
     clock = {name: statistics.median(times) for name, times in stand.clock(built, 40).items()}
 
     assert clock["10 us"] == pytest.approx(setup.control_us, rel=0.02)
@@ -117,11 +106,8 @@ def test_what_waits_for_memory_is_slower_with_cold_l2(limits: DeviceLimits) -> N
 
 def test_the_record_holds_the_cards_state(stand: Stand) -> None:
     (built,) = stand.build([_axpb_config(WORK)])
-    device = stand.device()
-    try:
+    with closing(stand.device()) as device:
         setup = device.start(*built.control)
-    finally:
-        device.close()
 
     assert 0 <= setup.environment["other_load_percent"] <= 100
     if setup.environment["nvml"]:

@@ -41,7 +41,7 @@ class Nvml:
             "driver": self._ask(n.nvmlSystemGetDriverVersion),
             "sm_clock_max_mhz": self._ask(n.nvmlDeviceGetMaxClockInfo, self._card, n.NVML_CLOCK_SM),
             "memory_clock_max_mhz": self._ask(n.nvmlDeviceGetMaxClockInfo, self._card, n.NVML_CLOCK_MEM),
-            "sm_clock_application_mhz": self._ask(n.nvmlDeviceGetApplicationsClock, self._card, n.NVML_CLOCK_SM),
+            "sm_clock_application_mhz": self._ask(n.nvmlDeviceGetApplicationsClock, self._card, n.NVML_CLOCK_GRAPHICS),
             "power_limit_w": _watts(self._ask(n.nvmlDeviceGetEnforcedPowerLimit, self._card)),
             "ecc": (self._ask(n.nvmlDeviceGetEccMode, self._card) or [None])[0],
             "persistence": self._ask(n.nvmlDeviceGetPersistenceMode, self._card),
