@@ -17,7 +17,7 @@ from fake_card import COLD, QUANTUM_US, FakeCard, SimulatedEvents, SimulatedWind
 
 from evoengine.devices.cuda import bench, cold, control, timer, windows
 from evoengine.devices.cuda.baselines import sdpa
-from evoengine.devices.cuda.buffers import GUARD_BYTES, GuardedBuffer
+from evoengine.devices.cuda.buffers import GUARD_BYTES, GuardedBuffer, ProblemBuffers
 from evoengine.devices.cuda.messages import (
     SDPA,
     Dropped,
@@ -277,6 +277,18 @@ def test_the_final_run_ends_with_the_first_wrong_finalist(fresh: Bench, bug: str
 
     assert isinstance(dropped, Dropped)
     assert "2" == dropped.name
+
+
+def test_copies_share_the_scratch_and_nothing_else() -> None:
+    template = load_template(AXPB.with_name("merge"))
+    problem = template.module.PROBLEM()
+    inputs = template.module.inputs(problem, 1)
+    buffers = ProblemBuffers(template, problem, inputs, torch.device("cpu"))
+    one, other = buffers.copy(), buffers.copy()
+    same = {name for name in one.words if one.words[name].data_ptr() == other.words[name].data_ptr()}
+
+    assert {tensor.name for tensor in template.module.tensors(problem) if tensor.role == "scratch"} == same
+    assert sum(one.words[name].nbytes for name in one.words.keys() - same) == buffers.traffic_bytes
 
 
 def test_guards_sit_on_both_sides_and_every_word_counts() -> None:

@@ -115,8 +115,12 @@ class ProblemBuffers:
         return sum(buffer.words.nbytes for buffer in (*self.inputs, *self.outputs))
 
     def copy(self) -> BufferCopy:
-        """Every tensor as it is now, elsewhere and without guards: for launches that are timed only."""
-        words = {name: buffer.words.clone() for name, buffer in self._buffers.items()}
+        """Inputs and outputs as they are now, elsewhere and without guards: for launches that are timed only.
+
+        The scratch is shared, as a workspace is among the layers of a model; it may be larger than all the rest.
+        """
+        shared = {name for name, buffer in self._buffers.items() if buffer.tensor.role == "scratch"}
+        words = {name: b.words if name in shared else b.words.clone() for name, b in self._buffers.items()}
         return BufferCopy(words, [buffer.view(words[buffer.tensor.name]) for buffer in self.inputs])
 
     def poison(self, turn: int) -> None:
