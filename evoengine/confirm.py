@@ -15,8 +15,7 @@ Comparison = Literal["FASTER", "SAME", "SLOWER"]
 FAMILY_ERROR = 0.05
 """Chance at most that any finalist of a final run is called what it is not."""
 MARGIN = 0.01
-"""A gap under 1 % is not worth shipping (CompileIQ, docs/benchmarking.md), and equal cubins loaded at two addresses
-differ by some tenths."""
+"""A gap under 1 % is not worth shipping (CompileIQ, docs/benchmarking.md)."""
 
 
 def confidence(finalists: int) -> float:
