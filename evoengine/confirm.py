@@ -99,7 +99,7 @@ def baselines_at_start(setup: Setup) -> list[Baseline]:
 
 
 def baselines_at_end(finals: Finals, known: Mapping[str, Baseline]) -> list[Baseline]:
-    """Baselines as timed in the final run; their errors were measured at the start."""
+    """Baselines as timed in the final run, warm and cold; their errors were measured at the start."""
     return [
         Baseline(
             one.name,
@@ -111,7 +111,11 @@ def baselines_at_end(finals: Finals, known: Mapping[str, Baseline]) -> list[Base
                 mode="warm",
                 stopped="limit",
             ),
-            known[one.name].environment if one.name in known else {},
+            {
+                **(known[one.name].environment if one.name in known else {}),
+                "cold_median_us": one.cold_median_us,
+                "cold_copies": finals.cold_copies,
+            },
         )
         for one in finals.baselines
     ]

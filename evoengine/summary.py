@@ -183,6 +183,8 @@ def _baseline(baseline: Any) -> dict[str, Any]:
     return {
         "name": baseline.name,
         "median_us": baseline.verdict.median_us,
+        "mode": baseline.verdict.mode,
+        "cold_median_us": baseline.environment.get("cold_median_us"),
         "noise": baseline.verdict.noise,
         "error": baseline.environment.get("rel_fro"),
     }

@@ -579,7 +579,7 @@ class TestConfirm:
         flash, sdpa = bench.summary()["baselines"]
 
         assert {"name": "flash", "unavailable": "no kernel here"} == flash
-        assert ("sdpa", 1e-4) == (sdpa["name"], sdpa["error"])
+        assert ("sdpa", 1e-4, "warm", 300.0) == (sdpa["name"], sdpa["error"], sdpa["mode"], sdpa["cold_median_us"])
         assert 2.2 * true_us(fakes.SPACE.default) == pytest.approx(sdpa["median_us"])
 
     def test_without_a_gpu_nothing_is_confirmed(self, bench: Bench) -> None:

@@ -142,11 +142,12 @@ _TIMED = {">cold us", ">noise", ">vs default", ">vs SDPA", "verdict"}
 
 
 def _baselines(rows: list[dict[str, Any]]) -> None:
-    drawn = table("\nbaselines, timed in the same run", "baseline", ">us", ">noise", ">error", "")
+    drawn = table("\nbaselines, timed in the same run", "baseline", ">us", ">cold us", ">noise", ">error", "")
     for row in rows:
         if "unavailable" in row:
-            drawn.add_row(row["name"], "-", "-", "-", f"does not run here: {row['unavailable']}")
+            drawn.add_row(row["name"], *["-"] * 4, f"does not run here: {row['unavailable']}")
         else:
             error = "-" if row["error"] is None else f"{row['error']:.1e}"
-            drawn.add_row(row["name"], f"{row['median_us']:.3f}", f"{row['noise']:.1%}", error, "")
+            cold = f"{row['cold_median_us']:.3f}" if row["cold_median_us"] else "-"
+            drawn.add_row(row["name"], f"{row['median_us']:.3f}", cold, f"{row['noise']:.1%}", error, "")
     console().print(drawn)

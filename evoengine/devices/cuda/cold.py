@@ -1,8 +1,8 @@
 """Cold L2: windows whose launches go through so many copies of the problem that each finds its own copy evicted.
 
 Copies rather than a flush between launches: the windows stay as long as warm ones, so that neither the event clock's
-step nor the pair of events around a single launch matters, and medians may be taken. The same goes for every size:
-flashinfer-bench flushes where a problem is larger than five times L2, but two copies of such a problem evict each other.
+step nor the pair of events around a single launch matters, and medians may be taken. The same serves every size:
+flashinfer-bench flushes where a problem is larger than five times L2, but two copies of one evict each other.
 """
 
 from __future__ import annotations
