@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -277,6 +277,34 @@ def test_the_final_run_ends_with_the_first_wrong_finalist(fresh: Bench, bug: str
 
     assert isinstance(dropped, Dropped)
     assert "2" == dropped.name
+
+
+def test_pytorchs_own_backends_go_through_the_copies_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    template = load_template(shipped("kernel_templates") / "attention")
+    problem = AttentionProblem(heads=2, seq_q=32)
+    arrays = template.module.inputs(problem, 1)
+    buffers = ProblemBuffers(template, problem, arrays, torch.device("cpu"))
+    copies = [buffers.copy() for _ in range(3)]
+    copies[1].inputs[2].mul_(2.0)  # the output is linear in V
+    captured: dict[int, tuple[Callable[[], torch.Tensor], int]] = {}
+
+    def graph(call: Callable[[], torch.Tensor], launches: int, stream: object) -> SimulatedWindow:
+        captured[len(captured)] = call, launches
+        return SimulatedWindow(SimulatedEvents(), 1.0, launches, 0.0, 1)
+
+    monkeypatch.setattr(windows, "CallGraph", graph)
+    warm = {name: SimulatedWindow(SimulatedEvents(), 1.0, 7, 0.0, 1) for name in ("sdpa", "sdpa_math")}
+    made = windows.Windows(FakeCard(0), lambda working: None)  # type: ignore[arg-type]
+    found = made.cold(problem, ["sdpa", "sdpa_math"], copies, warm)
+
+    assert ["sdpa", "sdpa_math"] == list(found)
+    for call, launches in captured.values():
+        assert 9 == launches
+        first, second, third, again = (call() for _ in range(4))
+        assert torch.equal(first, third)
+        assert torch.equal(first, again)
+        assert torch.allclose(second, 2 * first, atol=1e-2)
+    assert {} == made.cold(load_template(AXPB).module.PROBLEM(), ["sdpa"], copies, warm)
 
 
 def test_copies_share_the_scratch_and_nothing_else() -> None:

@@ -17,14 +17,24 @@ from collections.abc import Mapping
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class CompileLoad:
     """`processes` compilers, halted at first."""
 
     def __init__(self, folder: Path, arch: str, defines: Mapping[str, int], processes: int) -> None:
-        command = [sys.executable, "-m", "benchmarks.trust.compile_load", str(folder), arch, json.dumps(dict(defines))]
-        self._processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.trust.compile_load",
+            str(folder.resolve()),
+            arch,
+            json.dumps(dict(defines)),
+        ]
+        self._processes = [
+            subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(processes)
+        ]
         for process in self._processes:
             assert process.stdout is not None
             if not process.stdout.readline():  # a line after the first compile

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[2]
 WARM_UP_SECONDS = 0.5
 SHORT_US = 700.0
 """The shorter of the two graphs."""
@@ -35,13 +36,17 @@ def independent_us(
         RuntimeError: the process fails.
     """
     request = {
-        "template": str(template),
+        "template": str(template.resolve()),
         "problem": dict(problem),
-        "subjects": {name: {"values": dict(values), "cubin": str(cubin)} for name, (values, cubin) in subjects.items()},
+        "subjects": {
+            name: {"values": dict(values), "cubin": str(cubin.resolve())} for name, (values, cubin) in subjects.items()
+        },
         "rounds": rounds,
     }
     command = [sys.executable, "-m", "benchmarks.trust.graph_clock"]
-    done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command, input=json.dumps(request), capture_output=True, text=True, timeout=120, check=False, cwd=ROOT
+    )
     if done.returncode:
         raise RuntimeError(f"the second clock fails: {done.stderr[-2000:]}")
     times: dict[str, list[float]] = json.loads(done.stdout)
