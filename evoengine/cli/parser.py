@@ -14,6 +14,7 @@ SHAPE_HELP = (
     "batch,heads,seq,head_dim (32, 64, 96, 128 or 256) and then name=value or flags, such as "
     "1,8,512,64,causal,dtype=bf16"
 )
+FORCE_HELP = "time on a card that is busy, or whose default config varies by more than 3 %%, and only warn of it"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -88,18 +89,10 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
         "--batch", metavar="N", type=_natural, help="candidates proposed at once (default: twice the jobs, 8 to 32)"
     )
     parser.add_argument("--top", metavar="N", type=_natural, default=8, help="rows of the final table")
-    _force(parser)
+    parser.add_argument("--force", action="store_true", help=FORCE_HELP)
     group = parser.add_mutually_exclusive_group()
     group.add_argument("-q", "--quiet", action="store_true", help="no progress, only the result")
     group.add_argument("-v", "--verbose", action="store_true", help="a line for every verdict")
-
-
-def _force(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--force",
-        action="store_true",
-        help="time on a card that others use, or whose default config varies by more than 3 %%; only warn of it",
-    )
 
 
 def _until_converged(parser: argparse.ArgumentParser) -> None:
@@ -189,7 +182,7 @@ def _compare(verbs: Verbs[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "-o", "--output", metavar="FILE", type=Path, help="also write the JSON document here, after every shape"
     )
-    _force(parser)
+    parser.add_argument("--force", action="store_true", help=FORCE_HELP)
     _storage(parser)
 
 
