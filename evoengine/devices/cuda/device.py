@@ -8,20 +8,20 @@ from types import TracebackType
 from typing import Any, Self
 
 from evoengine.devices.cuda.doubt import check_fit, doubt, with_both
+from evoengine.devices.cuda.finals import gather
 from evoengine.devices.cuda.messages import (
     COMPETITORS,
     SDPA,
     Dropped,
     Judge,
     Judged,
-    Lap,
     Raced,
     Ready,
     RunFinals,
     SetUp,
     Subject,
 )
-from evoengine.devices.cuda.results import Final, Finals, Setup, make_final
+from evoengine.devices.cuda.results import Finals, Setup
 from evoengine.devices.cuda.session import START_SECONDS, JobFailed, Session
 from evoengine.errors import EvoengineError, TemplateError
 from evoengine.hardware import DeviceLimits
@@ -195,7 +195,7 @@ class CudaDevice:
                 continue
             self._session.stop()
             if isinstance(raced, Raced):
-                return self._finals(work, raced, rejected, crashed, environment, seed)
+                return gather(work, raced, rejected, crashed, environment, seed)
             assert isinstance(raced, Dropped), raced
             rejected[raced.name] = raced.rejection
 
@@ -210,40 +210,6 @@ class CudaDevice:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _finals(
-        self,
-        work: Sequence[tuple[Candidate, Artifact]],
-        raced: Raced,
-        rejected: Mapping[str, Rejection],
-        crashed: Mapping[str, str],
-        environment: Mapping[str, Any],
-        seed: int,
-    ) -> Finals:
-        laps = {lap.name: lap for lap in raced.finalists}
-        control_us = raced.control.windows_us
-
-        def final(name: str, lap: Lap) -> Final:
-            checks, launches = lap.checks, lap.launches_per_window
-            return make_final(
-                name, lap.windows_us, control_us, launches, seed, checks, lap.deviation, lap.about, lap.cold_us
-            )
-
-        finalists = tuple(
-            (c, rejected.get(str(c.number)) or final(c.config.label, laps[str(c.number)])) for c, _ in work
-        )
-        baselines = tuple(final(lap.name, lap) for lap in raced.baselines)
-        return Finals(
-            final("default", raced.control),
-            finalists,
-            baselines,
-            environment,
-            seed,
-            raced.clocks,
-            final(raced.floor.name, raced.floor),
-            {**raced.unavailable, **crashed},
-            raced.cold_copies,
-        )
 
     def _verdict(self, subject: Subject) -> Measurement | Rejection:
         verdict, failed = self._attempt(subject)
