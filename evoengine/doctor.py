@@ -68,8 +68,8 @@ def diagnose(storage_url: str | None = None) -> list[Finding]:
     if storage_url is not None:
         checks.append(("database", partial(_database, storage_url)))
     checks += [
-        ("ncu", partial(_tool, "ncu", "profiles of single kernels")),
-        ("compute-sanitizer", partial(_tool, "compute-sanitizer", "memory and race checks of finalists")),
+        ("ncu", partial(_tool, "ncu", "`evoengine profile`")),
+        ("compute-sanitizer", partial(_tool, "compute-sanitizer", "`search --sanitize` and the reasons of faults")),
         ("cuobjdump", partial(_tool, "cuobjdump", "listings of machine code")),
         ("postgresql", _postgresql),
     ]
@@ -234,11 +234,18 @@ def _database(url: str) -> Finding:
 
 
 def _tool(name: str, use: str) -> Finding:
-    found = shutil.which(name)
+    from evoengine.devices.cuda.watched import find_tool
+
+    remedy = "install the CUDA toolkit and put its bin folder on PATH"
+    found = find_tool(name)
     if found is None:
-        remedy = "install the CUDA toolkit and put its bin folder on PATH"
         return Finding(name, "warn", f"not on PATH; optional, for {use}", remedy)
-    return Finding(name, "ok", found)
+    try:
+        answer = _answer([str(found), "--version"])
+    except (OSError, subprocess.SubprocessError) as error:
+        return Finding(name, "warn", f"{found} does not run: {_first_line(str(error))}", remedy)
+    version = re.search(r"(?i)version:? (\S+)|\bV(\d[\w.]*)", answer)
+    return Finding(name, "ok", f"{found}{f', {version[1] or version[2]}' if version else ''}")
 
 
 def _postgresql() -> Finding:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 
 from evoengine import confirm
 from evoengine.archive.records import Record
@@ -23,7 +24,8 @@ from evoengine.progress import Budget, Listener, Outcome
 from evoengine.question import Question
 from evoengine.sampler import Seen
 from evoengine.sampler.proposer import Proposer
-from evoengine.verdict import Artifact, Candidate, Estimate, Measurement, Rejection, Verdict, is_paid
+from evoengine.screening import Screening, annotated
+from evoengine.verdict import Artifact, Candidate, Estimate, Evidence, Measurement, Rejection, Verdict, is_paid
 
 FINALISTS = 8
 """Configs that meet in the final run: as many as Helion re-times (autotuner/base_search.py)."""
@@ -51,6 +53,7 @@ class Search:
         budget: Budget,
         batch: int,
         listener: Listener,
+        screening: Screening | None = None,
     ) -> None:
         self._question = question
         self._study = study
@@ -61,6 +64,7 @@ class Search:
         self._budget = budget
         self._batch = batch
         self._listener = listener
+        self._screening = screening
         self._seen: dict[int, Seen] = {}
         self._twins: dict[str, tuple[int, Verdict]] = {}
         self._proof: tuple[str, Verdict] | None = None
@@ -159,7 +163,7 @@ class Search:
         default = self._question.default
         self._listener.phase("proving the default config")
         candidate = Candidate(-1, default, "default")
-        (built,) = self._build([candidate])
+        (built,) = self._builder.build(self._requests([candidate]))
         if isinstance(built, Rejection):
             raise TemplateError(f"the default config {default.label} does not build: {built.reason}")
         if self._timing is not None:
@@ -199,28 +203,31 @@ class Search:
         self._proposer.observe(self._seen[candidate.number] for candidate in claimed)
         return claimed
 
-    def _build(self, batch: Sequence[Candidate]) -> list[Artifact | Rejection]:
+    def _requests(self, batch: Sequence[Candidate]) -> list[BuildRequest]:
         module, problem = self._question.template.module, self._question.problem
-        requests = [
+        return [
             BuildRequest(module.defines(values, problem), module.launch(values, problem).smem_bytes)
             for values in (candidate.config.values for candidate in batch)
         ]
-        done = 0
 
-        def on_done(index: int, result: Artifact | Rejection) -> None:
-            nonlocal done
-            done += 1
-            self._listener.building(done, len(requests))
-            self._check_stop()
-
-        return self._builder.build(requests, on_done)
+    def _built(self, batch: Sequence[Candidate]) -> Generator[tuple[Candidate, Artifact | Rejection], None, None]:
+        """Every candidate of the batch as soon as it is built; the others go on being built meanwhile."""
+        with closing(self._builder.stream(self._requests(batch))) as stream:
+            for done, (index, result) in enumerate(stream, start=1):
+                self._listener.building(done, len(batch))
+                self._check_stop()
+                yield batch[index], result
 
     def _check_stop(self) -> None:
         if self._stop:
             raise Interrupted
 
     def _evaluate(self, batch: Sequence[Candidate]) -> None:
-        """Every candidate of the batch gets exactly one verdict, gate by gate, cheap before dear."""
+        """Every candidate of the batch gets exactly one verdict, gate by gate, cheap before dear.
+
+        A device that judges one at a time draws the next candidate when it is ready for it, so that the rest of the
+        batch is built while the card is busy.
+        """
         fits = []
         for candidate in batch:
             refusal = self._question.static_gate(candidate.config.values)
@@ -228,34 +235,41 @@ class Search:
                 fits.append(candidate)
             else:
                 self._commit(candidate, refusal, None)
-        self._listener.phase(f"building {len(fits)} candidates")
-        work: list[tuple[Candidate, Artifact]] = []
+        self._listener.phase(f"judging on {self._device.name}")
+        artifacts: dict[int, Artifact] = {}
         followers: dict[str, list[tuple[Candidate, Artifact]]] = {}
-        for candidate, built in zip(fits, self._build(fits), strict=True):
-            if isinstance(built, Rejection):
-                self._commit(candidate, built, None)
+        with closing(self._built(fits)) as built:
+            for candidate, verdict in self._device.judge(self._passed(built, artifacts, followers)):
+                identity = self._settle(candidate, verdict, artifacts[candidate.number])
+                for follower, copy in followers.pop(identity):
+                    self._commit(follower, verdict, copy, twin_of=candidate.number)
+                self._check_stop()
+
+    def _passed(
+        self,
+        built: Iterable[tuple[Candidate, Artifact | Rejection]],
+        artifacts: dict[int, Artifact],
+        followers: dict[str, list[tuple[Candidate, Artifact]]],
+    ) -> Iterator[tuple[Candidate, Artifact]]:
+        """What the device must judge: kept in `artifacts`, its twins that wait for the same verdict in `followers`."""
+        for candidate, result in built:
+            if isinstance(result, Rejection):
+                self._commit(candidate, result, None)
                 continue
-            refusal = self._question.resource_gate(candidate.config.values, built)
-            identity = self._question.identity(candidate.config.values, built.cubin_sha256)
+            refusal = self._question.resource_gate(candidate.config.values, result)
+            identity = self._question.identity(candidate.config.values, result.cubin_sha256)
             twin = self._twins.get(identity)
             if refusal is not None:
-                self._commit(candidate, refusal, built)
+                self._commit(candidate, refusal, result)
             elif twin is not None:
-                self._commit(candidate, twin[1], built, twin_of=twin[0])
+                self._commit(candidate, twin[1], result, twin_of=twin[0])
             elif self._proof is not None and identity == self._proof[0]:
-                self._settle(candidate, self._proof[1], built)
+                self._settle(candidate, self._proof[1], result)
             elif identity in followers:
-                followers[identity].append((candidate, built))
+                followers[identity].append((candidate, result))
             else:
-                followers[identity] = []
-                work.append((candidate, built))
-        self._listener.phase(f"judging {len(work)} candidates on {self._device.name}")
-        artifacts = {candidate.number: artifact for candidate, artifact in work}
-        for candidate, verdict in self._device.judge(work):
-            artifact = artifacts[candidate.number]
-            for follower, copy in followers[self._settle(candidate, verdict, artifact)]:
-                self._commit(follower, verdict, copy, twin_of=candidate.number)
-            self._check_stop()
+                artifacts[candidate.number], followers[identity] = result, []
+                yield candidate, result
 
     def _settle(self, candidate: Candidate, verdict: Verdict, artifact: Artifact) -> str:
         """Commit what was judged, for the twins still to come too. Returns the identity they share."""
@@ -288,12 +302,16 @@ class Search:
         candidates = [Candidate(one.number, one.config, one.operator, one.generation, one.parents) for one in best]
         work = [
             (candidate, built)
-            for candidate, built in zip(candidates, self._build(candidates), strict=True)
+            for candidate, built in zip(candidates, self._builder.build(self._requests(candidates)), strict=True)
             if isinstance(built, Artifact)
         ]
+        notes: dict[int, Evidence] = {}
+        if self._screening is not None:
+            work, notes = self._screening(work, self._study, self._listener, self._check_stop)
         finals = self._timing.finals(work, self._study.spec.seed + FINAL_SEED)
         artifacts = {candidate.number: artifact for candidate, artifact in work}
-        self._study.replace_elites(confirm.elites(finals, artifacts, self._question.template.digest))
+        confirmed = confirm.elites(finals, artifacts, self._question.template.digest)
+        self._study.replace_elites(annotated(confirmed, notes))
         known = {baseline.name: baseline for baseline in self._study.baselines()}
         for baseline in confirm.baselines_at_end(finals, known):
             self._study.add_baseline(baseline)

@@ -90,16 +90,24 @@ def _verdicts(records: list[Record]) -> Counter[str]:
 
 def _rejections(records: list[Record]) -> list[dict[str, Any]]:
     """Why candidates were refused, the commonest first: reasons that differ in their numbers alone are one."""
-    alike: dict[tuple[Gate, str], list[tuple[int, str]]] = {}
+    alike: dict[tuple[Gate, str], list[tuple[int, str, str]]] = {}
     for record in records:
         if isinstance(record.verdict, Rejection):
             kind = record.verdict.gate, re.sub(r"\d+", "", record.verdict.reason)
-            alike.setdefault(kind, []).append((record.number, record.verdict.reason))
-    rows = [
-        {"gate": str(gate), "count": len(found), "example": found[0][1], "trial": found[0][0]}
-        for (gate, _), found in alike.items()
-    ]
+            told = record.number, record.verdict.reason, _memcheck(record.verdict)
+            alike.setdefault(kind, []).append(told)
+    rows = []
+    for (gate, _), found in alike.items():
+        number, reason, finding = next((told for told in found if told[2]), found[0])
+        row = {"gate": str(gate), "count": len(found), "example": reason, "trial": number}
+        rows.append(row | ({"memcheck": finding} if finding else {}))
     return sorted(rows, key=lambda row: -int(row["count"]))
+
+
+def _memcheck(verdict: Rejection) -> str:
+    """What memcheck said of a fault, where it was asked and had something to say."""
+    findings = verdict.evidence.get("memcheck", {}).get("findings")
+    return str(findings[0]["line"]) if findings else ""
 
 
 def _figures(record: Record, launch: Launch | None, limits: DeviceLimits) -> dict[str, Any]:
@@ -156,6 +164,8 @@ def _elite(elite: Elite, record: Record) -> dict[str, Any]:
         "verdict_confidence": elite.evidence.get("verdict_confidence"),
         "error": _error(checks),
         "source_digest": elite.source_digest,
+        "sanitizer": elite.evidence.get("sanitizer"),
+        "profile": elite.evidence.get("profile"),
         "confirmed_at": elite.confirmed_at,
     }
 

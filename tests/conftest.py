@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from benchmarks.trust.processes import Mark
+
 # A shared machine can stall any one example, and a failure must come back on the next run.
 settings.register_profile("evoengine", deadline=None, derandomize=True)
 settings.load_profile("evoengine")
@@ -26,6 +28,15 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVOENGINE_HOME", str(folder))
         yield folder
+
+
+@pytest.fixture
+def no_orphans(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever the test starts, and that starts, is gone soon after the test: compiles, ninja, GPU workers."""
+    mark = Mark()
+    monkeypatch.setenv(mark.name, mark.value)
+    yield
+    assert [] == mark.left_behind(30.0)
 
 
 @cache

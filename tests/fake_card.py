@@ -132,6 +132,7 @@ class FakeCard:
         self.slowness = 1.0
         self.scrubs = 0
         self.persisting_resets = 0
+        self.free = 8 << 30
 
     def scrub(self) -> None:
         self.scrubs += 1
@@ -144,6 +145,8 @@ class FakeCard:
     def bind(
         self, kernel: FakeKernel, launch: Launch, arguments: Sequence[tuple[str, int | float]]
     ) -> Callable[[], None]:
+        if kernel.bug == "wants much local memory":
+            raise CudaError("CUDA_ERROR_OUT_OF_MEMORY", "cuLaunchKernel")
         if launch.smem_bytes > 99 * 1024:
             raise CudaError("CUDA_ERROR_INVALID_VALUE", "cuFuncSetAttribute")
 
@@ -169,6 +172,9 @@ class FakeCard:
 
     def synchronize(self) -> None:
         """Everything has run by the time it is asked for."""
+
+    def free_bytes(self) -> int:
+        return self.free
 
     def clocks(self) -> dict[str, Any]:
         return {"sm_clock_mhz": self.clock_mhz}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from multiprocessing.connection import Connection
@@ -41,6 +42,10 @@ FAULTS = (
     "hangs",
     "sticky",
     "stray",
+    "killed",
+    "refused",
+    "driver gone",
+    "illegal address, then driver gone",
     "taints",
     "sticky once",
     "slow reference",
@@ -61,6 +66,8 @@ class FakeBench:
         self._card = json.loads(card.read_text()) if card.exists() else (0.004, 0, 0)
 
     def hello(self) -> Hello:
+        if self._gone():
+            raise FatalCudaError("CUDA_ERROR_NO_DEVICE from cuInit")
         self._note("starts", str(os.getpid()))
         return Hello(self._uuid, "Fake GPU")
 
@@ -84,6 +91,8 @@ class FakeBench:
             return Judged(Rejection(Gate.CORRECTNESS, "max error", {"seed": 1}))
         if fault == "stray":
             return Judged(Rejection(Gate.CORRECTNESS, "guard words were overwritten"), stray=True)
+        if fault == "refused":
+            return Judged(Rejection(Gate.RUNTIME, "CUDA_ERROR_OUT_OF_MEMORY from cuLaunchKernel"))
         ratio = 0.1 * request.subject.values["WORK"]
         if fault.startswith("fast"):
             again = self._count("fast") > 0
@@ -115,6 +124,12 @@ class FakeBench:
         if fault == "dies":
             print("Fatal: the driver is gone", file=sys.stderr, flush=True)
             os._exit(3)
+        if fault == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "driver gone" in fault and not (self._folder / "repaired").exists():
+            self._note("gone", subject.name)
+            error = "ILLEGAL_ADDRESS" if "illegal" in fault else "NO_DEVICE"
+            raise FatalCudaError(f"CUDA_ERROR_{error} from cuCtxSynchronize")
         if fault == "hangs":
             time.sleep(600)
         if fault == "sticky" or (fault == "sticky once" and self._count("sticky") == 0):
@@ -131,6 +146,10 @@ class FakeBench:
         if fault == "bug":
             raise KeyError("a mistake of ours")
         return fault
+
+    def _gone(self) -> bool:
+        """A driver that has gone stays away until the file `repaired` is there."""
+        return self._count("gone") > 0 and not (self._folder / "repaired").exists()
 
     def _note(self, name: str, line: str) -> None:
         with (self._folder / name).open("a") as file:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,16 +99,13 @@ class FakeBuilder:
     fate: Callable[[Values], Gate | None] = fate
     built: list[dict[str, int]] = field(default_factory=list)
 
-    def build(
-        self, requests: Sequence[BuildRequest], on_done: Callable[[int, Artifact | Rejection], None] | None = None
-    ) -> list[Artifact | Rejection]:
-        results = []
+    def build(self, requests: Sequence[BuildRequest]) -> list[Artifact | Rejection]:
+        return [result for _, result in self.stream(requests)]
+
+    def stream(self, requests: Sequence[BuildRequest]) -> Generator[tuple[int, Artifact | Rejection], None, None]:
         for index, request in enumerate(requests):
             self.built.append(dict(request.defines))
-            results.append(self._one(request))
-            if on_done is not None:
-                on_done(index, results[-1])
-        return results
+            yield index, self._one(request)
 
     def _one(self, request: BuildRequest) -> Artifact | Rejection:
         gate = self.fate(request.defines)
@@ -135,7 +132,7 @@ class FakeDevice:
         self._fate = fate
         self.judged: list[Values] = []
 
-    def judge(self, work: Work) -> Iterator[tuple[Candidate, Verdict]]:
+    def judge(self, work: Iterable[tuple[Candidate, Artifact]]) -> Iterator[tuple[Candidate, Verdict]]:
         for candidate, artifact in work:
             values = candidate.config.values
             gate = self._fate(values)

@@ -507,6 +507,39 @@ class TestContract:
         study.replace_elites([])
         assert [] == study.elites()
 
+    def test_what_is_noted_of_an_elite_is_added_to_its_evidence(
+        self, study: Study, reopen: Callable[[], Archive]
+    ) -> None:
+        elite = Elite(
+            4, 9.5, 0.004, 0.81, {}, "FASTER", b"\x7fELF", "e" * 64, "ab12", {}, {"seed": 3}, "2026-01-02T03:04:05"
+        )
+        study.replace_elites([elite, replace(elite, number=5, median_us=10.0)])
+
+        assert study.note_elite(4, {"profile": {"waves": 0.5}})
+        assert study.note_elite(4, {"profile": {"waves": 0.6}})
+        assert not study.note_elite(7, {"profile": {}})
+        expected = [{"seed": 3, "profile": {"waves": 0.6}}, {"seed": 3}]
+        assert expected == [one.evidence for one in reopen().open_study(SPEC.name).elites()]
+
+    def test_a_later_gate_overrules_a_measurement_and_its_twins(
+        self, study: Study, reopen: Callable[[], Archive], url: str
+    ) -> None:
+        first, second, twin = study.claim(proposals(3))
+        study.commit(first, MEASUREMENT, ARTIFACT)
+        study.commit(second, MEASUREMENT, ARTIFACT)
+        study.commit(twin, MEASUREMENT, ARTIFACT, twin_of=first.number)
+        overruling = replace(REJECTION, evidence={"sanitizer": {"clean": False}})
+        study.overrule(first.number, overruling)
+        found = reopen().open_study(SPEC.name)
+        records = found.records()
+
+        assert [overruling, MEASUREMENT, overruling] == [record.verdict for record in records]
+        assert [None, None, first.number] == [record.twin_of for record in records]
+        assert [second.number] == [record.number for record in found.best(3)]
+        assert {"done"} == {record.state for record in records}
+        with through_optuna(url) as loaded:
+            assert {TrialState.COMPLETE} == {trial.state for trial in loaded.trials}, "a finished trial cannot change"
+
     def test_a_raised_budget_is_kept(self, study: Study, reopen: Callable[[], Archive]) -> None:
         study.set_budget(300)
         found = reopen().open_study(SPEC.name)

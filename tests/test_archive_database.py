@@ -9,13 +9,19 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import optuna
 import pytest
 import sqlalchemy
+from optuna.distributions import CategoricalDistribution, IntDistribution
+from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
 from test_archive import ARTIFACT, MEASUREMENT, SPEC
 
 from evoengine.archive import database
 from evoengine.archive.archive import Archive
 from evoengine.archive.lease import Owner
+from evoengine.archive.storage import TrialStorage
 from evoengine.errors import UserError
 from evoengine.sampler import Proposal
 
@@ -56,6 +62,28 @@ def test_makes_the_folder_and_writes_ahead(archive: Archive, path: Path) -> None
     with archive._database.engine.connect() as used:
         assert 1 == used.exec_driver_sql("PRAGMA synchronous").scalar()
     assert str(path) == archive.name
+
+
+def test_a_trial_is_born_as_optuna_itself_would_write_it(tmp_path: Path) -> None:
+    born = optuna.trial.create_trial(
+        state=TrialState.RUNNING,
+        params={"tile": 2, "kind": "wide"},
+        distributions={"tile": IntDistribution(0, 5), "kind": CategoricalDistribution(("wide", "narrow"))},
+        user_attrs={"evoengine": {"config": "t_2", "parents": [1, 2]}},
+        system_attrs={"generation": 3},
+    )
+    written = []
+    for storage in (RDBStorage, TrialStorage):
+        made = storage(f"sqlite:///{tmp_path}/{storage.__name__}.db")
+        study = made.create_new_study([StudyDirection.MINIMIZE], "one")
+        numbers = [made.get_trial_number_from_id(made.create_new_trial(study, born)) for _ in range(2)]
+        assert [0, 1] == numbers
+        written.append(made.get_all_trials(study))
+        made.engine.dispose()
+
+    assert [{**vars(trial), "_datetime_start": None} for trial in written[0]] == [
+        {**vars(trial), "_datetime_start": None} for trial in written[1]
+    ]
 
 
 def test_a_name_with_braces_is_a_name(tmp_path: Path) -> None:

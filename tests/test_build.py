@@ -15,7 +15,8 @@ import pytest
 
 from evoengine.build import Builder, BuildRequest, cache_home, find_toolchain
 from evoengine.build import builder as builder_module
-from evoengine.build.cache import entry_folder, publish, read_result
+from evoengine.build import cache as cache_module
+from evoengine.build.cache import Result, entry_folder, publish, read_result
 from evoengine.build.graph import chunks
 from evoengine.build.toolchain import Compiler
 from evoengine.errors import TemplateError, UserError
@@ -63,11 +64,9 @@ def no_compiling(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 @pytest.mark.parametrize("compiler", ["nvrtc", pytest.param("nvcc", marks=needs_nvcc)])
 def test_a_batch_comes_back_in_order_with_resources_and_ptx(tmp_path: Path, compiler: Compiler) -> None:
     requests = [request(threads=64, smem_bytes=4096), request(threads=33), request(threads=128)]
-    seen: dict[int, Artifact | Rejection] = {}
     with Builder(load_template(SCALE), "sm_89", compiler=compiler, jobs=2, home=tmp_path) as builder:
-        first, refused, last = results = builder.build(requests, on_done=seen.__setitem__)
+        first, refused, last = builder.build(requests)
 
-    assert results == [seen[index] for index in range(3)]
     assert isinstance(first, Artifact)
     assert isinstance(last, Artifact)
     assert isinstance(refused, Rejection)
@@ -117,21 +116,48 @@ def test_cubins_and_compile_errors_are_built_once(tmp_path: Path, no_compiling: 
 
 
 def test_requests_with_one_binary_share_a_build(tmp_path: Path) -> None:
-    seen: list[int] = []
     with Builder(load_template(SCALE), "sm_89", home=tmp_path) as builder:
-        first, twin = builder.build([request(), request(smem_bytes=512)], on_done=lambda index, _: seen.append(index))
+        seen, (first, twin) = zip(*builder.stream([request(), request(smem_bytes=512)]), strict=True)
 
     assert isinstance(first, Artifact)
     assert isinstance(twin, Artifact)
     assert first.digest == twin.digest
     assert (0, 512) == (first.resources.smem_bytes, twin.resources.smem_bytes)
-    assert [0, 1] == seen
+    assert (0, 1) == seen
     assert 1 == len(list(tmp_path.glob("builds/*/*")))
 
 
 def truncate_cubin(entry: Path) -> None:
     cubin = (entry / "kernel.cubin").read_bytes()
     (entry / "kernel.cubin").write_bytes(cubin[:-1])
+
+
+def empty_cubin(entry: Path) -> None:
+    (entry / "kernel.cubin").write_bytes(b"")
+
+
+def garble_cubin(entry: Path) -> None:
+    cubin = bytearray((entry / "kernel.cubin").read_bytes())
+    cubin[len(cubin) // 2] ^= 1
+    (entry / "kernel.cubin").write_bytes(cubin)
+
+
+def truncate_ptx(entry: Path) -> None:
+    ptx = (entry / "kernel.ptx").read_bytes()
+    (entry / "kernel.ptx").write_bytes(ptx[: len(ptx) // 2])
+
+
+def lose_result(entry: Path) -> None:
+    (entry / "result.json").unlink()
+
+
+def garble_result(entry: Path) -> None:
+    (entry / "result.json").write_bytes(os.urandom(300))
+
+
+def empty_folder(entry: Path) -> None:
+    for path in entry.iterdir():
+        path.unlink()
 
 
 def edit_log(entry: Path) -> None:
@@ -153,15 +179,49 @@ def forget_files(entry: Path) -> None:
     (entry / "result.json").write_text(json.dumps(record | {"sha256": {}}))
 
 
-@pytest.mark.parametrize("damage", [truncate_cubin, edit_log, truncate_result, lose_ptx, forget_files])
-def test_a_damaged_entry_is_rebuilt(tmp_path: Path, damage: Callable[[Path], None]) -> None:
-    intact = build_one(tmp_path, request())
-    damage(intact.folder)
-    rebuilt = build_one(tmp_path, request())
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return build_one(tmp_path_factory.mktemp("intact"), request())
+
+
+DAMAGES = [
+    truncate_cubin, empty_cubin, garble_cubin, edit_log, truncate_ptx, lose_ptx, truncate_result, garble_result,
+    lose_result, forget_files, empty_folder,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_entry_is_rebuilt(
+    tmp_path: Path, intact: Artifact, damage: Callable[[Path], None], no_compiling: Callable[[], None]
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(intact.folder.parents[2], home)
+    damage(entry_folder(home, intact.digest))
+    rebuilt = build_one(home, request())
+    no_compiling()
 
     assert not rebuilt.cached
     assert (intact.cubin_sha256, intact.resources) == (rebuilt.cubin_sha256, rebuilt.resources)
-    assert build_one(tmp_path, request()).cached
+    assert build_one(home, request()).cached
+    assert ["builds", "work"] == sorted(path.name for path in home.iterdir())
+    assert [] == list((home / "work").iterdir())
+
+
+def test_a_damaged_entry_that_a_twin_moves_aside_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = build_one(tmp_path / "a", request()).folder
+    final = build_one(tmp_path / "b", request()).folder
+    truncate_cubin(final)
+
+    def look(folder: Path) -> Result | None:
+        found = read_result(folder)
+        final.rename(tmp_path / "aside")
+        return found
+
+    monkeypatch.setattr(cache_module, "read_result", look)
+    publish(mine, final)
+
+    assert read_result(final) is not None
+    assert not mine.exists()
 
 
 def test_the_loser_of_a_race_leaves_the_winner_in_place(tmp_path: Path) -> None:

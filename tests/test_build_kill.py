@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -21,6 +23,8 @@ from evoengine.build.cache import ABANDONED_SECONDS, read_result
 from evoengine.errors import EvoengineError
 from evoengine.template import Template, load_template
 from evoengine.verdict import Artifact, Gate, Rejection
+
+pytestmark = pytest.mark.usefixtures("no_orphans")
 
 ROOT = Path(__file__).resolve().parent.parent
 SCALE = ROOT / "tests" / "templates" / "scale"
@@ -131,17 +135,64 @@ def test_a_hanging_nvrtc_is_killed_and_its_chunk_goes_on(home: Path, hanging: Pa
     assert {before.folder, after.folder} == set(home.glob("builds/*/*"))  # a deadline is not kept
 
 
+FRONT_END_BOMB = """
+template <int N, int M> struct Tree {
+  static constexpr int value = Tree<N - 1, M>::value + Tree<N - 1, M + (1 << N)>::value;
+};
+template <int M> struct Tree<0, M> { static constexpr int value = M; };
+__device__ int bomb() { return Tree<30, 0>::value; }
+"""
+OPTIMISER_BOMB = """
+#define TEN(x) x x x x x x x x x x
+extern "C" __global__ void bomb(float* p, float x, int i) { TEN(TEN(TEN(TEN(x = sinf(x) * p[i += 3]; p[i] = x;)))) }
+"""
+
+
+@pytest.mark.parametrize("bomb", [FRONT_END_BOMB, OPTIMISER_BOMB], ids=["front end", "optimiser"])
+def test_a_compile_that_wants_too_much_memory_fails_alone(home: Path, tmp_path: Path, bomb: str) -> None:
+    folder = Path(shutil.copytree(SCALE, tmp_path / "scale"))
+    kernel = folder / "kernel.cu"
+    kernel.write_text(f"#if EVO_ITEMS == 7\n{bomb}#endif\n{kernel.read_text()}")
+    limit = 300 << 20
+    with Builder(load_template(folder), "sm_89", jobs=1, memory_bytes=limit, home=home) as builder:
+        before, starved, after = builder.build([request(1), request(7), request(2)])
+
+    assert isinstance(starved, Rejection)
+    assert Gate.COMPILE == starved.gate
+    assert re.fullmatch(r"compiler out of memory: 0\.\d\d GiB in use, it may map 0\.293 GiB", starved.reason)
+    assert limit == starved.evidence["memory_bytes"]
+    assert limit // 3 < starved.evidence["peak_bytes"] <= limit
+    assert "out of memory" in starved.evidence["log_tail"]
+    assert isinstance(before, Artifact)
+    assert isinstance(after, Artifact)
+    assert {before.folder, after.folder} == set(home.glob("builds/*/*"))  # another day there may be more memory
+    assert set() == processes_below(home)
+
+
+def test_nvccs_own_processes_have_the_same_limit(
+    home: Path, template: Template, fake_nvcc: Callable[[str], None]
+) -> None:
+    """The fake's child asks Python for 1 GiB, which says MemoryError where it is told to print like cicc."""
+    hungry = "try: b'x' * (1 << 30)\nexcept MemoryError: print('LLVM ERROR: out of memory')"
+    fake_nvcc(f'"{sys.executable}" -c "{hungry}"; exit 1')
+    with Builder(template, "sm_89", compiler="nvcc", jobs=1, memory_bytes=512 << 20, home=home) as builder:
+        starved, fine = builder.build([request(7), request(1)])
+
+    assert isinstance(starved, Rejection)
+    assert starved.reason.endswith("it may map 0.5 GiB")
+    assert isinstance(fine, Artifact)
+
+
 def test_a_deadline_takes_the_compilers_children_along(
     home: Path, template: Template, fake_nvcc: Callable[[str], None]
 ) -> None:
     fake_nvcc("sleep 600 & sleep 600")
-    gone = []
-
-    def look(index: int, result: Artifact | Rejection) -> None:
-        gone.append(eventually(lambda: "sleep" not in names_below(home).values()))
-
+    results, gone = [], []
     with Builder(template, "sm_89", compiler="nvcc", jobs=1, deadline_seconds=2.0, home=home) as builder:
-        hung, fine = builder.build([request(7), request(1)], on_done=look)
+        for _, result in builder.stream([request(7), request(1)]):
+            results.append(result)
+            gone.append(eventually(lambda: "sleep" not in names_below(home).values()))
+    hung, fine = results
 
     assert isinstance(hung, Rejection)
     assert Gate.TIMEOUT == hung.gate
@@ -214,7 +265,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 template = load_template(Path({str(template)!r}))
 with Builder(template, "sm_89", jobs=2, deadline_seconds=600.0, home=Path({str(home)!r})) as builder:
     requests = [BuildRequest({{"EVO_THREADS": 32, "EVO_ITEMS": items}}, 0) for items in (7, 1)]
-    builder.build(requests, on_done=lambda index, result: print(index, flush=True))
+    for index, _ in builder.stream(requests):
+        print(index, flush=True)
 """
     command = [sys.executable, "-c", script]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -231,6 +283,14 @@ def test_flags_from_the_environment_do_not_reach_nvcc(
     fake_nvcc('[ -z "$NVCC_APPEND_FLAGS$NVCC_PREPEND_FLAGS" ] || exit 1')
     monkeypatch.setenv("NVCC_APPEND_FLAGS", "-G")
     monkeypatch.setenv("NVCC_PREPEND_FLAGS", "-O0")
+    with Builder(template, "sm_89", compiler="nvcc", home=home) as builder:
+        (result,) = builder.build([request(7)])
+
+    assert isinstance(result, Artifact)
+
+
+def test_compilers_leave_the_cores_to_others(home: Path, template: Template, fake_nvcc: Callable[[str], None]) -> None:
+    fake_nvcc('[ "$(nice)" -ge 10 ] || exit 1')
     with Builder(template, "sm_89", compiler="nvcc", home=home) as builder:
         (result,) = builder.build([request(7)])
 
@@ -264,12 +324,51 @@ def test_a_killed_engine_leaves_no_process(home: Path, hanging: Path) -> None:
 
 
 def test_two_engines_on_one_cache_do_not_disturb_each_other(home: Path) -> None:
-    with engine(home, SCALE) as one, engine(home, SCALE) as other:
-        outputs = [process.communicate(timeout=60)[0] for process in (one, other)]
+    """Both want the same twenty configs, one of them damaged and four of them refused, in opposite order."""
+    script = """
+import json, sys
+from pathlib import Path
+from evoengine.build import Builder, BuildRequest
+from evoengine.template import load_template
+home, template, step = Path(sys.argv[1]), load_template(Path(sys.argv[2])), int(sys.argv[3])
+configs = [(threads, items) for threads in (32, 33, 64, 96, 128) for items in (1, 2, 3, 4)][::step]
+requests = [BuildRequest({"EVO_THREADS": threads, "EVO_ITEMS": items}, 0) for threads, items in configs]
+with Builder(template, "sm_89", jobs=2, home=home) as builder:
+    results = builder.build(requests)
+told = [getattr(result, "cubin_sha256", None) or result.reason for result in results]
+print(json.dumps(sorted(zip(configs, told))))
+"""
+    with Builder(load_template(SCALE), "sm_89", home=home) as builder:
+        (damaged,) = builder.build([request(1)])
+    assert isinstance(damaged, Artifact)
+    damaged.cubin.write_bytes(b"")
+    engines = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(home), str(SCALE), step], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        for step in ("1", "-1")
+    ]
+    one, other = (json.loads(engine.communicate(timeout=100)[0]) for engine in engines)
 
-    assert [0, 0] == [one.returncode, other.returncode]
-    assert [["0", "1"]] * 2 == [sorted(output.split()) for output in outputs]
-    assert [True, True] == [read_result(entry) is not None for entry in home.glob("builds/*/*")]
+    assert [0, 0] == [engine.returncode for engine in engines]
+    assert one == other
+    assert 16 == len({told for _, told in one if "rule" not in told})
+    assert [damaged.cubin_sha256] == [told for config, told in one if config == [32, 1]]
+    assert [True] * 20 == [read_result(entry) is not None for entry in home.glob("builds/*/*")]
+    assert [] == list((home / "work").iterdir())
+    assert set() == processes_below(home)
+
+
+def test_the_compilers_go_on_while_a_result_is_looked_at_and_end_with_the_iterator(home: Path, hanging: Path) -> None:
+    with Builder(load_template(hanging), "sm_89", jobs=2, deadline_seconds=600.0, home=home) as builder:
+        stream = builder.stream([request(7), request(1)])
+        index, _ = next(stream)
+        running = processes_below(home)
+        stream.close()
+
+    assert 1 == index
+    assert set() != running
+    assert set() == processes_below(home)
 
 
 def test_close_from_another_thread_ends_a_build(home: Path, hanging: Path) -> None:
@@ -280,10 +379,14 @@ def test_close_from_another_thread_ends_a_build(home: Path, hanging: Path) -> No
         started.wait()
         builder.close()
 
+    def build() -> None:
+        for _ in builder.stream([request(7), request(1)]):
+            started.set()
+
     closer = threading.Thread(target=close)
     closer.start()
     with pytest.raises(EvoengineError, match="closed during a build"):
-        builder.build([request(7), request(1)], on_done=lambda *_: started.set())
+        build()
     closer.join()
 
     assert set() == processes_below(home)

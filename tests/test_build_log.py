@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from evoengine.build.log import failure, resource_usage
+from evoengine.build.log import failure, out_of_memory, resource_usage
 from evoengine.errors import TemplateError, UserError
 from evoengine.verdict import Gate, ResourceUsage
 
@@ -93,6 +93,22 @@ def test_a_failure_says_why_and_whether_it_would_last(log: str, reason: str, las
 
     assert (Gate.COMPILE, reason, lasting) == (rejection.gate, rejection.reason, stays)
     assert log == rejection.evidence["log_tail"]
+
+
+@pytest.mark.parametrize(
+    ("log", "starved"),
+    [
+        ("kernel.cu(2): catastrophic error: out of memory\n", True),
+        ("LLVM ERROR: out of memory\nnvcc error   : 'cicc' died due to signal 6\n", True),
+        ("\nnvrtc returned NVRTC_ERROR_OUT_OF_MEMORY\n", True),
+        ("ptxas fatal   : Memory allocation failure\n", True),
+        ("terminate called after throwing an instance of 'std::bad_alloc'\n", True),
+        ('kernel.cu(2): error: static assertion failed with "EVO rule ring: out of memory for 4 stages"\n', False),
+        ('kernel.cu(3): error: identifier "nope" is undefined\n', False),
+    ],
+)
+def test_a_compiler_that_got_no_more_memory_is_told_by_its_words(log: str, starved: bool) -> None:
+    assert starved == out_of_memory(log)
 
 
 def test_a_rule_caught_late_is_named_in_the_evidence() -> None:

@@ -18,6 +18,7 @@ from fake_card import COLD, QUANTUM_US, FakeCard, SimulatedEvents, SimulatedWind
 from evoengine.devices.cuda import bench, cold, control, timer, windows
 from evoengine.devices.cuda.baselines import sdpa
 from evoengine.devices.cuda.buffers import GUARD_BYTES, GuardedBuffer, ProblemBuffers
+from evoengine.devices.cuda.driver import CudaError
 from evoengine.devices.cuda.messages import (
     SDPA,
     Dropped,
@@ -125,7 +126,24 @@ def test_a_refused_launch_is_a_verdict(fresh: Bench) -> None:
 
     assert isinstance(verdict, Rejection)
     assert Gate.RUNTIME == verdict.gate
-    assert {"error": "CUDA_ERROR_INVALID_VALUE"} == verdict.evidence
+    assert {"error": "CUDA_ERROR_INVALID_VALUE", "free_bytes": 8 << 30} == verdict.evidence
+
+
+def test_memory_that_a_candidate_lacks_is_its_own_fault(fresh: Bench) -> None:
+    fresh.set_up()
+    verdict, following = fresh.judge("wants much local memory").verdict, fresh.judge().verdict
+
+    assert isinstance(verdict, Rejection)
+    assert (Gate.RUNTIME, "CUDA_ERROR_OUT_OF_MEMORY from cuLaunchKernel") == (verdict.gate, verdict.reason)
+    assert isinstance(following, Measurement)
+
+
+def test_memory_that_another_process_took_is_not(fresh: Bench) -> None:
+    fresh.set_up()
+    fresh.card.free = 1 << 30
+
+    with pytest.raises(UserError, match=r"taken the memory of Fake GPU, of 8.0 GiB .* are 1.0 left: end it"):
+        fresh.judge("wants much local memory")
 
 
 def test_a_fault_on_the_device_ends_the_bench(fresh: Bench) -> None:
@@ -162,6 +180,33 @@ def test_only_the_bytes_that_were_built_are_loaded(fresh: Bench) -> None:
 
     with pytest.raises(UserError, match="not the cubin that was built"):
         fresh.bench.judge(Judge(subject, 10.0))
+
+
+def test_a_cubin_that_is_gone_is_not_the_workers_bug(fresh: Bench) -> None:
+    subject = fresh.set_up().subject()
+    Path(subject.cubin).unlink()
+
+    with pytest.raises(UserError, match="cannot be read any more"):
+        fresh.bench.judge(Judge(subject, 10.0))
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."), UserError),
+        (CudaError("CUDA_ERROR_OUT_OF_MEMORY", "cuModuleLoadData"), UserError),
+        (RuntimeError("a mistake of ours"), RuntimeError),
+    ],
+)
+def test_a_card_without_room_for_a_context_is_said_so(
+    fresh: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[Exception]
+) -> None:
+    def full(ordinal: int) -> None:
+        raise error
+
+    monkeypatch.setattr(bench, "Card", full)
+    with pytest.raises(kind, match=r"another process has taken|a mistake of ours"):
+        bench.GpuBench(0, fresh.told.append).open(Open(str(AXPB), {"rows": 64}, 1, str(fresh.folder)))
 
 
 def test_a_beaten_candidate_gets_few_windows(fresh: Bench) -> None:

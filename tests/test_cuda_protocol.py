@@ -48,6 +48,8 @@ from evoengine.space import Config
 from evoengine.template import load_template
 from evoengine.verdict import Artifact, Candidate, Check, Gate, Measurement, Rejection, ResourceUsage, Verdict
 
+pytestmark = pytest.mark.usefixtures("no_orphans")
+
 HERE = Path(__file__).resolve().parent
 ARTIFACT = Artifact("d" * 32, Path("nowhere"), "0" * 64, ResourceUsage(32, 0, 0, 0, 0, 1024), 0.1, "nvrtc", "sm_89")
 CHECK = Check("timed", "R33", 7, 1e-7, 1e-7, 1e-8, 1e-8, 1e-8, 0, 0, 0, False, 50, 0, 0.1)

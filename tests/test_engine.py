@@ -28,7 +28,7 @@ from evoengine.progress import Budget, Outcome
 from evoengine.sampler.proposer import Proposer
 from evoengine.space import Values
 from evoengine.summary import summarise, winner
-from evoengine.verdict import Estimate, Gate, Measurement, Rejection
+from evoengine.verdict import Estimate, Gate, Measurement, Rejection, Verdict
 
 SPEC = StudySpec(
     name="fake", template="fake", template_digest="t", template_folder="t", space="fake",
@@ -97,6 +97,7 @@ class Bench:
         listener: Silent | None = None,
         ceilings: Ceilings | None = None,
         owner: Owner | None = None,
+        screening: Any = None,
     ) -> Outcome:
         """As the command line runs it; a `Killed` run does not give its study back."""
         question = fakes.question(ceilings)
@@ -112,6 +113,7 @@ class Bench:
             budget=Budget(budget, seconds, until_converged),
             batch=batch,
             listener=listener or Silent(),
+            screening=screening,
         )
         try:
             return self.search.run()
@@ -203,6 +205,18 @@ class TestGates:
 
         assert [fakes.SPACE.default, {**fakes.SPACE.default, "UNROLL": 2}] == device.judged
         assert [Estimate, Estimate] == [type(one.verdict) for one in bench.records()]
+
+    def test_a_candidate_is_judged_as_soon_as_it_is_built(self, bench: Bench) -> None:
+        built: list[int] = []
+
+        class Watching(FakeGpu):
+            def _verdict(self, values: Values) -> Verdict:
+                built.append(len(bench.builder.built))
+                return super()._verdict(values)
+
+        bench.run(Watching(), proposer=Script(dict(TILE=32), dict(TILE=64), dict(UNROLL=2)), batch=3)
+
+        assert [2, 3, 4] == built[:3], "the default first, then one more for each"
 
 
 class TestTwins:
@@ -462,7 +476,7 @@ class TestStops:
         if event == "judged":
             assert count <= done < count + 8
         else:
-            assert done in (0, 8)
+            assert count - 1 == done  # what was built before has been judged, the rest of the batch waits
 
         after = bench.run(DEVICES[kind](), budget=24)
         assert undisturbed[kind] == population(bench.records())

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
-import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +17,7 @@ import pytest
 from command_line import JOBS, QUESTION, empty_database, lay_out, start
 from optuna.trial import TrialState
 
+from benchmarks.trust.processes import Mark
 from evoengine.archive.archive import Archive
 from evoengine.archive.records import Record
 from evoengine.cli import main
@@ -35,9 +33,8 @@ class Running:
     """A search in a process of its own, and everything that it started."""
 
     def __init__(self, folder: Path, *arguments: str) -> None:
-        self._mark = f"EVO_TEST_MARK={uuid.uuid4()}"
-        mark, value = self._mark.split("=")
-        self.process = start(folder, *arguments, stdout=subprocess.PIPE, env={mark: value})
+        self._mark = Mark()
+        self.process = start(folder, *arguments, stdout=subprocess.PIPE, env={self._mark.name: self._mark.value})
         self.err = ""
 
     def wait_for(self, text: str, times: int = 1) -> None:
@@ -56,18 +53,7 @@ class Running:
 
     def left_behind(self) -> list[str]:
         """Command lines of processes that still run, after a grace in which they may notice."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while (found := self._alive()) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        return found
-
-    def _alive(self) -> list[str]:
-        found = []
-        for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if self._mark.encode() in (process / "environ").read_bytes():
-                    found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-        return found
+        return self._mark.left_behind(PATIENCE_SECONDS)
 
 
 Search = Callable[..., Running]

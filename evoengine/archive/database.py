@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy import URL, event, exc, insert, select, update
 
 from evoengine.archive import tables
+from evoengine.archive.storage import TrialStorage
 from evoengine.errors import UserError
 
 T = TypeVar("T")
@@ -25,6 +27,10 @@ than what a user takes for a hang."""
 BUSY_SECONDS = 2.0
 """SQLite's own wait for a lock. Optuna tries the birth of a trial five times, so there it may be five times as long."""
 
+_FULL = ("disk is full", "No space left on device")
+"""SQLite's words for a full disk, and the system's, which PostgreSQL passes on."""
+WAL_INDEX_BYTES = 32 * 1024
+"""SQLite's step for the index beside its log (sqlite.org/walformat.html): with less room it says "disk I/O error"."""
 _TRANSIENT = (exc.OperationalError, exc.InterfaceError, StorageInternalError, sqlite3.OperationalError)
 
 
@@ -83,11 +89,21 @@ class Database:
                 return work()
             except _TRANSIENT as error:
                 reason = self._reason(error)
+                if self._full(reason):
+                    remedy = retry_hint or "then run the same command again"
+                    raise UserError(f"database {self.name} is full ({reason}): make room there, {remedy}") from error
                 lasting = any(word in reason for word in ("not a database", "malformed", "readonly", "unable to open"))
                 if lasting or time.monotonic() > deadline:
                     remedy = retry_hint or "check that it is there and free, or give another with --storage"
                     raise UserError(f"database {self.name} does not answer ({reason}): {remedy}") from error
                 time.sleep(0.1)
+
+    def _full(self, reason: str) -> bool:
+        if any(word in reason for word in _FULL):
+            return True
+        if not self.sqlite or self.url.query or not self.url.database or "disk I/O error" not in reason:
+            return False
+        return shutil.disk_usage(Path(self.url.database).parent).free < WAL_INDEX_BYTES
 
     def _connect(self) -> RDBStorage:
         url = self.url.render_as_string(hide_password=False)
@@ -95,7 +111,7 @@ class Database:
             {"connect_args": {"timeout": BUSY_SECONDS}} if self.sqlite else {"pool_pre_ping": True}
         )
         # RDBStorage formats its URL, so braces in a path must be doubled.
-        storage = RDBStorage(url.replace("{", "{{").replace("}", "}}"), engine_kwargs=options)
+        storage = TrialStorage(url.replace("{", "{{").replace("}", "}}"), engine_kwargs=options)
         if self.sqlite:
             storage.engine.dispose()  # its first connection was made before it could be told this
             event.listen(storage.engine, "connect", _write_ahead)

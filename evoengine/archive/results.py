@@ -11,7 +11,7 @@ from evoengine.archive import tables
 from evoengine.archive.codec import read_verdict, verdict_columns
 from evoengine.archive.records import Baseline, Elite
 from evoengine.archive.sessions import now
-from evoengine.verdict import Measurement, Rejection
+from evoengine.verdict import Evidence, Measurement, Rejection
 
 
 def put_baseline(connection: Connection, study_id: int, baseline: Baseline) -> None:
@@ -44,6 +44,16 @@ def replace_elites(connection: Connection, study_id: int, confirmed: Iterable[El
         fields = {item.name: getattr(elite, item.name) for item in dataclasses.fields(Elite)}
         values = {"study_id": study_id, **fields, "confirmed_at": elite.confirmed_at or now()}
         connection.execute(insert(tables.elite).values(**values))
+
+
+def note_elite(connection: Connection, study_id: int, number: int, evidence: Evidence) -> bool:
+    """Add to an elite's evidence; whether it is still one."""
+    same = (tables.elite.c.study_id == study_id) & (tables.elite.c.number == number)
+    known = connection.scalar(select(tables.elite.c.evidence).where(same))
+    if known is None:
+        return False
+    connection.execute(update(tables.elite).where(same).values(evidence={**known, **evidence}))
+    return True
 
 
 def elites(connection: Connection, study_id: int) -> list[Elite]:

@@ -24,7 +24,7 @@ from evoengine.archive.recovery import requeue
 from evoengine.archive.trials import newborn, optuna_state, read_record
 from evoengine.errors import UserError
 from evoengine.sampler import Proposal
-from evoengine.verdict import Artifact, Candidate, Estimate, Measurement, Rejection, Verdict
+from evoengine.verdict import Artifact, Candidate, Estimate, Evidence, Measurement, Rejection, Verdict
 
 candidates = tables.candidate
 
@@ -139,6 +139,19 @@ class Study:
             self._ledger.note_rejection(trial_id, f"{verdict.gate}: {verdict.reason}")
         self._ledger.set_state(trial_id, *optuna_state(verdict))
 
+    def overrule(self, number: int, rejection: Rejection) -> None:
+        """Put a rejection in the place of a trial's measurement and of its twins', for what only a later gate finds.
+
+        Optuna's trials stay complete with their values: a finished trial cannot change.
+        """
+        trial_id = self._ledger.trial_id(number)
+        twins = (tables.verdict.c.twin_of == number) & (candidates.c.study_id == self._ledger.id)
+        concerned = select(candidates.c.id).join(tables.verdict).where((candidates.c.trial_id == trial_id) | twins)
+        values = dict.fromkeys(tables.VERDICT_COLUMNS) | verdict_columns(rejection)
+        values |= {"session_id": self._own, "committed_at": sessions.now()}
+        final = tables.verdict.c.final & tables.verdict.c.candidate_id.in_(concerned)
+        self._ledger.update(update(tables.verdict).where(final).values(**values))
+
     def records(self) -> list[Record]:
         """Every trial in order of its number."""
         trials = self._ledger.trials()
@@ -214,6 +227,10 @@ class Study:
     def replace_elites(self, elites: Sequence[Elite]) -> None:
         """Keep these and no others, in one transaction: times of two final runs must not be ranked together."""
         self._ledger.write(lambda c: results.replace_elites(c, self._ledger.id, elites))
+
+    def note_elite(self, number: int, evidence: Evidence) -> bool:
+        """Add to what is known of an elite; False where another final run has replaced it."""
+        return self._ledger.write(lambda c: results.note_elite(c, self._ledger.id, number, evidence))
 
     def elites(self) -> list[Elite]:
         """The fastest first."""

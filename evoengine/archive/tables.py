@@ -137,6 +137,9 @@ def _verdict_columns() -> list[Column[Any]]:
     ]
 
 
+VERDICT_COLUMNS = tuple(column.name for column in _verdict_columns())
+"""What a verdict of any kind fills; each kind leaves others empty."""
+
 # A candidate has at most one final verdict (rejection or measurement) and at most one estimate before it.
 verdict = Table(
     "evo_verdict",

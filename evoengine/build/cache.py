@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -38,6 +40,7 @@ class Result:
     outcome: Literal["exited", "killed", "deadline", "lost"]
     code: int
     seconds: float
+    peak_bytes: int
     log: str
     cubin_sha256: str
 
@@ -62,6 +65,7 @@ def read_result(folder: Path) -> Result | None:
             outcome=record["outcome"],
             code=int(record["code"]),
             seconds=float(record["seconds"]),
+            peak_bytes=int(record["peak_bytes"]),
             log=contents.get("build.log", b"").decode(errors="replace"),
             cubin_sha256=record["sha256"].get("kernel.cubin", ""),
         )
@@ -83,14 +87,17 @@ def publish(work: Path, final: Path) -> None:
     entry is absent, which a reader takes for a build still to be done.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        work.rename(final)
-    except OSError:
-        if not final.is_dir():
-            raise
-        if read_result(final) is None:
+    while True:
+        try:
+            work.rename(final)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        if read_result(final) is not None:
+            return
+        with contextlib.suppress(FileNotFoundError):  # a twin has moved it aside, or is just publishing its own
             final.rename(work.with_name(f"{work.name}.damaged"))
-            publish(work, final)
 
 
 def work_folder(home: Path) -> Path:
@@ -103,8 +110,9 @@ def work_folder(home: Path) -> Path:
     try:
         parent.mkdir(parents=True, exist_ok=True)
         for left in parent.iterdir():
-            if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
-                shutil.rmtree(left, ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):  # its owner has just finished
+                if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
+                    shutil.rmtree(left, ignore_errors=True)
         return Path(tempfile.mkdtemp(dir=parent))
     except OSError as error:
         raise unusable(home, error) from error

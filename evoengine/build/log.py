@@ -24,6 +24,8 @@ _CRASH = re.compile(r"died due to signal (\d+)")
 _UNUSABLE = re.compile(r"^(?:nvcc fatal\s*: |nvrtc: error: ).*", re.MULTILINE)
 _ERROR = re.compile(r"^.*\berror\b.*", re.MULTILINE)
 _INTERNAL = re.compile(r"nvrtc returned (\w+)")
+# cudafe++ and NVRTC's front end, LLVM, NVRTC itself, ptxas, C++, gcc.
+_MEMORY = re.compile(r"out of memory|OUT_OF_MEMORY|emory allocation failure|std::bad_alloc|Cannot allocate memory")
 
 
 def resource_usage(log: str, entry: str, smem_bytes: int) -> ResourceUsage:
@@ -55,6 +57,11 @@ def resource_usage(log: str, entry: str, smem_bytes: int) -> ResourceUsage:
 def _first(pattern: re.Pattern[str], line: str) -> int:
     match = pattern.search(line)
     return int(match[1]) if match else 0
+
+
+def out_of_memory(log: str) -> bool:
+    """Whether the compiler ended because it was given no more memory."""
+    return _RULE.search(log) is None and _MEMORY.search(log) is not None
 
 
 def failure(log: str, compiler: str, arch: str) -> tuple[Rejection, bool]:

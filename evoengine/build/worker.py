@@ -8,10 +8,11 @@ each of them can crash, hang or be killed alone. It imports nothing of evoengine
 For each candidate it leaves, in the candidate's folder, build.log, kernel.cubin and kernel.ptx (where the compile
 succeeded) and last of all result.json:
 
-    outcome  "exited" | "killed" (by a signal) | "deadline"
-    code     exit code, or the number of the signal
-    seconds  wall time of the compile
-    sha256   file name -> hex digest, of every other file
+    outcome     "exited" | "killed" (by a signal) | "deadline"
+    code        exit code, or the number of the signal
+    seconds     wall time of the compile
+    peak_bytes  the most memory that the compiler, or any one process it started, had in use
+    sha256      file name -> hex digest, of every other file
 
 Then it sends "done FOLDER" through the channel, a socket that the engine holds the other end of. "os_error TEXT" (disk
 full, say) and "traceback TEXT" are the other messages: not the candidate's fault, and the worker's last words. The
@@ -37,9 +38,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-# The largest attention tile (255 registers, spilling) maps 0.2 GiB in NVRTC and in nvcc's cicc. Twenty times that is a
-# runaway, and it should fail alone instead of driving the machine out of memory.
-ADDRESS_SPACE_BYTES = 4 << 30
 MESSAGE_CHARS = 2000
 NVCC_FLAG_VARIABLES = ("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS")
 
@@ -77,24 +75,29 @@ def serve(chunk: dict[str, Any], channel: socket.socket) -> None:
     for name, defines in chunk["candidates"].items():
         folder = Path(name)
         folder.mkdir(exist_ok=True)  # ninja has made it, being the folder of an output
+        log = os.memfd_create("build.log")  # in memory, so that a full disk cannot swallow what the compiler says of it
         started = time.monotonic()
         pid = os.fork()
         if pid == 0:
             with last_words(channel):
-                os._exit(child(compile_one, [*chunk["command"], *defines], folder))
-        outcome, code = wait(pid, chunk["deadline_seconds"], channel)
+                os._exit(child(compile_one, [*chunk["command"], *defines], folder, log, chunk["memory_bytes"]))
+        outcome, code, peak_bytes = wait(pid, chunk["deadline_seconds"], channel)
         seconds = time.monotonic() - started
         if (outcome, code) == ("exited", os.EX_SOFTWARE):
             sys.exit(code)  # the child has said why
+        with open(log, "rb") as written:
+            written.seek(0)
+            (folder / "build.log").write_bytes(written.read())
         collect_ptx(folder)
         sha256 = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
-        result = {"outcome": outcome, "code": code, "seconds": round(seconds, 3), "sha256": sha256}
-        (folder / "result.json").write_text(json.dumps(result))
+        result = {"outcome": outcome, "code": code, "seconds": round(seconds, 3), "peak_bytes": peak_bytes}
+        (folder / "result.json").write_text(json.dumps(result | {"sha256": sha256}))
         channel.send(f"done {name}".encode())
 
 
-def wait(pid: int, deadline_seconds: float, channel: socket.socket) -> tuple[str, int]:
-    """How the child ended. Leaves the worker when the engine is gone; the child never outlives this call."""
+def wait(pid: int, deadline_seconds: float, channel: socket.socket) -> tuple[str, int, int]:
+    """How the child ended: outcome, code, peak_bytes. Leaves the worker when the engine is gone; the child never
+    outlives this call."""
     with contextlib.suppress(PermissionError, ProcessLookupError):
         os.setpgid(pid, pid)  # the child does it too: whoever is first, the group exists before it can be killed
     pidfd = os.pidfd_open(pid)
@@ -105,24 +108,31 @@ def wait(pid: int, deadline_seconds: float, channel: socket.socket) -> tuple[str
         ready = {fd for fd, _ in poll.poll(deadline_seconds * 1000)}
     finally:  # also on the way out of a signal handler
         os.killpg(pid, signal.SIGKILL)  # after a normal end this reaches what the compiler driver left behind, if any
-        _, status = os.waitpid(pid, 0)
+        _, status, usage = os.wait4(pid, 0)
         os.close(pidfd)
     if channel.fileno() in ready:
         sys.exit("the engine is gone")
+    peak_bytes = usage.ru_maxrss * 1024
     if not ready:
-        return "deadline", 0
+        return "deadline", 0, peak_bytes
     code = os.waitstatus_to_exitcode(status)
-    return ("killed", -code) if code < 0 else ("exited", code)
+    return ("killed", -code, peak_bytes) if code < 0 else ("exited", code, peak_bytes)
 
 
-def child(compile_one: Compile, arguments: list[str], folder: Path) -> int:
-    """The forked half. Returns the exit code, unless it becomes nvcc or dies."""
+def child(compile_one: Compile, arguments: list[str], folder: Path, log: int, memory_bytes: int) -> int:
+    """The forked half, all of whose output goes to `log`. Returns the exit code, unless it becomes nvcc or dies."""
     os.setpgid(0, 0)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a worker that is shot takes its compile along
-    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES, ADDRESS_SPACE_BYTES))
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    return compile_one(arguments, folder)
+    os.dup2(log, 1)
+    os.dup2(log, 2)  # where LLVM says why it aborts
+    try:
+        return compile_one(arguments, folder)
+    except MemoryError:
+        os.write(log, b"out of memory\n")
+        return 1
 
 
 def text(program: Any, size_of: Any, read: Any) -> bytes:
@@ -161,7 +171,8 @@ def nvrtc_compile() -> Compile:
         log = text(program, nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog).rstrip(b"\0")
         if status not in (nvrtc.nvrtcResult.NVRTC_SUCCESS, nvrtc.nvrtcResult.NVRTC_ERROR_COMPILATION):
             log += f"\nnvrtc returned {status.name}\n".encode()
-        (folder / "build.log").write_bytes(log)
+        with open(1, "wb", closefd=False) as output:
+            output.write(log)
         if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
             return 1
         (folder / "kernel.cubin").write_bytes(text(program, nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN))
@@ -175,9 +186,6 @@ def nvcc_compile(arguments: list[str], folder: Path) -> NoReturn:
     """Become nvcc. --keep is how one run leaves the PTX beside the cubin, and all temporaries where we delete them."""
     keep = folder / "keep"
     keep.mkdir()
-    log = os.open(folder / "build.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
     output = ["--keep", "--keep-dir", str(keep), "-o", str(folder / "kernel.cubin"), "src/kernel.cu"]
     # Options from the environment would change the cubin behind the digest's back.
     environment = {name: value for name, value in os.environ.items() if name not in NVCC_FLAG_VARIABLES}

@@ -1,6 +1,7 @@
 """The command line: parse, hand over to one command, turn errors into one line and an exit code.
 
-Exit codes: 0 done; 1 evoengine or the template is broken, or nothing passed; 2 bad input; 130 stopped by Ctrl-C.
+Exit codes: 0 done; 1 evoengine or the template is broken, nothing passed, or a knob is dead; 2 bad input; 130 stopped
+by Ctrl-C.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def entries(arguments: argparse.Namespace, target: Target) -> list[Entry]:
 
 
 def _on_shapes(found: _Found, shapes: list[str], target: Target) -> Iterator[Entry]:
-    own = [found.problem] if found.problem is not None else [parse_shape(found.template.module.PROBLEM, SHAPE)]
+    own = [found.problem] if found.problem is not None else [found.template.module.PROBLEM()]
     for problem in [parse_shape(found.template.module.PROBLEM, shape) for shape in shapes] or own:
         question = Question(found.template, found.space, problem, found.limits or target.limits, Ceilings())
         config = question.default if found.values is None else found.space.config(found.values)

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import platform
+import re
+from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
+from typing import NoReturn
 
 from evoengine import __version__
 from evoengine.sampler import SAMPLERS
@@ -17,22 +23,74 @@ SHAPE_HELP = (
 FORCE_HELP = "time on a card that is busy, or whose default config varies by more than 3 %%, and only warn of it"
 
 
+class _Help(argparse.HelpFormatter):
+    """Appends an option's default, where it has one and its help does not say it in words."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        unsaid = action.default is None or action.default is False or action.default == argparse.SUPPRESS
+        if unsaid or "default: " in str(action.help):
+            return action.help
+        return f"{action.help} (default: %(default)s)"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with the command line in one line, with the nearest name there is."""
+
+    def error(self, message: str) -> NoReturn:
+        wrong = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)|unrecognized arguments: (\S+)", message)
+        if wrong is not None:
+            known = re.findall(r"[\w-]+", wrong[2]) if wrong[2] else self.option_names()
+            near = difflib.get_close_matches((wrong[1] or wrong[3] or "").partition("=")[0], known, n=1)
+            message += f"; did you mean {near[0]}?" if near else ""
+        self.exit(2, f"{self.prog}: {message}; see: {self.prog} --help\n")
+
+    def option_names(self) -> list[str]:
+        """Every option of this parser and of its verbs."""
+        below = [verb for action in self._actions if isinstance(action, Verbs) for verb in action.choices.values()]
+        names = [name for action in self._actions for name in action.option_strings]
+        return [*names, *(name for verb in below for name in verb.option_names())]
+
+
+class _Version(argparse.Action):
+    """Prints evoengine's version and what it would compile and search with."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        print("\n".join(version_lines()))
+        parser.exit()
+
+
+def version_lines() -> Iterator[str]:
+    """evoengine and the packages that decide what it does, as installed; nothing is imported or started for it."""
+    yield f"evoengine {__version__}"
+    for package in ("nvidia-cuda-nvrtc", "cuda-bindings", "torch", "optuna", "sqlalchemy", "ninja", "numpy"):
+        try:
+            yield f"{package} {metadata.version(package)}"
+        except metadata.PackageNotFoundError:
+            yield f"{package} not installed"
+    yield f"python {platform.python_version()}"
+
+
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="evoengine",
         description="Evolutionary autotuner for templated CUDA kernels: compile, prove right, time, keep the best.",
+        epilog="Exit codes: 0 done; 1 evoengine or the template is broken, or nothing passed; 2 bad input; 130 stopped "
+        "by Ctrl-C.",
     )
-    parser.add_argument("--version", action="version", version=f"evoengine {__version__}")
+    parser.add_argument("--version", nargs=0, action=_Version, help="versions of evoengine, compiler and packages")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     _search(verbs)
     _resume(verbs)
     _space(verbs)
+    _knobs(verbs)
     _studies(verbs)
     _show(verbs)
+    _profile(verbs)
     _export(verbs)
     _compare(verbs)
     _replay(verbs)
     _doctor(verbs)
+    _completion(verbs)
     return parser
 
 
@@ -40,7 +98,7 @@ Verbs = argparse._SubParsersAction  # argparse has no public name for what add_s
 
 
 def _verb(verbs: Verbs[argparse.ArgumentParser], name: str, module: str, help: str) -> argparse.ArgumentParser:
-    parser = verbs.add_parser(name, help=help, description=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = verbs.add_parser(name, help=help, description=help, formatter_class=_Help)
     parser.set_defaults(module=module, verb=name)
     parser.add_argument("--json", action="store_true", help="print one JSON document on standard output")
     return parser
@@ -62,8 +120,7 @@ def _question(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shape",
         metavar="SHAPE",
-        default=SHAPE,
-        help=f"problem: {SHAPE_HELP}",
+        help=f"problem (default: the template's own, for attention {SHAPE}): {SHAPE_HELP}",
     )
     parser.add_argument(
         "--device",
@@ -84,6 +141,12 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
     """How to run, whatever the question."""
     parser.add_argument("--seconds", metavar="S", type=_positive, help="stop this run after so many seconds")
     _until_converged(parser)
+    parser.add_argument(
+        "--sanitize",
+        action="store_true",
+        help="run compute-sanitizer (memcheck, initcheck, racecheck, synccheck) over the finalists before the final "
+        "run; a finding rejects",
+    )
     parser.add_argument("--jobs", metavar="N", type=_natural, help="compiles at a time (default: all cores)")
     parser.add_argument(
         "--batch", metavar="N", type=_natural, help="candidates proposed at once (default: twice the jobs, 8 to 32)"
@@ -138,6 +201,18 @@ def _space(verbs: Verbs[argparse.ArgumentParser]) -> None:
     _question(parser)
 
 
+def _knobs(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    text = "report knobs that do not change what runs, by building pairs of configs that differ in one"
+    parser = _verb(verbs, "knobs", "knobs", text)
+    _question(parser)
+    parser.add_argument(
+        "--pairs", metavar="N", type=_natural, default=4, help="pairs built for any two neighbouring choices of a knob"
+    )
+    parser.add_argument("--seed", metavar="N", type=_whole, default=0, help="seed of the random configs among them")
+    parser.add_argument("--compiler", choices=("nvrtc", "nvcc"), default="nvrtc", help="compiler")
+    parser.add_argument("--jobs", metavar="N", type=_natural, help="compiles at a time (default: all cores)")
+
+
 def _studies(verbs: Verbs[argparse.ArgumentParser]) -> None:
     _storage(_verb(verbs, "studies", "studies", "list the studies of a database"))
 
@@ -146,6 +221,15 @@ def _show(verbs: Verbs[argparse.ArgumentParser]) -> None:
     parser = _verb(verbs, "show", "studies", "show a study: best configs, verdicts by gate, baselines")
     parser.add_argument("study", metavar="STUDY", nargs="?", help="name (default: the last one)")
     parser.add_argument("--top", metavar="N", type=_natural, default=8, help="rows of the table")
+    _storage(parser)
+
+
+def _profile(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    text = "say what bounds a study's elites, by Nsight Compute's counters (its clocks and times are left alone)"
+    parser = _verb(verbs, "profile", "profile", text)
+    parser.add_argument("study", metavar="STUDY", nargs="?", help="name (default: the last one)")
+    parser.add_argument("--top", metavar="N", type=_natural, default=3, help="elites profiled, the fastest first")
+    parser.add_argument("--device", metavar="DEVICE", default="auto", help="auto, cuda or cuda:N")
     _storage(parser)
 
 
@@ -160,7 +244,6 @@ def _export(verbs: Verbs[argparse.ArgumentParser]) -> None:
 
 def _compare(verbs: Verbs[argparse.ArgumentParser]) -> None:
     parser = _verb(verbs, "compare", "compare", "time a config beside SDPA, FlexAttention, a tuned Triton kernel, ...")
-    parser.formatter_class = argparse.HelpFormatter  # the defaults are said in words
     parser.add_argument(
         "what",
         metavar="WHAT",
@@ -172,7 +255,7 @@ def _compare(verbs: Verbs[argparse.ArgumentParser]) -> None:
         "--shape",
         metavar="SHAPE",
         action="append",
-        help=f"{SHAPE_HELP}; may be given again; default: the shape of the header or study, else {SHAPE}",
+        help=f"{SHAPE_HELP}; may be given again; default: the shape of the header or study, else the template's own",
     )
     parser.add_argument("--shapes", metavar="FILE", type=Path, help="more shapes, one a line; # begins a comment")
     parser.add_argument("--template", metavar="DIR", help="template: a shipped name or a folder (default: attention)")
@@ -220,6 +303,11 @@ def _replay(verbs: Verbs[argparse.ArgumentParser]) -> None:
 
 def _doctor(verbs: Verbs[argparse.ArgumentParser]) -> None:
     _storage(_verb(verbs, "doctor", "doctor", "check GPU, driver, compilers, packages, database, cache"))
+
+
+def _completion(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    parser = _verb(verbs, "completion", "completion", "print a script that completes evoengine's commands in a shell")
+    parser.add_argument("shell", metavar="SHELL", choices=("bash", "zsh", "tcsh"), help="bash, zsh or tcsh")
 
 
 def _whole(text: str) -> int:

@@ -89,7 +89,7 @@ def find_question(arguments: argparse.Namespace, target: Target) -> tuple[Questi
     """The question that the options ask, and the file its space came from."""
     template = find_template(arguments.template)
     path = space_path(arguments.space, template)
-    problem = parse_shape(template.module.PROBLEM, arguments.shape)
+    problem = parse_shape(template.module.PROBLEM, arguments.shape or "")
     ceilings = Ceilings(arguments.max_registers, arguments.max_smem, arguments.max_spill_bytes)
     question = Question(template, load_space(path), problem, target.limits, ceilings)
     _try_out(question, path)

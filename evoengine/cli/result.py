@@ -9,6 +9,7 @@ from rich.text import Text
 
 from evoengine.archive.study import Study
 from evoengine.cli.tables import console, table
+from evoengine.cli.toolkit import show_profiles, show_sanitized
 from evoengine.cli.worth import show_worth
 from evoengine.confirm import MARGIN
 from evoengine.question import Question
@@ -46,6 +47,8 @@ def show_result(summary: dict[str, Any]) -> None:
         _configs("confirmed in the final run", summary["elites"], "median_us")
         out.print(Text(f"winner: {summary['winner']}", "bold"))
         _explain(summary)
+        show_sanitized(summary["elites"])
+        show_profiles(summary["elites"])
     elif summary["measured"]:
         _configs("measured in the search, not confirmed by a final run", summary["measured"], "median_us")
     if summary["shortlist"]:
@@ -96,7 +99,8 @@ def nothing_passed(summary: dict[str, Any]) -> str:
 def _rejections(rows: list[dict[str, Any]]) -> None:
     drawn = table("\nrejected", "gate", ">configs", "why (an example)", ">trial")
     for row in rows[:REASONS]:
-        drawn.add_row(row["gate"], str(row["count"]), row["example"], str(row["trial"]))
+        why = f"{row['example']}; memcheck: {row['memcheck']}" if "memcheck" in row else row["example"]
+        drawn.add_row(row["gate"], str(row["count"]), why, str(row["trial"]))
     console().print(drawn)
 
 

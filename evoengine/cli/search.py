@@ -30,9 +30,11 @@ from evoengine.cli.warm_start import find_sources
 from evoengine.convergence import check_can_converge
 from evoengine.devices import Device, TimingDevice
 from evoengine.devices.cuda import CudaDevice
+from evoengine.devices.cuda.sanitizer import PROGRAM, Sanitizer
+from evoengine.devices.cuda.watched import require_tool
 from evoengine.devices.interpreter.session import InterpreterDevice
 from evoengine.engine import Search
-from evoengine.errors import UserError
+from evoengine.errors import EvoengineError, TemplateError, UserError
 from evoengine.forecast import Forecast
 from evoengine.problem import problem_digest, problem_fields
 from evoengine.progress import Budget, Outcome
@@ -40,6 +42,7 @@ from evoengine.question import Question
 from evoengine.sampler import INFORMED, check_sampler
 from evoengine.sampler.proposer import Proposer
 from evoengine.sampler.source import Source
+from evoengine.screening import Screening
 from evoengine.verdict import Measurement
 
 INTERRUPTED = 130
@@ -59,6 +62,7 @@ def _search(arguments: argparse.Namespace) -> int:
     if arguments.until_converged:
         check_can_converge(arguments.sampler)
     target = find_target(arguments.device, arguments.target, arguments.limits)
+    _check_sanitizer(arguments, target)
     question, path = find_question(arguments, target)
     builder = Builder(question.template, target.device.arch, compiler=arguments.compiler, jobs=arguments.jobs)
     # Before anything is written: a space in which nothing is feasible must not leave an empty study behind.
@@ -160,6 +164,7 @@ def _resume_study(arguments: argparse.Namespace, study: Study) -> int:
         check_can_converge(study.spec.sampler)
     question = reopen(study.spec)
     target, note = resume_target(study.spec, arguments.device)
+    _check_sanitizer(arguments, target)
     compiler: Compiler = "nvcc" if study.spec.toolchain.startswith("nvcc") else "nvrtc"
     builder = Builder(question.template, study.spec.arch, compiler=compiler, jobs=arguments.jobs)
     if builder.toolchain.version != study.spec.toolchain:
@@ -224,9 +229,17 @@ def _run(
             budget=budget,
             batch=arguments.batch or min(max(2 * builder.jobs, 8), 32),
             listener=stack.enter_context(display),
+            screening=_screening(question, target, study) if arguments.sanitize else None,
         )
         _stop_on_signals(search, display)
-        outcome = search.run()
+        try:
+            outcome = search.run()
+        except TemplateError:
+            raise
+        except EvoengineError as error:  # nothing that is committed is lost
+            if "evoengine resume" in str(error):
+                raise
+            raise type(error)(f"{error}; then go on with: {_resume_command(arguments, study)}") from error
     return _finish(arguments, question, study, outcome)
 
 
@@ -249,6 +262,25 @@ def _device(
     return device, device
 
 
+def _check_sanitizer(arguments: argparse.Namespace, target: Target) -> None:
+    """Before anything is spent.
+
+    Raises:
+        UserError: --sanitize is given and there is no GPU, or no compute-sanitizer.
+    """
+    if not arguments.sanitize:
+        return
+    require_tool(PROGRAM, "--sanitize")
+    if target.ordinal is None:
+        raise UserError("--sanitize launches finalists on a GPU, and there is none to use: leave it out")
+
+
+def _screening(question: Question, target: Target, study: Study) -> Screening:
+    assert target.ordinal is not None, "checked before the search"
+    executable = require_tool(PROGRAM, "--sanitize")
+    return Screening(question, Sanitizer(executable, question.template, target.ordinal, study.spec.seed))
+
+
 def _stop_on_signals(search: Search, display: Display) -> None:
     """The first Ctrl-C (or SIGTERM) finishes the verdict in flight; the second stops at once."""
 
@@ -261,6 +293,14 @@ def _stop_on_signals(search: Search, display: Display) -> None:
         signal.signal(number, stop)
 
 
+def _resume_command(arguments: argparse.Namespace, study: Study) -> str:
+    """Without the storage's credentials."""
+    command = f"evoengine resume {study.name}"
+    if arguments.storage != os.path.join("studies", "evoengine.db"):
+        command += f" --storage {'URL' if '@' in arguments.storage else arguments.storage}"
+    return command
+
+
 def _finish(arguments: argparse.Namespace, question: Question, study: Study, outcome: Outcome) -> int:
     summary = summary_of(question, study, arguments.top)
     summary["stopped"] = outcome.stopped
@@ -269,10 +309,7 @@ def _finish(arguments: argparse.Namespace, question: Question, study: Study, out
     else:
         show_result(summary)
     if outcome.interrupted:
-        command = f"evoengine resume {study.name}"
-        if arguments.storage != os.path.join("studies", "evoengine.db"):
-            command += f" --storage {arguments.storage.split('@')[-1] if '@' not in arguments.storage else 'URL'}"
-        console(stderr=True).print(f"go on with: {command}", soft_wrap=True)
+        console(stderr=True).print(f"go on with: {_resume_command(arguments, study)}", soft_wrap=True)
         return INTERRUPTED
     failure = nothing_passed(summary)
     if failure:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from evoengine.verdict import Artifact, Candidate, Verdict
@@ -14,11 +14,14 @@ Work = Sequence[tuple[Candidate, Artifact]]
 
 
 class Device(Protocol):
-    """Judges built candidates, one verdict each, in any order."""
+    """Judges built candidates, one verdict each, in any order.
+
+    One that judges them one by one draws from `work` only when it is ready for the next: the others are being built.
+    """
 
     name: str
 
-    def judge(self, work: Work) -> Iterator[tuple[Candidate, Verdict]]: ...
+    def judge(self, work: Iterable[tuple[Candidate, Artifact]]) -> Iterator[tuple[Candidate, Verdict]]: ...
 
     def close(self) -> None: ...
 

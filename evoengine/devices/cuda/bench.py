@@ -16,6 +16,7 @@ from evoengine.devices.cuda.baselines import deviation
 from evoengine.devices.cuda.card import Card, identify
 from evoengine.devices.cuda.control import Control
 from evoengine.devices.cuda.driver import CudaError, Kernel
+from evoengine.devices.cuda.memory import check_not_taken, room_for_a_context
 from evoengine.devices.cuda.messages import (
     SDPA,
     Dropped,
@@ -63,7 +64,9 @@ class GpuBench:
     def open(self, request: Open) -> Opened:
         self._template = load_template(Path(request.template))
         self._problem = make_problem(self._template.module.PROBLEM, request.problem)
-        self._card = Card(self._ordinal)
+        with room_for_a_context():
+            self._card = Card(self._ordinal)
+        self._room_bytes = self._card.free_bytes()
         self._windows = Windows(self._card, self._tell)
         with self._faults():
             self._prover = Prover(
@@ -91,11 +94,11 @@ class GpuBench:
             try:
                 kernel = self._card.load(image, self._template.module.ENTRY)
             except CudaError as error:
-                return Judged(_refused(error))
+                return Judged(self._refused(error))
             try:
                 judged = self._judge(kernel, request, before)
             except CudaError as error:
-                judged = Judged(_refused(error))
+                judged = Judged(self._refused(error))
             kernel.unload()
             return judged
 
@@ -136,7 +139,7 @@ class GpuBench:
                     kernel = self._card.load(_image(subject), self._template.module.ENTRY)
                     proof = self._prover.prove(kernel, subject.values, FINAL_REPEATS, subject.name)
                 except CudaError as error:
-                    return Dropped(subject.name, _refused(error))
+                    return Dropped(subject.name, self._refused(error))
                 if proof.rejection is not None:
                     return Dropped(subject.name, proof.rejection)
                 proofs[subject.name] = proof
@@ -255,14 +258,22 @@ class GpuBench:
     def _inputs(self) -> list[torch.Tensor]:
         return [buffer.values() for buffer in self._prover.buffers.inputs]
 
+    def _refused(self, error: CudaError) -> Rejection:
+        """The verdict on what the driver refuses, unless another process is to blame."""
+        free_bytes = self._card.free_bytes()
+        check_not_taken(error, self._card.name, free_bytes, self._room_bytes)
+        return Rejection(Gate.RUNTIME, str(error), {"error": error.name, "free_bytes": free_bytes})
+
     @contextmanager
     def _faults(self) -> Iterator[None]:
         """Torch reports a kernel's fault as a RuntimeError of some later call; the driver knows its name."""
         try:
             yield
         except torch.OutOfMemoryError as error:
+            free = self._card.free_bytes() / 2**30
             raise UserError(
-                f"{self._problem.label} does not fit into the memory of {self._card.name}: choose a smaller shape"
+                f"{self._problem.label} does not fit into the {free:.1f} GiB that are free on {self._card.name}: "
+                "choose a smaller shape, or end what else uses the card"
             ) from error
         except RuntimeError:
             self._card.synchronize()
@@ -273,10 +284,13 @@ def _image(subject: Subject) -> bytes:
     """The cubin's bytes, proven to be those that were built.
 
     Raises:
-        UserError: the file changed since.
+        UserError: the file changed since, or is gone.
     """
     path = Path(subject.cubin)
-    image = path.read_bytes()
+    try:
+        image = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read any more ({error.strerror}): search again, which builds it") from error
     digest = hashlib.sha256(image).hexdigest()
     if digest != subject.cubin_sha256:
         raise UserError(
@@ -291,7 +305,3 @@ def _worst(seen: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     clocks = [one["sm_clock_mhz"] for one in seen if one.get("sm_clock_mhz") is not None]
     reasons = {reason for one in seen for reason in one.get("slowed_by", ())}
     return {"lowest_sm_clock_mhz": min(clocks, default=None), "slowed_by": sorted(reasons)}
-
-
-def _refused(error: CudaError) -> Rejection:
-    return Rejection(Gate.RUNTIME, str(error), {"error": error.name})

@@ -111,6 +111,10 @@ class Card:
         if status not in (driver.CUresult.CUDA_SUCCESS, driver.CUresult.CUDA_ERROR_NOT_SUPPORTED):
             raise FatalCudaError(f"{status.name} from cuCtxResetPersistingL2Cache")
 
+    def free_bytes(self) -> int:
+        """Device memory that this process holds for its tensors or could still have; others' is missing from it."""
+        return int(call(driver.cuMemGetInfo)) + torch.cuda.memory_reserved(self.device)
+
     def clocks(self) -> dict[str, Any]:
         """Clocks, power, temperature now; empty without NVML."""
         return self._nvml.now()

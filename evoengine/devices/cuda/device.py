@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,7 +24,9 @@ from evoengine.devices.cuda.messages import (
     Subject,
 )
 from evoengine.devices.cuda.results import Finals, Setup
+from evoengine.devices.cuda.sanitizer import PROGRAM, Sanitizer
 from evoengine.devices.cuda.session import START_SECONDS, JobFailed, Session
+from evoengine.devices.cuda.watched import find_tool
 from evoengine.errors import EvoengineError, TemplateError
 from evoengine.hardware import DeviceLimits
 from evoengine.problem import Problem
@@ -34,6 +38,8 @@ MIN_JOB_SECONDS, JOB_FACTOR = 10.0, 50.0
 """A phase of a candidate's job may take 10 s, or 50 times what the default's whole job took (correctness.md)."""
 START_TRIES = 3
 """A card that was just freed of a hung kernel may refuse the next context once or twice."""
+EXPLAIN_SECONDS = 60.0
+"""For the reason of a fault, on the problems that the gate ran: the first of a run waits for it, once."""
 WORKER = (sys.executable, "-m", "evoengine.devices.cuda.worker")
 
 
@@ -66,7 +72,11 @@ class CudaDevice:
         self._limits = limits
         self._seed = seed
         self._force = force
+        self._template = template
         self._session = Session((*worker, str(ordinal)), template, problem)
+        found = find_tool(PROGRAM)
+        self._sanitizer = None if found is None else Sanitizer(found, template, ordinal, seed)
+        self._explained: set[str] = set()
         self._control: Subject | None = None
         self._reference_us = reference_us
         self._best_us = best_us
@@ -98,7 +108,7 @@ class CudaDevice:
         self._job_seconds = max(MIN_JOB_SECONDS, JOB_FACTOR * busy_seconds)
         return Setup(judged.verdict, ready.baselines, dict(ready.unavailable), environment, warnings)
 
-    def judge(self, work: Sequence[tuple[Candidate, Artifact]]) -> Iterator[tuple[Candidate, Measurement | Rejection]]:
+    def judge(self, work: Iterable[tuple[Candidate, Artifact]]) -> Iterator[tuple[Candidate, Measurement | Rejection]]:
         """One verdict a candidate, each as soon as it is known.
 
         Times that are too good to be believed (`doubt`) come last: proven and timed again in a fresh process, one for
@@ -217,7 +227,24 @@ class CudaDevice:
             # Two candidates in a row: the card may still suffer from the first. One more try in a fresh process.
             verdict, failed = self._attempt(subject)
         self._suspect = failed
+        if isinstance(verdict, Rejection):
+            return self._explain(subject, verdict) if failed else verdict
         return verdict
+
+    def _explain(self, subject: Subject, verdict: Rejection) -> Rejection:
+        """A fault of the context with what memcheck says of it, where that is installed.
+
+        Only the first fault of each name in a run: it costs seconds, and a space that breaks in one way breaks often.
+        """
+        error = verdict.evidence.get("error")
+        if error is None or error in self._explained or self._sanitizer is None:
+            return verdict
+        self._explained.add(error)
+        others = self._template.module.check_problems(subject.values, self._problem)
+        problems = (self._problem, *others)
+        cubin = Path(subject.cubin)
+        report = self._sanitizer.check("memcheck", cubin, subject.values, problems, seconds=EXPLAIN_SECONDS)
+        return dataclasses.replace(verdict, evidence={**verdict.evidence, "memcheck": report.evidence})
 
     def _attempt(self, subject: Subject) -> tuple[Measurement | Rejection, bool]:
         """A verdict, and whether the candidate took the worker down."""

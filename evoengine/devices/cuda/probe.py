@@ -10,6 +10,8 @@ import dataclasses
 import json
 import subprocess
 import sys
+import uuid
+from typing import Any
 
 from evoengine.devices.cuda.process import child_environment
 from evoengine.hardware import CARDS, DeviceLimits, barriers_per_sm
@@ -28,20 +30,45 @@ def find_gpu(ordinal: int = 0) -> DeviceLimits | None:
     name; for others they are derived: bandwidth as 2 x memory clock x bus width (double data rate), tensor rate as
     `TENSOR_FMA_PER_SM` x SMs x clock, with sm_89's figure for an unknown architecture.
     """
-    command = [sys.executable, "-m", "evoengine.devices.cuda.probe", str(ordinal)]
+    fields = _ask("limits", ordinal)
+    if fields is None:
+        return None
+    fields["compute_capability"] = tuple(fields["compute_capability"])
+    return DeviceLimits(**fields)
+
+
+def find_uuid(ordinal: int = 0) -> str | None:
+    """`GPU-...`, by which a card is locked; None where there is no driver or card."""
+    found: str | None = _ask("uuid", ordinal)
+    return found
+
+
+def _ask(what: str, ordinal: int) -> Any:
+    """What the child process says; None where it fails or hangs."""
+    command = [sys.executable, "-m", "evoengine.devices.cuda.probe", what, str(ordinal)]
     try:
         done = subprocess.run(
             command, capture_output=True, timeout=PROBE_SECONDS, env=child_environment(), check=False, text=True
         )
     except subprocess.TimeoutExpired:
         return None
-    if done.returncode != 0:
+    return json.loads(done.stdout) if done.returncode == 0 else None
+
+
+def read_uuid(ordinal: int) -> str | None:
+    """The same in this process. Creates no context."""
+    try:
+        from cuda.bindings import driver
+
+        if driver.cuInit(0)[0] != driver.CUresult.CUDA_SUCCESS:
+            return None
+    except (ImportError, RuntimeError):  # as in read_limits
         return None
-    fields = json.loads(done.stdout)
-    if fields is None:
+    status, device = driver.cuDeviceGet(ordinal)
+    if status != driver.CUresult.CUDA_SUCCESS:
         return None
-    fields["compute_capability"] = tuple(fields["compute_capability"])
-    return DeviceLimits(**fields)
+    status, found = driver.cuDeviceGetUuid(device)
+    return f"GPU-{uuid.UUID(bytes=bytes(found.bytes))}" if status == driver.CUresult.CUDA_SUCCESS else None
 
 
 def read_limits(ordinal: int) -> DeviceLimits | None:
@@ -96,5 +123,8 @@ def read_limits(ordinal: int) -> DeviceLimits | None:
 
 
 if __name__ == "__main__":
-    found = read_limits(int(sys.argv[1]))
-    print(json.dumps(found and found.as_json()))
+    if sys.argv[1] == "uuid":
+        print(json.dumps(read_uuid(int(sys.argv[2]))))
+    else:
+        found = read_limits(int(sys.argv[2]))
+        print(json.dumps(found and found.as_json()))

@@ -21,6 +21,15 @@ PREPARE_SECONDS = 900.0
 REFERENCE_SECONDS = 1800.0
 """A float64 reference on the CPU: a minute at 16 k keys on two cores, and its cost grows with the square."""
 
+CARD_ERRORS = frozenset(
+    f"CUDA_ERROR_{name}"
+    for name in (
+        "DEINITIALIZED", "DEVICE_UNAVAILABLE", "ECC_UNCORRECTABLE", "INVALID_DEVICE", "NO_DEVICE", "NOT_INITIALIZED",
+        "NVLINK_UNCORRECTABLE", "SYSTEM_DRIVER_MISMATCH", "SYSTEM_NOT_READY",
+    )
+)  # fmt: skip
+"""What no kernel can bring about (CUDA driver API, CUresult). At a worker's start it may pass: that is tried again."""
+
 
 class JobFailed(Exception):
     """A job took its worker down. `rejection` is what that means for a candidate, `about` the finalist concerned."""
@@ -73,7 +82,7 @@ class Session:
 
         Raises:
             JobFailed: the worker died, hung, or lost its context; it is gone.
-            TemplateError, UserError: found by the worker; it is gone.
+            TemplateError, UserError: found by the worker, or the card itself has failed; the worker is gone.
             RuntimeError: evoengine's own bug in the worker, with its traceback.
         """
         worker = self._worker
@@ -124,5 +133,7 @@ def _raise(trouble: Trouble, worker: Worker) -> None:
     if trouble.kind == "bug":
         raise RuntimeError(f"the GPU worker is broken: {trouble.detail}")
     error = trouble.text.partition(" ")[0]
+    if error in CARD_ERRORS and worker.working.phase != "start":
+        raise UserError(f"the GPU or its driver has failed ({trouble.text}), no candidate is to blame: see nvidia-smi")
     evidence = {"error": error, "phase": worker.working.phase}
     raise JobFailed(Rejection(Gate.RUNTIME, trouble.text, evidence), worker.working.about)

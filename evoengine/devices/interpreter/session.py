@@ -8,7 +8,7 @@ import signal
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -113,8 +113,10 @@ class InterpreterDevice:
         self._deadline_seconds = deadline_seconds
         self._workers: list[_Worker] = []
 
-    def judge(self, work: Sequence[tuple[Candidate, Artifact]]) -> Iterator[tuple[Candidate, Verdict]]:
+    def judge(self, work: Iterable[tuple[Candidate, Artifact]]) -> Iterator[tuple[Candidate, Verdict]]:
         """Verdicts as they finish, in any order: a Rejection or an Estimate each.
+
+        All of `work` is drawn first: building and interpreting want the same cores.
 
         Raises:
             TemplateError: a kernel holds an instruction that the interpreter does not model.

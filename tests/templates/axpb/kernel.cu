@@ -20,6 +20,8 @@ extern "C" __global__ void __launch_bounds__(256) evo_axpb(float* x, float* y, f
     if (BUG(7)) *reinterpret_cast<volatile float*>(static_cast<unsigned long long>(16 * (n & 3) + 16)) = a;
     if (BUG(12)) asm volatile("trap;");
     if (BUG(13)) asm volatile("st.global.v2.f32 [%0], {%1, %1};" ::"l"(y + 1), "f"(a) : "memory");
+    // Half of the warps at barrier 1, half at barrier 2, and each barrier counts all of them.
+    if (BUG(14)) asm volatile("bar.sync %0, 256;" ::"r"(1 + (threadIdx.x >> 5 & 1)) : "memory");
 
     const float in = i < n ? x[i] : 0.0f;
     float busy = in;  // EVO_WORK dependent multiply-adds whose result never shows
@@ -35,6 +37,11 @@ extern "C" __global__ void __launch_bounds__(256) evo_axpb(float* x, float* y, f
     if (BUG(10)) {
         if (i == 0) atomicAdd(&launches, 1);
         if (*static_cast<volatile int*>(&launches) > 100) out += 1.0f;
+    }
+    if (BUG(15)) {  // 256 KB a thread: 66 GiB for all that an H200 can hold at a time
+        volatile char large[1 << 18];
+        large[i * 4099 & ((1 << 18) - 1)] = 0;
+        out += large[i * 4099 & ((1 << 18) - 1)];
     }
     if (i < n && !(BUG(2) && i >= n - 32)) y[i] = out;
     if (BUG(3) && i == n - 1) y[n] = out;

@@ -1,4 +1,4 @@
-"""The host's side of axpb: a right kernel and a dozen wrong ones that differ in one macro."""
+"""The host's side of axpb: a right kernel and fifteen wrong ones that differ in one macro."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ BUGS = (
     "asks for too much shared memory",
     "traps",
     "misaligned address",
+    "waits for ever at a barrier",
+    "wants much local memory",
 )
 
 

@@ -1,0 +1,28 @@
+"""`evoengine completion`: a script that completes verbs, options and files in a shell."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import shtab
+
+from evoengine.cli.parser import Verbs, make_parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    parser = make_parser()
+    for action in _actions(parser):
+        if action.type is Path:
+            action.complete = shtab.FILE  # type: ignore[attr-defined]  # where shtab looks for it
+    script = shtab.complete(parser, arguments.shell)
+    print(json.dumps({"shell": arguments.shell, "script": script}) if arguments.json else script)
+    return 0
+
+
+def _actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """Of the parser and of every verb."""
+    own = list(parser._actions)
+    below = [verb for action in own if isinstance(action, Verbs) for verb in action.choices.values()]
+    return own + [action for verb in below for action in _actions(verb)]

@@ -1,0 +1,153 @@
+"""How far a search is, as numbers and as a panel of a few lines."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from evoengine.verdict import Gate
+
+BARS = "▁▂▃▄▅▆▇█"
+SPARK, BAR = 24, 24
+"""Characters: with label and figures they leave room in 80 columns."""
+RATE_SECONDS = 20.0
+"""Rates are of the last so many seconds: a whole batch and the pause behind it on a slow machine."""
+
+
+class Rate:
+    """Events a second, lately."""
+
+    def __init__(self) -> None:
+        self._times: deque[float] = deque()
+        self._first: float | None = None
+
+    def add(self, now: float) -> None:
+        self._first = now if self._first is None else self._first
+        self._times.append(now)
+
+    def per_second(self, now: float) -> float:
+        """0 before the second event."""
+        while self._times and now - self._times[0] > RATE_SECONDS:
+            self._times.popleft()
+        if self._first is None or now <= self._first:
+            return 0.0
+        return len(self._times) / min(RATE_SECONDS, now - self._first)
+
+
+@dataclass(slots=True)
+class Best:
+    """The fastest candidate so far; `noise` is 0 for an estimate."""
+
+    number: int
+    us: float
+    noise: float
+    label: str
+
+
+@dataclass(slots=True)
+class State:
+    """All that is shown of a running search. Times are seconds of a monotonic clock."""
+
+    budget: int
+    measures: bool
+    started: float
+    phase: str = "starting"
+    spent: int = 0
+    spent_before: int | None = None
+    building: tuple[int, int] = (0, 0)
+    gates: Counter[str] = field(default_factory=Counter)
+    best: Best | None = None
+    trail: list[float] = field(default_factory=list)
+    """Best so far, in microseconds, after each candidate that has a time."""
+    sdpa_us: float | None = None
+    clocks: Mapping[str, Any] = field(default_factory=dict)
+    built: Rate = field(default_factory=Rate)
+    judged: Rate = field(default_factory=Rate)
+
+
+def sparkline(values: Sequence[float], width: int) -> str:
+    """The course of `values` in at most `width` characters, by their logarithms: a halving is a step wherever it is."""
+    if not values:
+        return ""
+    count = min(width, len(values))
+    picked = [math.log(values[(i + 1) * len(values) // count - 1]) for i in range(count)]
+    low, high = min(picked), max(picked)
+    step = (high - low) / (len(BARS) - 1) or 1.0
+    return "".join(BARS[round((value - low) / step)] for value in picked)
+
+
+def panel(state: State, now: float) -> Table:
+    """The live display: a line each for progress, the best, its course, the verdicts, and what is going on."""
+    rows = Table.grid(padding=(0, 2))
+    rows.add_column(style="dim", no_wrap=True, min_width=10)
+    rows.add_column(overflow="fold")
+    filled = round(BAR * min(state.spent / state.budget, 1.0))
+    bar = Text.assemble(("█" * filled, "green"), ("░" * (BAR - filled), "dim"))
+    rows.add_row("candidates", bar.append(f" {progress(state, now)}", "default"))
+    rows.add_row("best" if state.measures else "estimate", best(state))
+    if state.best is not None:
+        course = f"  {state.trail[0]:.2f} → {state.trail[-1]:.2f} us"
+        rows.add_row("so far", Text.assemble((sparkline(state.trail, SPARK), "cyan"), course))
+        rows.add_row("config", Text(state.best.label, "dim"))
+    rows.add_row("verdicts", verdicts(state))
+    rows.add_row("now", activity(state, now))
+    return rows
+
+
+def plain(state: State, now: float) -> str:
+    """The same as one line, for logs."""
+    parts = [progress(state, now), verdicts(state).plain, best(state).plain, activity(state, now)]
+    return " | ".join(part for part in parts if part)
+
+
+def progress(state: State, now: float) -> str:
+    elapsed = now - state.started
+    head = f"{state.spent}/{state.budget}  {elapsed:.0f} s"
+    here = state.spent - (state.spent_before or 0)
+    if here < 8:  # the first batch says little of the rate
+        return head
+    left = max(state.budget - state.spent, 0) * elapsed / here
+    return f"{head}, about {left:.0f} s left"
+
+
+def best(state: State) -> Text:
+    found = state.best
+    if found is None:
+        return Text("none yet", "dim")
+    if not state.measures:
+        return Text.assemble((f"{found.us:.2f} us", "yellow"), f" estimated, nothing measured  #{found.number}")
+    ratio = f"  {state.sdpa_us / found.us:.2f}x SDPA" if state.sdpa_us else ""
+    return Text.assemble((f"{found.us:.3f} us", "bold green"), f" ±{found.noise:.1%}{ratio}  #{found.number}")
+
+
+def verdicts(state: State) -> Text:
+    """The funnel: what passed every gate, then the rest by the gate that refused it, in the order of the gates."""
+    shown = Text()
+    for key in ["measured", "estimated", *map(str, Gate)]:
+        if state.gates[key]:
+            style = "green" if key == "measured" else "yellow" if key == "estimated" else "red"
+            shown.append(f"{state.gates[key]} ", style).append(f"{key}  ")
+    shown.rstrip()
+    return shown
+
+
+def activity(state: State, now: float) -> str:
+    parts = [state.phase]
+    done, of = state.building
+    if of:
+        parts.append(f"{done} of {of} built")
+        parts += [f"{r.per_second(now):.1f}/s {name}" for r, name in ((state.built, "built"), (state.judged, "judged"))]
+    return ", ".join([*parts, *_clocks(state.clocks)])
+
+
+def _clocks(clocks: Mapping[str, Any]) -> list[str]:
+    units = (("sm_clock_mhz", "MHz"), ("temperature_c", "°C"), ("power_w", "W"))
+    shown = " ".join(f"{clocks[key]:.0f} {unit}" for key, unit in units if clocks.get(key) is not None)
+    slowed = [f"slowed by {', '.join(clocks['slowed_by'])}"] if clocks.get("slowed_by") else []
+    return [shown, *slowed] if shown else slowed

@@ -1,0 +1,66 @@
+"""What the command line says of itself: one line for a mistake, versions, completion, and a quick start."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+
+import evoengine
+from evoengine.cli import main
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["serach"], "did you mean search?; see: evoengine --help"),
+        (["search", "--bugdet", "5"], "unrecognized arguments: --bugdet 5; did you mean --budget?"),
+        (["search", "--compiler", "nvc"], "did you mean nvcc?; see: evoengine search --help"),
+        (["search", "--seed", "x"], "'x' must be a whole number from 0 on; see: evoengine search --help"),
+        (["export"], "the following arguments are required: -o/--output; see: evoengine export --help"),
+        ([], "the following arguments are required: VERB; see: evoengine --help"),
+    ],
+)
+def test_a_mistake_gets_one_line_and_the_nearest_name(
+    capsys: pytest.CaptureFixture[str], argv: list[str], says: str
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(argv)
+    out, err = capsys.readouterr()
+
+    assert 2 == stopped.value.code
+    assert "" == out
+    assert 1 == len(err.splitlines())
+    assert says in err
+
+
+def test_version_names_what_decides_a_result(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    out = capsys.readouterr().out
+
+    assert 0 == stopped.value.code
+    assert out.startswith(f"evoengine {evoengine.__version__}\n")
+    assert f"optuna {metadata.version('optuna')}\n" in out
+
+
+def test_exit_codes_are_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+
+    assert "2 bad input" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(("words", "completed"), [(["se"], "search"), (["search", "--sam"], "--sampler")])
+def test_bash_completes_verbs_and_options(words: list[str], completed: str) -> None:
+    script = subprocess.run(
+        [sys.executable, "-m", "evoengine", "completion", "bash"], capture_output=True, text=True, check=True
+    ).stdout
+    ask = (
+        f'COMP_WORDS=(evoengine {" ".join(words)}); COMP_CWORD={len(words)}; _shtab_evoengine; echo "${{COMPREPLY[@]}}"'
+    )
+    done = subprocess.run(["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True, check=True)
+
+    assert completed == done.stdout.strip()

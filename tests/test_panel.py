@@ -1,0 +1,106 @@
+"""What a running search shows, at the widths of real terminals."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from fakes import FakeGpu
+from rich.console import Console
+
+from evoengine.cli.display import Display
+from evoengine.cli.panel import Best, Rate, State, panel, plain, sparkline
+from evoengine.space import Config
+from evoengine.verdict import Candidate, Estimate, Gate, Measurement, Rejection, Verdict
+
+LABEL = "wm_2.rt_1.bn_512.wkv_2.st_1.pw_4.mb_0.un_0.ll_0.qr_1.ov_0.lr_0.sm_1.ms_1.ot_1.hf_0.sp_1.mc_1"
+
+
+def state() -> State:
+    made = State(budget=200, measures=True, started=100.0, phase="judging on NVIDIA L4")
+    made.spent, made.spent_before, made.building = 63, 0, (12, 32)
+    made.gates.update({"measured": 60, "resources": 2, "correctness": 1})
+    made.best, made.trail = Best(57, 4.151, 0.001, LABEL), [8.3, 6.1, 4.151]
+    made.sdpa_us = 9.09
+    made.clocks = {"sm_clock_mhz": 1980, "temperature_c": 39, "power_w": 71.6, "slowed_by": ["power cap"]}
+    for second in range(11):
+        made.built.add(110.0 + second)
+    return made
+
+
+def drawn(made: State, width: int) -> str:
+    console = Console(width=width, file=io.StringIO())
+    console.print(panel(made, 121.0))
+    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_panel_fits_and_hides_nothing(width: int) -> None:
+    text = drawn(state(), width)
+    flat = "".join(text.split())
+
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert "63/200  21 s, about 46 s left" in text
+    assert "4.151 us ±0.1%  2.19x SDPA  #57" in text
+    assert "█▅▁  8.30 → 4.15 us" in text
+    assert "60 measured  2 resources  1 correctness" in text
+    assert LABEL in flat
+    assert "12of32built,1.0/sbuilt,0.0/sjudged,1980MHz39°C72W,slowedbypowercap" in flat
+
+
+def test_an_estimate_is_called_one() -> None:
+    made = state()
+    made.measures, made.sdpa_us = False, None
+
+    assert "4.15 us estimated, nothing measured  #57" in drawn(made, 80)
+    assert "estimated, nothing measured" in plain(made, 121.0)
+    assert "SDPA" not in plain(made, 121.0)
+
+
+def test_before_anything_is_known_there_is_nothing_to_promise() -> None:
+    text = drawn(State(budget=200, measures=True, started=100.0), 80)
+
+    assert "none yet" in text
+    assert "left" not in text
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [([], ""), ([5.0], "▁"), ([4.0, 4.0], "▁▁"), ([8.0, 4.0, 2.0, 1.0], "█▆▃▁"), ([9, 8, 1, 1], "█▁")],
+)
+def test_a_sparkline_ends_with_the_last_value(values: list[float], line: str) -> None:
+    assert line == sparkline(values, 2 if len(line) == 2 else 8)
+
+
+def test_a_rate_forgets_what_is_long_ago() -> None:
+    rate = Rate()
+    assert 0.0 == rate.per_second(5.0)
+    for second in range(100):
+        rate.add(float(second))
+
+    assert 1.0 == pytest.approx(rate.per_second(99.0), rel=0.06)
+    assert 0.0 == rate.per_second(200.0)
+
+
+def play(verbose: bool, quiet: bool) -> str:
+    console = Console(width=100, file=io.StringIO(), markup=False)
+    verdicts: list[Verdict] = [
+        Measurement((4.0,) * 3, (8.0,) * 3, 8.0, 10, "warm", "converged"),
+        Measurement((2.0,), (8.0,), 8.0, 10, "warm", "beaten"),
+        Rejection(Gate.CORRECTNESS, "error too large"),
+        Estimate(3.0),
+    ]
+    with Display(console, 4, measures=True, quiet=quiet, verbose=verbose) as display:
+        display.set_up(FakeGpu().start({"TILE": 64, "UNROLL": 4, "GRID": 1}, None))  # type: ignore[arg-type]
+        display.phase("judging")
+        for number, verdict in enumerate(verdicts):
+            display.judged(Candidate(number, Config((("A", 1),), "a_1"), "model"), verdict, None, number + 1)
+    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+def test_plain_lines_are_few_and_verbose_has_one_for_every_verdict() -> None:
+    assert 1 == play(verbose=False, quiet=False).count("/4")
+    assert ["#0 a_1 [model] 4.000 us, noise 0.0%, converged", "#2 a_1 [model] correctness: error too large"] == [
+        line for line in play(verbose=True, quiet=False).splitlines() if line.startswith(("#0", "#2"))
+    ]
+    assert "" == play(verbose=False, quiet=True)
