@@ -7,26 +7,43 @@ from collections.abc import Mapping
 from typing import Literal
 
 from evoengine.archive.records import Baseline, Elite
-from evoengine.devices.cuda.results import Final, Finals, Setup
+from evoengine.devices.cuda.results import Final, Finals, Setup, ratio_interval
 from evoengine.verdict import Artifact, Gate, Measurement, Rejection
 
 Comparison = Literal["FASTER", "SAME", "SLOWER"]
 
+FAMILY_ERROR = 0.05
+"""Chance at most that any finalist of a final run is called what it is not."""
+MARGIN = 0.01
+"""A gap under 1 % is not worth shipping (CompileIQ, docs/benchmarking.md)."""
 
-def compare(final: Final) -> Comparison:
-    """Against the default config: faster or slower only where the 95 % interval of the ratio says so."""
-    if final.ratio_high < 1.0:
+
+def confidence(finalists: int) -> float:
+    """Of each finalist's interval, so that all of them hold at once with 95 %: Bonferroni (Dunn 1961).
+
+    Holm's procedure is a little sharper but yields no intervals to show; the finalists' shared control makes their
+    ratios dependent, which Bonferroni allows.
+    """
+    return 1 - FAMILY_ERROR / max(finalists, 1)
+
+
+def compare(low: float, high: float) -> Comparison:
+    """Against the default config: faster or slower only where the whole interval of the ratio is so by over 1 %."""
+    if high < 1 / (1 + MARGIN):
         return "FASTER"
-    return "SLOWER" if final.ratio_low > 1.0 else "SAME"
+    return "SLOWER" if low > 1 + MARGIN else "SAME"
 
 
 def elites(finals: Finals, artifacts: Mapping[int, Artifact], source_digest: str) -> list[Elite]:
     """Every finalist that was right before and after the final run, with that run's numbers."""
     kept = []
+    control = finals.control
+    level = confidence(sum(isinstance(final, Final) for _, final in finals.finalists))
     for candidate, final in finals.finalists:
         if isinstance(final, Rejection):
             continue
         artifact = artifacts[candidate.number]
+        low, _, high = ratio_interval(final.windows_us, control.windows_us, finals.seed, level)
         kept.append(
             Elite(
                 number=candidate.number,
@@ -34,7 +51,7 @@ def elites(finals: Finals, artifacts: Mapping[int, Artifact], source_digest: str
                 noise=final.noise,
                 control_ratio=final.ratio,
                 baseline_ratios={one.name: final.median_us / one.median_us for one in finals.baselines},
-                verdict=compare(final),
+                verdict=compare(low, high),
                 cubin=artifact.cubin.read_bytes(),
                 cubin_sha256=artifact.cubin_sha256,
                 source_digest=source_digest,
@@ -42,7 +59,15 @@ def elites(finals: Finals, artifacts: Mapping[int, Artifact], source_digest: str
                 evidence={
                     "control_ratio_low": final.ratio_low,
                     "control_ratio_high": final.ratio_high,
+                    "verdict_low": low,
+                    "verdict_high": high,
+                    "verdict_confidence": level,
                     "windows_us": final.windows_us,
+                    "cold_windows_us": final.cold_us,
+                    "cold_copies": finals.cold_copies,
+                    "default_windows_us": control.windows_us,
+                    "default_noise": control.noise,
+                    "default_cold_windows_us": control.cold_us,
                     "launches_per_window": final.launches_per_window,
                     "seed": finals.seed,
                     "clocks": finals.clocks,
@@ -74,7 +99,7 @@ def baselines_at_start(setup: Setup) -> list[Baseline]:
 
 
 def baselines_at_end(finals: Finals, known: Mapping[str, Baseline]) -> list[Baseline]:
-    """Baselines as timed in the final run; their errors were measured at the start."""
+    """Baselines as timed in the final run, warm and cold; their errors were measured at the start."""
     return [
         Baseline(
             one.name,
@@ -86,7 +111,11 @@ def baselines_at_end(finals: Finals, known: Mapping[str, Baseline]) -> list[Base
                 mode="warm",
                 stopped="limit",
             ),
-            known[one.name].environment if one.name in known else {},
+            {
+                **(known[one.name].environment if one.name in known else {}),
+                "cold_median_us": one.cold_median_us,
+                "cold_copies": finals.cold_copies,
+            },
         )
         for one in finals.baselines
     ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import statistics
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from evoengine.archive.records import Elite, Record
@@ -19,9 +21,12 @@ SDPA = "sdpa"
 def summarise(study: Study, launches: dict[int, Launch], limits: DeviceLimits, top: int) -> dict[str, Any]:
     """Everything a reader wants to know of a study. `launches` are those of its trials, by number.
 
-    `elites` are confirmed in a final run; `measured` are the search's own medians, which a final run has to confirm;
-    `shortlist` is estimated and not measured. Times are microseconds a launch, noise is IQR over median, `error` the
-    largest relative Frobenius error against float64 over all checks, `ratio_to_sdpa` SDPA's time over the config's.
+    `elites` are confirmed in a final run, in which `default` is the default config; `measured` are the search's own
+    medians, which a final run has to confirm; `shortlist` is estimated and not measured. Times are microseconds a
+    launch, noise is IQR over median, `error` the largest relative Frobenius error against float64 over all checks,
+    `ratio_to_sdpa` SDPA's time over the config's. `mode` says whether L2 was warm or cold; `cold_median_us` is None
+    where no cold time was taken. A `verdict` rests on `verdict_interval` of the ratio; those of all elites hold at once
+    with 95 %.
     """
     records = study.records()
     by_number = {record.number: record for record in records}
@@ -51,6 +56,7 @@ def summarise(study: Study, launches: dict[int, Launch], limits: DeviceLimits, t
         "free": study.counts(),
         "elites": [rows[elite.number] | _elite(elite, by_number[elite.number]) for elite in elites[:top]],
         "winner": winner(elites),
+        "default": _default(elites[0]) if elites else None,
         "measured": [rows[record.number] | _measured(record) for record in study.best(top)],
         "shortlist": [rows[record.number] | _estimated(record) for record in study.shortlist(top)],
         "baselines": [_baseline(baseline) for baseline in study.baselines()],
@@ -127,9 +133,11 @@ def _measured(record: Record) -> dict[str, Any]:
     verdict = record.verdict
     return {
         "median_us": verdict.median_us,
+        "mode": verdict.mode,
         "noise": verdict.noise,
         "ratio_to_default": verdict.ratio,
         "stopped": verdict.stopped,
+        "half_width": verdict.evidence.get("half_width"),
         "flags": list(verdict.flags),
         "error": _error(verdict.checks),
     }
@@ -145,11 +153,15 @@ def _elite(elite: Elite, record: Record) -> dict[str, Any]:
     ratio = elite.baseline_ratios.get(SDPA)
     return {
         "median_us": elite.median_us,
+        "mode": "warm",
+        "cold_median_us": _median(elite.evidence.get("cold_windows_us")),
         "noise": elite.noise,
         "ratio_to_default": elite.control_ratio,
         "ratio_to_default_95": [elite.evidence.get("control_ratio_low"), elite.evidence.get("control_ratio_high")],
         "ratio_to_sdpa": None if ratio is None else 1.0 / ratio,
         "verdict": elite.verdict,
+        "verdict_interval": [elite.evidence.get("verdict_low"), elite.evidence.get("verdict_high")],
+        "verdict_confidence": elite.evidence.get("verdict_confidence"),
         "error": _error(checks),
         "source_digest": elite.source_digest,
         "sanitizer": elite.evidence.get("sanitizer"),
@@ -158,12 +170,31 @@ def _elite(elite: Elite, record: Record) -> dict[str, Any]:
     }
 
 
+def _default(elite: Elite) -> dict[str, Any]:
+    """The default config in the final run: the same as itself. The first studies did not keep its times."""
+    evidence = elite.evidence
+    return {
+        "median_us": _median(evidence.get("default_windows_us")),
+        "mode": "warm",
+        "cold_median_us": _median(evidence.get("default_cold_windows_us")),
+        "noise": evidence.get("default_noise"),
+        "ratio_to_default": 1.0,
+        "verdict": "SAME",
+    }
+
+
+def _median(windows_us: Sequence[float] | None) -> float | None:
+    return statistics.median(windows_us) if windows_us else None
+
+
 def _baseline(baseline: Any) -> dict[str, Any]:
     if isinstance(baseline.verdict, Rejection):
         return {"name": baseline.name, "unavailable": baseline.verdict.reason}
     return {
         "name": baseline.name,
         "median_us": baseline.verdict.median_us,
+        "mode": baseline.verdict.mode,
+        "cold_median_us": baseline.environment.get("cold_median_us"),
         "noise": baseline.verdict.noise,
         "error": baseline.environment.get("rel_fro"),
     }

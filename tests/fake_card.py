@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import itertools
 import json
 import random
@@ -14,12 +15,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from evoengine.devices.cuda.cold import InTurn
 from evoengine.devices.cuda.driver import CudaError
 from evoengine.devices.cuda.serve import FatalCudaError
+from evoengine.hardware import card
 from evoengine.template import Launch
 
 QUANTUM_US = 1.024
 """The event clock of an L4."""
+SMALL = dataclasses.replace(card("l4"), l2_bytes=64 * 1024)
+"""A card whose L2 evicts axpb's 16 KB after 20 others."""
+COLD = 1.5
+"""How many times longer a launch takes that finds L2 cold."""
 
 
 class SimulatedEvents:
@@ -101,13 +108,18 @@ class FakeKernel:
 
 
 class FakeGraph(SimulatedWindow):
-    """A window that also runs its kernel, as often as a real one would."""
+    """A window that also runs its kernel, as often as a real one would; it follows the kernel's time and the card's."""
 
-    def __init__(self, start: Callable[[], None], kernel: FakeKernel, launches: int, events: SimulatedEvents) -> None:
-        super().__init__(events, kernel.launch_us, launches, 0.001, launches)
+    def __init__(self, start: Callable[[], None], kernel: FakeKernel, launches: int, card: FakeCard) -> None:
+        super().__init__(card.events, kernel.launch_us, launches, card.noise, launches)
         self._start = start
+        self._kernel = kernel
+        self._card = card
+        self._cold = isinstance(start, InTurn)
 
     def replay(self) -> None:
+        self._launch_us = self._kernel.launch_us * (COLD if self._cold else 1.0) * self._card.slowness
+        self._noise = self._card.noise
         super().replay()
         for _ in range(self.launches):
             self._start()
@@ -116,7 +128,6 @@ class FakeGraph(SimulatedWindow):
 class FakeCard:
     """What GpuBench needs of a card."""
 
-    other_processes = 1
     name = "Fake GPU"
     quantum_us = QUANTUM_US
     torch_stream = None
@@ -125,8 +136,12 @@ class FakeCard:
         self.device = torch.device("cpu")
         self.events = SimulatedEvents()
         self.kernels: list[FakeKernel] = []
+        self.limits = SMALL
         self.clock_mhz = 2000.0
+        self.noise = 0.001
+        self.slowness = 1.0
         self.scrubs = 0
+        self.persisting_resets = 0
         self.free = 8 << 30
 
     def scrub(self) -> None:
@@ -159,7 +174,11 @@ class FakeCard:
         return start
 
     def graph(self, start: Any, launches: int) -> FakeGraph:
-        return FakeGraph(start, start.kernel, launches, self.events)
+        one = start.calls[0] if isinstance(start, InTurn) else start
+        return FakeGraph(start, one.kernel, launches, self)
+
+    def reset_persisting(self) -> None:
+        self.persisting_resets += 1
 
     def synchronize(self) -> None:
         """Everything has run by the time it is asked for."""

@@ -1,11 +1,13 @@
 """A worker process without a GPU: the real serving loop over a bench that fails on demand.
 
 `python fake_cuda_worker.py FOLDER UUID ORDINAL FD`. What a candidate does is its BUG value, see FAULTS; FOLDER counts
-starts and remembers across processes.
+starts and remembers across processes, and its file `card` holds the control's noise, the card's load in percent and the
+number of other processes, where they matter.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -49,6 +51,8 @@ FAULTS = (
     "slow reference",
     "template",
     "bug",
+    "fast once",
+    "fast, then wrong",
 )
 
 
@@ -58,6 +62,8 @@ class FakeBench:
         self._uuid = uuid
         self._tell = tell
         self._tainted = False
+        card = folder / "card"
+        self._card = json.loads(card.read_text()) if card.exists() else (0.004, 0, 0)
 
     def hello(self) -> Hello:
         if self._gone():
@@ -67,13 +73,14 @@ class FakeBench:
 
     def open(self, request: Open) -> Opened:
         self._note("seeds", str(request.seed))
-        return Opened({"gpu": "Fake GPU"})
+        _, load, others = self._card
+        return Opened({"gpu": "Fake GPU", "other_load_percent": load, "other_processes": others})
 
     def set_up(self, request: SetUp) -> Ready:
         print("noise on stdout must not reach the protocol")
         self._note("references", str(request.reference_us))
         self._act(request.control, "")
-        return Ready(request.reference_us or 10.0, (), {"sdpa_flash": "no kernel"}, ("a warning",))
+        return Ready(request.reference_us or 10.0, (), {"sdpa_flash": "no kernel"}, self._card[0])
 
     def judge(self, request: Judge) -> Judged:
         self._note("best", str(request.best_us))
@@ -87,6 +94,12 @@ class FakeBench:
         if fault == "refused":
             return Judged(Rejection(Gate.RUNTIME, "CUDA_ERROR_OUT_OF_MEMORY from cuLaunchKernel"))
         ratio = 0.1 * request.subject.values["WORK"]
+        if fault.startswith("fast"):
+            again = self._count("fast") > 0
+            self._note("fast", request.subject.name)
+            if again and fault == "fast, then wrong":
+                return Judged(Rejection(Gate.CORRECTNESS, "max error", {"seed": 1}))
+            ratio *= 1.0 if again else 0.5
         windows = tuple(10.0 * ratio + 0.01 * i for i in range(7))
         return Judged(Measurement(windows, (10.0,) * 7, 10.0, 100, "warm", "converged"))
 

@@ -180,7 +180,7 @@ class FakeGpu(FakeDevice):
         def lap(name: str, us: float | None) -> Final | Rejection:
             if us is None:
                 return Rejection(Gate.CORRECTNESS, "wrong on new inputs", {})
-            return make_final(name, [us] * 5, [control_us] * 5, 10, seed)
+            return make_final(name, [us] * 5, [control_us] * 5, 10, seed, cold_us=[300.0] * 3)
 
         control, sdpa = lap("default", control_us), lap("sdpa", 2 * control_us)
         assert isinstance(control, Final)

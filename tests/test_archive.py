@@ -21,6 +21,7 @@ from sqlalchemy import exc
 
 from evoengine.archive import lease
 from evoengine.archive.archive import Archive
+from evoengine.archive.codec import read_verdict, verdict_columns
 from evoengine.archive.lease import Owner
 from evoengine.archive.records import Baseline, Elite, StudySpec
 from evoengine.archive.study import Study
@@ -88,7 +89,8 @@ MEASUREMENT = Measurement(
     stopped="converged",
     clocks={"sm_mhz": [1980, 1965], "throttled": False},
     checks=(CHECK,),
-    flags=("suspicious",),
+    flags=("rechecked",),
+    evidence={"half_width": 0.004, "doubted": "10.2 us is under 0.9 times the best so far, 12.000 us"},
 )
 ESTIMATE = Estimate(33.25, {"bound_by": "tensor"}, (CHECK,))
 ARTIFACT = Artifact(
@@ -555,13 +557,22 @@ class TestContract:
         for candidate, verdict in zip(study.claim(proposals(5)), verdicts, strict=False):
             study.commit(candidate, verdict, ARTIFACT)
         study.set_status("interrupted")
+        elite = Elite(0, 10.4, 0.004, 0.81, {}, "FASTER", b"", "e" * 64, "ab12", {})
+        study.replace_elites([elite, replace(elite, number=1, median_us=10.9)])
         archive.create_study(replace(SPEC, name="later"))
         later, one = archive.studies()
 
-        assert ("later", 0, None) == (later.spec.name, later.candidates, later.best_us)
-        assert (5, 2, 1, 2, 0) == (one.candidates, one.rejected, one.measured, one.waiting, one.elites)
-        assert (MEASUREMENT.median_us, 33.25) == (one.best_us, one.best_estimated_us)
+        assert ("later", 0, None, None) == (
+            later.spec.name, later.candidates, later.best_us, later.best_unconfirmed_us,
+        )  # fmt: skip
+        assert (5, 2, 1, 2, 2) == (one.candidates, one.rejected, one.measured, one.waiting, one.elites)
+        assert (10.4, MEASUREMENT.median_us, 33.25) == (one.best_us, one.best_unconfirmed_us, one.best_estimated_us)
         assert "interrupted" == one.status
+
+    def test_a_measurement_of_the_first_studies_has_no_evidence(self) -> None:
+        old = read_verdict({**verdict_columns(MEASUREMENT), "evidence": None})
+
+        assert replace(MEASUREMENT, evidence={}) == old
 
     def test_best_leaves_twins_out(self, study: Study) -> None:
         fast = replace(MEASUREMENT, control_reference_us=10.0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +177,8 @@ def test_the_roofline_says_which_rate_binds(shape: AttentionProblem, device: str
 
 def lap(name: str, us: float, error: float = 3e-4, about: str = "", checks: tuple[Check, ...] = ()) -> Final:
     windows = [us * (1 + 0.001 * (i % 3)) for i in range(50)]
-    return make_final(name, windows, [10.0] * 50, 100, 1, checks, Deviation(4 * error, error, 0), about)
+    cold_us = () if name == "triton" else [1.5 * window for window in windows]
+    return make_final(name, windows, [10.0] * 50, 100, 1, checks, Deviation(4 * error, error, 0), about, cold_us)
 
 
 def finals(*finalists: tuple[Candidate, Final | Rejection]) -> Finals:
@@ -191,6 +191,7 @@ def finals(*finalists: tuple[Candidate, Final | Rejection]) -> Finals:
         {"before": {}},
         lap("empty kernel", 1.0),
         {"flashinfer": "not installed"},
+        126,
     )
 
 
@@ -219,6 +220,9 @@ def test_a_row_holds_every_figure_and_survives_json() -> None:
     assert best["ratio_to_ours_95"][0] <= best["ratio_to_ours"] <= best["ratio_to_ours_95"][1]
     assert (3e-4, 1.2e-3, 0) == (best["error"], pytest.approx(best["max_abs_error"]), best["nonfinite"])
     assert row["ours"]["median_us"] == pytest.approx(5.005)
+    assert (1.5 * 5.005, None, 126) == (
+        pytest.approx(row["ours"]["cold_median_us"]), row["competitors"][0]["cold_median_us"], row["cold_copies"],
+    )  # fmt: skip
     assert row["ours"]["tflops"] == pytest.approx(4 * 8 * 512**2 * 64 / 5.005e6)
     assert row["ours"]["roofline_share"] == pytest.approx(0.543 / 5.005, rel=0.001)
     assert row["ours"]["launch_floor_share"] == pytest.approx(1.001 / 5.005)
@@ -257,16 +261,13 @@ def test_a_refused_finalist_leaves_the_default_as_yardstick() -> None:
     assert row["competitors"][0]["ratio_to_ours"] == pytest.approx(0.6, rel=0.01)
 
 
-Measure = Callable[[Question, Target, tuple[dict[str, int], Artifact], list[tuple[Candidate, Artifact]]], Finals]
-
-
 @pytest.fixture
 def on_a_card(monkeypatch: pytest.MonkeyPatch) -> list[list[Candidate]]:
     """An H200 whose final run is arithmetic; what it was asked to time."""
     timed: list[list[Candidate]] = []
 
     def measure(
-        question: Question, target: Target, control: tuple[dict[str, int], Artifact], work: list[Any]
+        question: Question, target: Target, control: tuple[dict[str, int], Artifact], work: list[Any], force: bool
     ) -> Finals:
         assert control[1].cubin.is_file()
         timed.append([candidate for candidate, _ in work])
@@ -306,11 +307,13 @@ def test_the_tables_show_every_competitor(
 
     assert 0 == code
     lines = [line.split() for line in out.splitlines()]
-    assert ["ours", "5.005", "0.2%", "1.00x", "1.000-1.000"] == next(
+    assert ["ours", "5.005", "7.507", "0.2%", "1.00x", "1.000-1.000"] == next(
         line for line in lines if line[:2] == ["ours", "5.005"]
-    )[:5]
+    )[:6]
     (triton, *_) = [line for line in lines if line[:1] == ["triton"]]
-    assert ["triton", "6.006", "0.2%", "1.20x"] == triton[:4]
+    assert ["triton", "6.006", "-", "0.2%", "1.20x"] == triton[:5], (
+        "no cold time of what is set up for one set of tensors"
+    )
     assert "does not run here: not installed" in out
     assert "roofline 0.543 us (tensor rate), launch floor (an empty kernel) 1.001 us" in out
     assert "the template has changed since (0123456789abcdef" in out

@@ -100,7 +100,7 @@ def play(verbose: bool, quiet: bool) -> str:
 
 def test_plain_lines_are_few_and_verbose_has_one_for_every_verdict() -> None:
     assert 1 == play(verbose=False, quiet=False).count("/4")
-    assert ["#0 a_1 [model] 4.000 us, noise 0.0%", "#2 a_1 [model] correctness: error too large"] == [
+    assert ["#0 a_1 [model] 4.000 us, noise 0.0%, converged", "#2 a_1 [model] correctness: error too large"] == [
         line for line in play(verbose=True, quiet=False).splitlines() if line.startswith(("#0", "#2"))
     ]
     assert "" == play(verbose=False, quiet=True)

@@ -56,13 +56,16 @@ def test_a_narrow_terminal_keeps_what_decides(
         "registers": 243,
         "smem_bytes": 135168,
         "error": 2.8e-4,
+        "cold_median_us": 5.12,
+        "verdict_confidence": 0.99375,
     }
     counts = {"verdicts": {}, "free": {}, "shortlist": [], "baselines": [], "rejections": []}
     about = {"study": "s", "template": "t", "shape": "x", "device": "d", "limits": "l", "spent": 1, "budget": 1}
-    result.show_result(
-        {**about, **counts, "sources": [], "worth": None, "elites": [row], "measured": [], "winner": "trial 7"}
-    )
+    final = {"winner": "trial 7", "default": {"median_us": 8.36, "cold_median_us": 9.5}}
+    result.show_result({**about, **counts, **final, "sources": [], "worth": None, "elites": [row], "measured": []})
     out = capsys.readouterr().out
 
     assert all(figure in out for figure in ("wm_2.bn_512", "4.365", "1.1%", "2.04x", "243", "135168"))
-    assert all_figures == ("2.8e-04" in out) == ("2.00x" in out)
+    assert all_figures == ("2.8e-04" in out) == ("2.00x" in out) == ("5.120" in out)
+    assert "default config in the same run: 8.360 us, 9.500 us with cold L2" in " ".join(out.split())
+    assert "by more than 1% over the whole 99.38% interval" in " ".join(out.split())

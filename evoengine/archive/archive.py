@@ -120,7 +120,7 @@ class Archive:
 
 
 def _summary(connection: Connection, row: RowMapping) -> StudySummary:
-    verdict, candidate = tables.verdict, tables.candidate
+    verdict, candidate, elite = tables.verdict, tables.candidate, tables.elite
     of_study = candidate.c.study_id == row["id"]
 
     def count(*conditions: Any) -> int:
@@ -143,11 +143,9 @@ def _summary(connection: Connection, row: RowMapping) -> StudySummary:
         rejected=count(verdict.c.kind == "rejection"),
         measured=count(verdict.c.kind == "measurement"),
         waiting=candidates - count(verdict.c.final),
-        elites=connection.scalar(
-            select(func.count()).select_from(tables.elite).where(tables.elite.c.study_id == row["id"])
-        )
-        or 0,
-        best_us=fastest(verdict.c.median_us),
+        elites=connection.scalar(select(func.count()).select_from(elite).where(elite.c.study_id == row["id"])) or 0,
+        best_us=connection.scalar(select(func.min(elite.c.median_us)).where(elite.c.study_id == row["id"])),
+        best_unconfirmed_us=fastest(verdict.c.median_us),
         best_estimated_us=fastest(verdict.c.estimated_us),
         searched_by=", ".join(str(owner) for owner, expires in owners if owner.is_alive(expires)),
     )

@@ -43,6 +43,7 @@ def verdict_columns(verdict: Verdict) -> dict[str, Any]:
                 "clocks": verdict.clocks,
                 "checks": checks,
                 "flags": verdict.flags,
+                "evidence": verdict.evidence,
             }
 
 
@@ -63,6 +64,7 @@ def read_verdict(row: Mapping[Any, Any]) -> Verdict:
         clocks=row["clocks"],
         checks=checks,
         flags=tuple(row["flags"]),
+        evidence=row["evidence"] or {},  # the first studies had none
     )
 
 

@@ -67,7 +67,11 @@ class StudySpec:
 
 @dataclass(frozen=True, slots=True)
 class StudySummary:
-    """One line of `evoengine studies`. `best_us` is measured; `best_estimated_us` is a model's number."""
+    """One line of `evoengine studies`.
+
+    `best_us` is the fastest elite's, from its final run; `best_unconfirmed_us` the fastest that the search measured,
+    biased low as every minimum is; `best_estimated_us` a model's number.
+    """
 
     spec: StudySpec
     status: str
@@ -78,6 +82,7 @@ class StudySummary:
     waiting: int
     elites: int
     best_us: float | None
+    best_unconfirmed_us: float | None
     best_estimated_us: float | None
     searched_by: str
     """Who searches it now, `pid N on HOST`; empty when nobody does."""

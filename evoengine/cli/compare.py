@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     for number, entry in enumerate(compared, 1):
         question = entry.question
         progress.print(f"{number}/{len(compared)} {question.problem.label}: {entry.what}", soft_wrap=True)
-        made, environment = compare(entry, target)
+        made, environment = compare(entry, target, force=arguments.force)
         document["rows"].append(made)
         document["environment"] = document["environment"] or environment
         if arguments.output:  # after every shape: what is measured stays, whatever the next one does
@@ -55,11 +55,12 @@ def run(arguments: argparse.Namespace) -> int:
     return int(any("rejected" in made["ours"] for made in document["rows"]))
 
 
-def compare(entry: Entry, target: Target) -> tuple[dict[str, Any], dict[str, Any]]:
+def compare(entry: Entry, target: Target, *, force: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
     """One row, and the environment it was measured in (empty where the config was refused before it could run).
 
     Raises:
         TemplateError: the default config, which everything is timed beside, does not build or is wrong.
+        UserError: the card is busy, and not `force`.
     """
     assert target.ordinal is not None, "a comparison needs a card"
     question, config = entry.question, entry.config
@@ -87,7 +88,7 @@ def compare(entry: Entry, target: Target) -> tuple[dict[str, Any], dict[str, Any
     control = question.default.values, default
     same = question.identity(*_identity(question.default, default)) == question.identity(*_identity(config, built))
     work = [] if same else [(Candidate(1, config, "compare"), built)]
-    finals = measure(question, target, control, work)
+    finals = measure(question, target, control, work, force)
     environment = {**finals.environment, "toolchain": built.compiler}
     return row(question.problem, target.device, question.limits, ours, finals), environment
 
@@ -97,12 +98,15 @@ def measure(
     target: Target,
     control: tuple[dict[str, int], Artifact],
     work: list[tuple[Candidate, Artifact]],
+    force: bool,
     seed: int = SEED,
     competitors: Sequence[str] = COMPETITORS,
 ) -> Finals:
     """The interleaved run itself."""
     assert target.ordinal is not None, "a comparison needs a card"
-    with CudaDevice(question.template, question.problem, target.device, ordinal=target.ordinal, seed=seed) as device:
+    with CudaDevice(
+        question.template, question.problem, target.device, ordinal=target.ordinal, seed=seed, force=force
+    ) as device:
         return device.compare(control, work, seed, competitors)
 
 
@@ -139,6 +143,7 @@ def _show_row(made: dict[str, Any]) -> None:
         "",
         "competitor",
         ">us",
+        ">cold us",
         ">noise",
         f">time / {base}",
         ">95 %",
@@ -160,6 +165,7 @@ def _show_row(made: dict[str, Any]) -> None:
         drawn.add_row(
             one["name"],
             f"{one['median_us']:.3f}",
+            f"{one['cold_median_us']:.3f}" if one["cold_median_us"] else "-",
             f"{one['noise']:.1%}",
             f"{one['ratio_to_ours']:.2f}x",
             f"{low:.3f}-{high:.3f}",
@@ -171,7 +177,7 @@ def _show_row(made: dict[str, Any]) -> None:
         )
     for one in made["competitors"]:
         if "unavailable" in one:
-            drawn.add_row(one["name"], *["-"] * 8, f"does not run here: {one['unavailable']}")
+            drawn.add_row(one["name"], *["-"] * 9, f"does not run here: {one['unavailable']}")
     out.print(drawn)
 
 

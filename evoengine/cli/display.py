@@ -83,7 +83,7 @@ class Display:
         elif isinstance(verdict, Measurement):
             state.gates["measured"] += 1
             state.clocks = verdict.clocks.get("after", {})
-            figures = f"{verdict.median_us:.3f} us, noise {verdict.noise:.1%}"
+            figures = f"{verdict.median_us:.3f} us, noise {verdict.noise:.1%}, {_known(verdict)}"
             if verdict.stopped != "beaten":
                 self._improve(candidate, verdict.median_us, verdict.noise)
         else:
@@ -107,3 +107,10 @@ class Display:
         elif not self._quiet and now - self._last_line >= PLAIN_SECONDS:
             self._last_line = now
             self._console.print(plain(self._state, now), soft_wrap=True)
+
+
+def _known(verdict: Measurement) -> str:
+    """How well a time is known, why no more windows were taken, and what is to be held against it."""
+    width = verdict.evidence.get("half_width")
+    known = verdict.stopped if width is None else f"{verdict.stopped} at ±{width:.2%}"
+    return f"{known}, {', '.join(verdict.flags)}" if verdict.flags else known

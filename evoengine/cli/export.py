@@ -22,7 +22,7 @@ from evoengine.export.header import GridDim, HeaderFacts, render_header
 from evoengine.question import Question
 from evoengine.summary import SDPA
 
-METHOD = "device time per launch, warm L2, CUDA-graph windows interleaved with the default config and the baselines"
+METHOD = "device time per launch, warm L2, CUDA-graph windows interleaved with the default config"
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -39,14 +39,19 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps({"header": str(arguments.output), **row}, indent=2))
     else:
         console().print(f"{arguments.output}: trial {row['trial']}, {row['label']}, {_worth(row)}", soft_wrap=True)
+        if arguments.trial is None and summary["elites"] and not _faster(summary):
+            console().print(f"{summary['winner']}, which this is; --trial N exports another config", soft_wrap=True)
     return 0
 
 
 def chosen(summary: dict[str, Any], question: Question, trial: int | None) -> dict[str, Any]:
-    """The trial that stands for a study: the one asked for, else the winner, else the best, confirmed before measured.
+    """The trial that stands for a study: the one asked for, else the winner.
+
+    After a final run without a winner that is the default config, with its time in that run; before any final run the
+    best that was measured, or else estimated.
 
     Raises:
-        UserError: no such trial passed every gate.
+        UserError: no such trial passed every gate, or the default config has no trial.
     """
     rows: list[dict[str, Any]] = [*summary["elites"], *summary["measured"], *summary["shortlist"]]
     if trial is not None:
@@ -56,11 +61,23 @@ def chosen(summary: dict[str, Any], question: Question, trial: int | None) -> di
         raise UserError(f"trial {trial} of {summary['study']} did not pass every gate: see `evoengine show --top 50`")
     if not rows:
         raise UserError(f"study {summary['study']} holds no config that passed every gate: search on with `resume`")
-    faster: list[dict[str, Any]] = [row for row in summary["elites"] if row["verdict"] == "FASTER"]
-    default = [row for row in rows if row["config"] == question.default.values]
-    if summary["elites"] and not faster and default:  # no significant winner
-        return default[0]
-    return [*faster, *rows][0]
+    if faster := _faster(summary):
+        return faster[0]
+    if not summary["elites"]:
+        return rows[0]
+    default = next((row for row in rows if row["config"] == question.default.values), None)
+    if default is None:
+        raise UserError(
+            f"study {summary['study']}: {summary['winner']}, which has no trial to export: choose another config of "
+            "`evoengine show` with --trial N"
+        )
+    if "verdict" in default or summary["default"]["median_us"] is None:
+        return default
+    return {**default, **summary["default"]}
+
+
+def _faster(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    return [row for row in summary["elites"] if row["verdict"] == "FASTER"]
 
 
 def _worth(row: dict[str, Any]) -> str:
@@ -69,6 +86,14 @@ def _worth(row: dict[str, Any]) -> str:
     if "verdict" in row:
         return f"{row['median_us']:.3f} us in the final run ({row['verdict']} against the default config)"
     return f"{row['median_us']:.3f} us in the search, not confirmed by a final run"
+
+
+def _method(row: dict[str, Any]) -> str:
+    if "estimated_us" in row:
+        return "none"
+    if "verdict" in row:
+        return f"{METHOD} and the baselines in a final run: {row['verdict']} against the default config"
+    return f"{METHOD} in the search, not confirmed by a final run"
 
 
 def _facts(question: Question, study: Study, summary: dict[str, Any], row: dict[str, Any]) -> HeaderFacts:
@@ -98,7 +123,7 @@ def _facts(question: Question, study: Study, summary: dict[str, Any], row: dict[
         cubin_sha256=record.build.cubin_sha256,
         registers=record.build.resources.registers,
         spill_bytes=record.build.resources.spill_bytes,
-        method=METHOD if measured else "none",
+        method=_method(row),
         median_us=measured,
         noise=row.get("noise"),
         speedup_over_sdpa=speedup,

@@ -20,6 +20,7 @@ SHAPE_HELP = (
     "batch,heads,seq,head_dim (32, 64, 96, 128 or 256) and then name=value or flags, such as "
     "1,8,512,64,causal,dtype=bf16"
 )
+FORCE_HELP = "time on a card that is busy, or whose default config varies by more than 3 %%, and only warn of it"
 
 
 class _Help(argparse.HelpFormatter):
@@ -182,6 +183,7 @@ def _search(verbs: Verbs[argparse.ArgumentParser]) -> None:
         "prove right; may be given again. auto: the four studies in the database with the nearest shapes, on any card",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the space and stop, as `evoengine space` does")
+    parser.add_argument("--force", action="store_true", help=FORCE_HELP)
     _run_options(parser)
     _storage(parser)
 
@@ -192,7 +194,9 @@ def _resume(verbs: Verbs[argparse.ArgumentParser]) -> None:
     parser.add_argument("--budget", metavar="N", type=_natural, help="new total of candidates (default: as it was)")
     parser.add_argument("--device", metavar="DEVICE", default="auto", help="auto, cuda, cuda:N, or none")
     parser.add_argument(
-        "--force", action="store_true", help="go on though an elite, or the template, has changed since"
+        "--force",
+        action="store_true",
+        help=f"go on though an elite, or the template, has changed since; {FORCE_HELP}",
     )
     _run_options(parser)
     _storage(parser)
@@ -273,6 +277,7 @@ def _compare(verbs: Verbs[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "-o", "--output", metavar="FILE", type=Path, help="also write the JSON document here, after every shape"
     )
+    parser.add_argument("--force", action="store_true", help=FORCE_HELP)
     _storage(parser)
 
 
@@ -290,6 +295,7 @@ def _verify(verbs: Verbs[argparse.ArgumentParser]) -> None:
     parser.add_argument("--template", metavar="DIR", help="the header's template, where it has moved")
     parser.add_argument("--space", metavar="FILE", help="the header's search space (default: the template's own)")
     parser.add_argument("--device", metavar="DEVICE", default="auto", help="auto, cuda, cuda:N, or none")
+    parser.add_argument("--force", action="store_true", help=FORCE_HELP)
     _storage(parser)
 
 

@@ -11,6 +11,7 @@ from evoengine.archive.study import Study
 from evoengine.cli.tables import console, table
 from evoengine.cli.toolkit import show_profiles, show_sanitized
 from evoengine.cli.worth import show_worth
+from evoengine.confirm import MARGIN
 from evoengine.question import Question
 from evoengine.summary import summarise
 from evoengine.verdict import Gate
@@ -45,6 +46,7 @@ def show_result(summary: dict[str, Any]) -> None:
     if summary["elites"]:
         _configs("confirmed in the final run", summary["elites"], "median_us")
         out.print(Text(f"winner: {summary['winner']}", "bold"))
+        _explain(summary)
         show_sanitized(summary["elites"])
         show_profiles(summary["elites"])
     elif summary["measured"]:
@@ -65,6 +67,21 @@ def show_result(summary: dict[str, Any]) -> None:
         show_worth(summary["worth"])
     if "rejudged" in summary:
         _rejudged(summary["rejudged"])
+
+
+def _explain(summary: dict[str, Any]) -> None:
+    """What the verdicts rest on, and the default config's own time in the run that they come from."""
+    level, default = summary["elites"][0]["verdict_confidence"], summary["default"]["median_us"]
+    if level is None or default is None:
+        return
+    cold = summary["default"]["cold_median_us"]
+    also = "" if cold is None else f", {cold:.3f} us with cold L2"
+    console().print(f"default config in the same run: {default:.3f} us{also}", soft_wrap=True)
+    console().print(
+        f"FASTER, SLOWER: by more than {MARGIN:.0%} over the whole {level:.2%} interval of the ratio, which makes 95 % "
+        "for all finalists together",
+        soft_wrap=True,
+    )
 
 
 def nothing_passed(summary: dict[str, Any]) -> str:
@@ -133,6 +150,7 @@ _COLUMNS: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
     (">#", _figure("trial")),
     ("config", _figure("label")),
     (">us", lambda row: f"{row.get('median_us', row.get('estimated_us')):.3f}"),
+    (">cold us", lambda row: f"{row['cold_median_us']:.3f}" if row.get("cold_median_us") else "-"),
     (">noise", lambda row: f"{row['noise']:.1%}"),
     (">vs default", lambda row: f"{1 / row['ratio_to_default']:.2f}x"),
     (">vs SDPA", lambda row: f"{row['ratio_to_sdpa']:.2f}x" if row.get("ratio_to_sdpa") else "-"),
@@ -144,15 +162,16 @@ _COLUMNS: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
     (">error", lambda row: "-" if row["error"] is None else f"{row['error']:.1e}"),
 ]
 _NARROW = {">#", "config", ">us", ">noise", ">vs SDPA", ">regs", ">smem B"}
-_TIMED = {">noise", ">vs default", ">vs SDPA", "verdict"}
+_TIMED = {">cold us", ">noise", ">vs default", ">vs SDPA", "verdict"}
 
 
 def _baselines(rows: list[dict[str, Any]]) -> None:
-    drawn = table("\nbaselines, timed in the same run", "baseline", ">us", ">noise", ">error", "")
+    drawn = table("\nbaselines, timed in the same run", "baseline", ">us", ">cold us", ">noise", ">error", "")
     for row in rows:
         if "unavailable" in row:
-            drawn.add_row(row["name"], "-", "-", "-", f"does not run here: {row['unavailable']}")
+            drawn.add_row(row["name"], *["-"] * 4, f"does not run here: {row['unavailable']}")
         else:
             error = "-" if row["error"] is None else f"{row['error']:.1e}"
-            drawn.add_row(row["name"], f"{row['median_us']:.3f}", f"{row['noise']:.1%}", error, "")
+            cold = f"{row['cold_median_us']:.3f}" if row["cold_median_us"] else "-"
+            drawn.add_row(row["name"], f"{row['median_us']:.3f}", cold, f"{row['noise']:.1%}", error, "")
     console().print(drawn)

@@ -43,6 +43,7 @@ from evoengine.sampler import INFORMED, check_sampler
 from evoengine.sampler.proposer import Proposer
 from evoengine.sampler.source import Source
 from evoengine.screening import Screening
+from evoengine.verdict import Measurement
 from evoengine.verification import compiler_of
 
 INTERRUPTED = 130
@@ -212,7 +213,7 @@ def _run(
         if budget.candidates > study.spec.budget:
             study.set_budget(budget.candidates)
         stack.enter_context(builder)
-        device, timing = _device(question, target, study, builder.jobs)
+        device, timing = _device(question, target, study, builder.jobs, force=arguments.force)
         stack.callback(device.close)
         display = Display(out, budget.candidates, measures=measures, quiet=arguments.quiet, verbose=arguments.verbose)
         display.note(
@@ -250,11 +251,21 @@ def _run(
     return _finish(arguments, question, study, outcome)
 
 
-def _device(question: Question, target: Target, study: Study, jobs: int) -> tuple[Device, TimingDevice | None]:
+def _device(
+    question: Question, target: Target, study: Study, jobs: int, *, force: bool
+) -> tuple[Device, TimingDevice | None]:
     if target.ordinal is None:
         return InterpreterDevice(question.template, question.problem, question.limits, jobs=jobs), None
+    measured = [record.verdict for record in study.records() if isinstance(record.verdict, Measurement)]
     device = CudaDevice(
-        question.template, question.problem, target.device, ordinal=target.ordinal, seed=study.spec.seed
+        question.template,
+        question.problem,
+        target.device,
+        ordinal=target.ordinal,
+        seed=study.spec.seed,
+        force=force,
+        reference_us=measured[0].control_reference_us if measured else None,
+        best_us=min((one.median_us for one in measured), default=float("inf")),
     )
     return device, device
 

@@ -36,6 +36,7 @@ def _studies(archive: Archive, as_json: bool) -> int:
                 "waiting": one.waiting,
                 "elites": one.elites,
                 "best_us": one.best_us,
+                "best_unconfirmed_us": one.best_unconfirmed_us,
                 "best_estimated_us": one.best_estimated_us,
                 "used_at": one.opened_at,
             }
@@ -51,14 +52,16 @@ def _studies(archive: Archive, as_json: bool) -> int:
         ">rejected",
         ">elites",
         ">best us",
+        ">unconfirmed us",
         ">estimated us",
         "status",
     )
     for one in summaries:
         status = f"searched by {one.searched_by}" if one.searched_by else one.status
-        best, estimated = ("-" if us is None else f"{us:.3f}" for us in (one.best_us, one.best_estimated_us))
+        unconfirmed_us = one.best_unconfirmed_us if one.best_us is None else None
+        times = ["-" if us is None else f"{us:.3f}" for us in (one.best_us, unconfirmed_us, one.best_estimated_us)]
         numbers = [str(number) for number in (one.candidates, one.rejected, one.elites)]
-        drawn.add_row(one.spec.name, one.opened_at[:16].replace("T", " "), *numbers, best, estimated, status)
+        drawn.add_row(one.spec.name, one.opened_at[:16].replace("T", " "), *numbers, *times, status)
     console().print(drawn)
     return 0
 

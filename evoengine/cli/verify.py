@@ -71,7 +71,7 @@ class Found:
 def run(arguments: argparse.Namespace) -> int:
     target = find_target(arguments.device, "l4", None)
     subject = find_subject(arguments, target)
-    found = verify(subject, target)
+    found = verify(subject, target, force=arguments.force)
     document = {
         "command": arguments.command_line,
         "evoengine": __version__,
@@ -132,12 +132,12 @@ def _of_study(arguments: argparse.Namespace, target: Target) -> Subject:
     return Subject(f"trial {record.number} of study {study.name}", question, record.config, recorded)
 
 
-def verify(subject: Subject, target: Target) -> Found:
+def verify(subject: Subject, target: Target, *, force: bool = False) -> Found:
     """Every gate anew, and the time where there is a card.
 
     Raises:
         TemplateError: the default config, which everything is timed beside, does not build or is wrong.
-        UserError: the compiler is not installed, or another evoengine uses the card.
+        UserError: the compiler is not installed, another evoengine uses the card, or it is busy and not `force`.
     """
     question, values, then = subject.question, subject.config.values, subject.recorded
     found = Found({"template": question.template.digest})
@@ -162,7 +162,7 @@ def verify(subject: Subject, target: Target) -> Found:
             _interpret(subject, built, found)
         else:
             with Builder(question.template, target.device.arch, compiler=compiler, home=Path(home)) as builder:
-                _measure(subject, target, builder, found)
+                _measure(subject, target, builder, found, force)
     return found
 
 
@@ -180,7 +180,7 @@ def _interpret(subject: Subject, built: Artifact, found: Found) -> None:
     ]
 
 
-def _measure(subject: Subject, target: Target, builder: Builder, found: Found) -> None:
+def _measure(subject: Subject, target: Target, builder: Builder, found: Found, force: bool) -> None:
     """The full gate and the time on the card that is here, in a fresh process."""
     question, config, then = subject.question, subject.config, subject.recorded
     default, built = builder.build([question.build_request(one.values) for one in (question.default, config)])
@@ -192,7 +192,7 @@ def _measure(subject: Subject, target: Target, builder: Builder, found: Found) -
         return
     same = config.values == question.default.values
     work = [] if same else [(Candidate(1, config, "verify"), built)]
-    finals = measure(question, target, (question.default.values, default), work, SEED, competitors=())
+    finals = measure(question, target, (question.default.values, default), work, force, SEED, competitors=())
     found.now["driver"] = str(finals.environment.get("driver", ""))
     final = finals.control if same else finals.finalists[0][1]
     found.checks = final.checks

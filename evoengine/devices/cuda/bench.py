@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import random
-import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from evoengine.devices.cuda import timer
+from evoengine.devices.cuda import cold, timer
 from evoengine.devices.cuda.baselines import deviation
 from evoengine.devices.cuda.card import Card, identify
-from evoengine.devices.cuda.driver import CudaError, Kernel, LaunchGraph
+from evoengine.devices.cuda.control import Control
+from evoengine.devices.cuda.driver import CudaError, Kernel
 from evoengine.devices.cuda.memory import check_not_taken, room_for_a_context
 from evoengine.devices.cuda.messages import (
     SDPA,
@@ -47,26 +46,9 @@ QUICK_REPEATS = 50
 """Bit-equal repeats for every candidate; a missing barrier of an earlier kernel failed 19-21 launches of 100."""
 FINAL_REPEATS = 250
 """For finalists: FlashAttention's race test (tests/cute/test_flash_attn_race_condition.py)."""
-CONTROL_WINDOWS = 2 * timer.MAX_PAIRS
-NOISY = 0.03
-"""Relative standard deviation of the control's windows above which the card is not fit for timing (timing.md)."""
-DRIFT = 0.02
-"""The control may move this much from its set-up before a measurement is flagged."""
-THROTTLED = 0.9
-"""Share of the control's SM clock below which a measurement is flagged (nvbench has 0.75 of the nominal clock)."""
 FLOOR = "empty kernel"
 FINAL_WARM_UP = 50
 """Launches of each finalist before its first window."""
-
-
-@dataclass(frozen=True, slots=True)
-class Control:
-    """The default config, proven, with its window ready to be replayed beside every candidate."""
-
-    proof: Proof
-    window: LaunchGraph
-    reference_us: float
-    sm_clock_mhz: float | None
 
 
 class GpuBench:
@@ -98,14 +80,12 @@ class GpuBench:
             self._tell(Working("time"))
             window = self._windows.of(proof.launch)
             self._windows.warm_up(window)
-            times = timer.time_windows([window] * CONTROL_WINDOWS, self._card.events)
-            reference_us = request.reference_us or statistics.median(times)
-            self._control = Control(proof, window, reference_us, self._card.clocks().get("sm_clock_mhz"))
+            self._control = Control(proof, window, self._card, request.reference_us)
             timings: list[BaselineTiming] = []
             unavailable: dict[str, str] = {}
-            if request.reference_us is None:
+            if request.baselines:
                 timings, unavailable = self._time_baselines()
-            return Ready(reference_us, tuple(timings), unavailable, tuple(self._warnings(times)))
+            return Ready(self._control.reference_us, tuple(timings), unavailable, self._control.noise)
 
     def judge(self, request: Judge) -> Judged:
         with self._faults():
@@ -131,23 +111,22 @@ class GpuBench:
         self._tell(Working("time"))
         estimate = self._windows.estimate(proof.launch)
         window = self._windows.of(proof.launch, estimate)
-        beaten = estimate > timer.BEATEN * request.best_us
-        pairs = timer.compare(window, self._control.window, self._card.events, beaten=beaten)
+        timed = self._control.time(window, estimate, request.best_us)
         window.destroy()
         if wrong := self._prover.recheck(proof):
             rejection = Rejection(Gate.CORRECTNESS, f"after timing: {wrong}", {}, proof.checks)
             return Judged(rejection, stray=True)
-        after = self._card.clocks()
         measurement = Measurement(
-            windows_us=tuple(pairs.windows_us),
-            control_us=tuple(pairs.control_us),
+            windows_us=tuple(timed.pairs.windows_us),
+            control_us=tuple(timed.pairs.control_us),
             control_reference_us=self._control.reference_us,
             launches_per_window=window.launches,
             mode="warm",
-            stopped=pairs.stopped,
-            clocks={"before": before, "after": after},
+            stopped=timed.pairs.stopped,
+            clocks={"before": before, "after": timed.clocks},
             checks=proof.checks,
-            flags=self._flags(pairs, after),
+            flags=timed.flags,
+            evidence=timed.evidence,
         )
         return Judged(measurement)
 
@@ -176,13 +155,23 @@ class GpuBench:
             self._tell(Working("time"))
             windows[FLOOR] = self._windows.of(self._card.empty())
             self._windows.warm_up(windows[request.control.name])
+            seen: list[dict[str, Any]] = []
+
+            def watch() -> None:
+                self._tell(Working("time"))
+                seen.append(self._card.clocks())
+
             times = timer.rounds(
                 windows,
                 self._card.events,
                 self._windows.rounds(windows),
                 random.Random(request.seed),
-                lambda: self._tell(Working("time")),
+                watch,
             )
+            try:
+                cold_times, copies = self._time_cold(request, list(contenders), windows)
+            except (CudaError, torch.OutOfMemoryError):  # too little memory for the copies and their graphs
+                cold_times, copies = {}, 0
             timed, output = self._prover.timed, self._prover.buffers.outputs[0]
             errors = {}
             for name, proof in reversed(proofs.items()):  # the control last: a finalist may be what spoilt it
@@ -197,12 +186,41 @@ class GpuBench:
             def lap(name: str) -> Lap:
                 checks = proofs[name].checks if name in proofs else ()
                 about = contenders[name].about if name in contenders else ""
-                return Lap(name, tuple(times[name]), windows[name].launches, checks, errors.get(name), about)
+                cold_us = tuple(cold_times.get(name, ()))
+                return Lap(name, tuple(times[name]), windows[name].launches, checks, errors.get(name), about, cold_us)
 
             finalists = tuple(lap(subject.name) for subject in request.finalists)
-            clocks = {"before": before, "after": self._card.clocks()}
+            clocks = {"before": before, "after": self._card.clocks(), "during": _worst(seen)}
             laps = tuple(lap(name) for name in contenders)
-            return Raced(lap(request.control.name), finalists, laps, lap(FLOOR), unavailable, clocks)
+            return Raced(lap(request.control.name), finalists, laps, lap(FLOOR), unavailable, clocks, copies)
+
+    def _time_cold(
+        self, request: RunFinals, contenders: Sequence[str], warm: Mapping[str, timer.Window]
+    ) -> tuple[dict[str, list[float]], int]:
+        """Cold windows of control, finalists and PyTorch's own backends in rounds, and the number of copies.
+
+        Other competitors are set up for one set of tensors, some for a minute, and get no cold time.
+        """
+        copies = cold.make_copies(self._prover.buffers, self._card.limits.l2_bytes)
+        if not copies:
+            return {}, 0
+        windows: dict[str, timer.Window] = {}
+        for subject in (request.control, *request.finalists):
+            self._tell(Working("check", subject.name))
+            kernel = self._card.load(_image(subject), self._template.module.ENTRY)
+            starts = [self._prover.bind(kernel, subject.values, self._problem, copy) for copy in copies]
+            starts[0]()  # a kernel is loaded at its first launch, which a capture might refuse
+            self._card.synchronize()
+            launches = cold.launches(warm[subject.name].launches, len(copies))
+            windows[subject.name] = self._card.graph(cold.InTurn(starts), launches)
+        windows |= self._windows.cold(self._problem, [name for name in contenders if name in SDPA], copies, warm)
+        self._tell(Working("time"))
+        self._card.reset_persisting()
+        order = random.Random(request.seed)
+        times = timer.rounds(windows, self._card.events, cold.ROUNDS, order, lambda: self._tell(Working("time")))
+        for window in windows.values():
+            window.destroy()
+        return times, len(copies)
 
     def _prove_control(self, control: Subject, repeats: int, *, full: bool = False) -> Proof:
         try:
@@ -238,25 +256,6 @@ class GpuBench:
 
     def _inputs(self) -> list[torch.Tensor]:
         return [buffer.values() for buffer in self._prover.buffers.inputs]
-
-    def _warnings(self, control_us: list[float]) -> Iterator[str]:
-        noise = statistics.stdev(control_us) / statistics.mean(control_us)
-        if noise > NOISY:
-            yield (
-                f"the default config's own times vary by {noise:.1%} on this card (more than {NOISY:.0%}): "
-                "small gaps cannot be told apart; close what else uses the card, or lock its clocks"
-            )
-        if self._card.other_processes:
-            yield f"{self._card.other_processes} other processes use this card: times will be noisy"
-
-    def _flags(self, pairs: timer.Pairs, after: Mapping[str, Any]) -> tuple[str, ...]:
-        flags = []
-        if abs(statistics.median(pairs.control_us) / self._control.reference_us - 1) > DRIFT:
-            flags.append("control_drifted")
-        clock, usual = after.get("sm_clock_mhz"), self._control.sm_clock_mhz
-        if clock is not None and usual is not None and clock < THROTTLED * usual:
-            flags.append("throttled")
-        return tuple(flags)
 
     def _refused(self, error: CudaError) -> Rejection:
         """The verdict on what the driver refuses, unless another process is to blame."""
@@ -298,3 +297,10 @@ def _image(subject: Subject) -> bytes:
             "delete its folder and search again"
         )
     return image
+
+
+def _worst(seen: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of the clocks after each round: the lowest, and whatever held them down at any time."""
+    clocks = [one["sm_clock_mhz"] for one in seen if one.get("sm_clock_mhz") is not None]
+    reasons = {reason for one in seen for reason in one.get("slowed_by", ())}
+    return {"lowest_sm_clock_mhz": min(clocks, default=None), "slowed_by": sorted(reasons)}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -61,7 +62,23 @@ class GuardedBuffer:
 
     def values(self) -> torch.Tensor:
         """The tensor as torch sees it, sharing memory."""
-        return self.words.view(TORCH_DTYPES[self.tensor.dtype]).view(self.tensor.shape)
+        return self.view(self.words)
+
+    def view(self, words: torch.Tensor) -> torch.Tensor:
+        """Words of this buffer or a copy of them as torch sees the tensor."""
+        return words.view(TORCH_DTYPES[self.tensor.dtype]).view(self.tensor.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class BufferCopy:
+    """The tensors of one problem without guards: words by tensor name, and the inputs as torch sees them."""
+
+    words: Mapping[str, torch.Tensor]
+    inputs: Sequence[torch.Tensor]
+
+    def arguments(self, arguments: Sequence[Argument]) -> list[tuple[str, int | float]]:
+        """Kernel arguments with tensors replaced by their addresses."""
+        return _addressed(arguments, {name: words.data_ptr() for name, words in self.words.items()})
 
 
 class ProblemBuffers:
@@ -99,12 +116,21 @@ class ProblemBuffers:
 
     def arguments(self, arguments: Sequence[Argument]) -> list[tuple[str, int | float]]:
         """Kernel arguments with tensors replaced by their addresses."""
-        return [
-            ("pointer", self._buffers[str(a.value)].address)
-            if a.kind == "tensor"
-            else (a.kind, int(a.value) if a.kind == "int32" else float(a.value))
-            for a in arguments
-        ]
+        return _addressed(arguments, {name: buffer.address for name, buffer in self._buffers.items()})
+
+    @property
+    def traffic_bytes(self) -> int:
+        """Of inputs and outputs: what one launch moves at least."""
+        return sum(buffer.words.nbytes for buffer in (*self.inputs, *self.outputs))
+
+    def copy(self) -> BufferCopy:
+        """Inputs and outputs as they are now, elsewhere and without guards: for launches that are timed only.
+
+        The scratch is shared, as a workspace is among the layers of a model; it may be larger than all the rest.
+        """
+        shared = {name for name, buffer in self._buffers.items() if buffer.tensor.role == "scratch"}
+        words = {name: b.words if name in shared else b.words.clone() for name, b in self._buffers.items()}
+        return BufferCopy(words, [buffer.view(words[buffer.tensor.name]) for buffer in self.inputs])
 
     def poison(self, turn: int) -> None:
         """Outputs and what of the scratch is no counter: partial results of the last launch would be right again."""
@@ -200,6 +226,15 @@ def drifted(
     if int(differs):
         return "the output differs from the one that was proven right"
     return ""
+
+
+def _addressed(arguments: Sequence[Argument], addresses: Mapping[str, int]) -> list[tuple[str, int | float]]:
+    return [
+        ("pointer", addresses[str(a.value)])
+        if a.kind == "tensor"
+        else (a.kind, int(a.value) if a.kind == "int32" else float(a.value))
+        for a in arguments
+    ]
 
 
 def _upload(values: NDArray[np.float32], dtype: str, device: torch.device) -> torch.Tensor:

@@ -19,6 +19,7 @@ from evoengine.devices.cuda.driver import Events, Kernel, LaunchGraph, call, pac
 from evoengine.devices.cuda.nvml import Nvml
 from evoengine.devices.cuda.probe import read_limits
 from evoengine.devices.cuda.scrub import Scrubber, compile_source
+from evoengine.devices.cuda.serve import FatalCudaError
 from evoengine.devices.cuda.timer import quantum_of
 from evoengine.errors import UserError
 from evoengine.template import Launch
@@ -53,6 +54,7 @@ class Card:
         self.uuid, self.name = identify(ordinal)
         self._nvml = Nvml(self.uuid)
         self.other_processes = self._nvml.processes()  # counted before this process joins them
+        self.other_load_percent = self._nvml.load_percent()
         if not torch.cuda.is_available():
             raise UserError(f"torch {torch.__version__} cannot use this GPU: install a CUDA build of torch")
         torch.cuda.set_device(ordinal)
@@ -64,6 +66,8 @@ class Card:
         torch.cuda.set_stream(self.torch_stream)
         self._stream = int(self.torch_stream.cuda_stream)
         self.events = Events(self._stream)
+        width = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH
+        self._memory_bus_bits = call(driver.cuDeviceGetAttribute, width, device)
         limits = read_limits(ordinal)
         assert limits is not None, "identify found the card"
         self.limits = limits
@@ -101,6 +105,12 @@ class Card:
         """
         call(driver.cuCtxSynchronize)
 
+    def reset_persisting(self) -> None:
+        """Lines that a kernel asked L2 to keep become ordinary ones: they would outlive any traffic (llm.c#851)."""
+        (status,) = driver.cuCtxResetPersistingL2Cache()
+        if status not in (driver.CUresult.CUDA_SUCCESS, driver.CUresult.CUDA_ERROR_NOT_SUPPORTED):
+            raise FatalCudaError(f"{status.name} from cuCtxResetPersistingL2Cache")
+
     def free_bytes(self) -> int:
         """Device memory that this process holds for its tensors or could still have; others' is missing from it."""
         return int(call(driver.cuMemGetInfo)) + torch.cuda.memory_reserved(self.device)
@@ -117,6 +127,7 @@ class Card:
             "compute_capability": list(self.limits.compute_capability),
             "sms": self.limits.sms,
             "l2_bytes": self.limits.l2_bytes,
+            "memory_bus_bits": self._memory_bus_bits,
             "cuda_driver": call(driver.cuDriverGetVersion),
             "cuda": torch.version.cuda,
             "torch": torch.__version__,
@@ -128,6 +139,7 @@ class Card:
             "event_pair_us": self.empty_us,
             "window": "warm L2, CUDA graph between two events",
             "other_processes": self.other_processes,
+            "other_load_percent": self.other_load_percent,
             **self._nvml.settings(),
             "clocks": self.clocks(),
         }

@@ -9,20 +9,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from evoengine.devices.cuda.doubt import check_fit, doubt, with_both
+from evoengine.devices.cuda.finals import gather
 from evoengine.devices.cuda.messages import (
     COMPETITORS,
     SDPA,
     Dropped,
     Judge,
     Judged,
-    Lap,
     Raced,
     Ready,
     RunFinals,
     SetUp,
     Subject,
 )
-from evoengine.devices.cuda.results import Final, Finals, Setup, make_final
+from evoengine.devices.cuda.results import Finals, Setup
 from evoengine.devices.cuda.sanitizer import PROGRAM, Sanitizer
 from evoengine.devices.cuda.session import START_SECONDS, JobFailed, Session
 from evoengine.devices.cuda.watched import find_tool
@@ -39,9 +40,6 @@ START_TRIES = 3
 """A card that was just freed of a hung kernel may refuse the next context once or twice."""
 EXPLAIN_SECONDS = 60.0
 """For the reason of a fault, on the problems that the gate ran: the first of a run waits for it, once."""
-PEAK_MARGIN = 1.1
-"""Boost clocks exceed the datasheet's by a few per cent; beyond 10 % over the tensor peak a time is not credible."""
-
 WORKER = (sys.executable, "-m", "evoengine.devices.cuda.worker")
 
 
@@ -49,7 +47,9 @@ class CudaDevice:
     """One GPU that proves and times candidates of one template on one problem.
 
     `limits` are the card's own (`find_gpu`), not a named target's. `seed` is the run's: inputs derive from it.
-    `worker` is the command line of the worker process, to which its arguments are appended.
+    `worker` is the command line of the worker process, to which its arguments are appended. With `force` a card that is
+    unfit for timing is only warned of. A study that goes on gives the `reference_us` that its values rest on, lest the
+    card's drift since (4 % between two days were seen) rank them, and its `best_us`.
     """
 
     measures = True
@@ -63,19 +63,23 @@ class CudaDevice:
         ordinal: int = 0,
         seed: int,
         worker: Sequence[str] = WORKER,
+        force: bool = False,
+        reference_us: float | None = None,
+        best_us: float = float("inf"),
     ) -> None:
         self.name = limits.name
         self._problem = problem
         self._limits = limits
         self._seed = seed
+        self._force = force
         self._template = template
         self._session = Session((*worker, str(ordinal)), template, problem)
         found = find_tool(PROGRAM)
         self._sanitizer = None if found is None else Sanitizer(found, template, ordinal, seed)
         self._explained: set[str] = set()
         self._control: Subject | None = None
-        self._reference_us: float | None = None
-        self._best_us = float("inf")
+        self._reference_us = reference_us
+        self._best_us = best_us
         self._job_seconds = MIN_JOB_SECONDS
         self._suspect = False
 
@@ -84,12 +88,15 @@ class CudaDevice:
 
         Raises:
             TemplateError: the default config or the reference fails, so that no candidate could be judged.
-            UserError: another evoengine uses the card, or the problem does not fit on it.
+            UserError: another evoengine uses the card, the problem does not fit on it, or (without `force`) the card is
+                busy or so noisy that no small gap can be measured.
             EvoengineError: the worker does not come up.
         """
         self._control = _subject("default", values, artifact)
-        environment, ready = self._connect()
-        self._reference_us = self._best_us = ready.reference_us
+        environment, ready = self._connect(baselines=True)
+        warnings = check_fit(environment, ready.noise, force=self._force)
+        self._reference_us = ready.reference_us
+        self._best_us = min(self._best_us, ready.reference_us)
         # The control as a candidate: an A/A test, and the measure of how long a job takes.
         try:
             judged, busy_seconds = self._session.ask(Judge(self._control, ready.reference_us), START_SECONDS)
@@ -99,16 +106,34 @@ class CudaDevice:
         if isinstance(judged.verdict, Rejection):
             raise TemplateError(f"the default config is wrong when it runs again: {judged.verdict.reason}")
         self._job_seconds = max(MIN_JOB_SECONDS, JOB_FACTOR * busy_seconds)
-        return Setup(judged.verdict, ready.baselines, dict(ready.unavailable), environment, ready.warnings)
+        return Setup(judged.verdict, ready.baselines, dict(ready.unavailable), environment, warnings)
 
     def judge(self, work: Iterable[tuple[Candidate, Artifact]]) -> Iterator[tuple[Candidate, Measurement | Rejection]]:
-        """One verdict a candidate, in order, each as soon as it is known.
+        """One verdict a candidate, each as soon as it is known.
+
+        Times that are too good to be believed (`doubt`) come last: proven and timed again in a fresh process, one for
+        all of them, since its start takes seconds. What that process says is the verdict.
 
         Raises:
             EvoengineError: the card does not come back after a candidate's fault.
         """
+        doubted: list[tuple[Candidate, Subject, Measurement, str]] = []
         for candidate, artifact in work:
-            yield candidate, self._verdict(_subject(str(candidate.number), candidate.config.values, artifact))
+            subject = _subject(str(candidate.number), candidate.config.values, artifact)
+            verdict = self._verdict(subject)
+            if isinstance(verdict, Measurement):
+                if why := doubt(verdict.median_us, self._best_us, self._problem, self._limits):
+                    doubted.append((candidate, subject, verdict, why))
+                    continue
+                self._best_us = min(self._best_us, verdict.median_us)
+            yield candidate, verdict
+        if doubted:
+            self._session.stop()
+        for candidate, subject, first, why in doubted:
+            verdict = with_both(self._verdict(subject), first, why, self._problem, self._limits)
+            if isinstance(verdict, Measurement):
+                self._best_us = min(self._best_us, verdict.median_us)
+            yield candidate, verdict
 
     def finals(self, work: Sequence[tuple[Candidate, Artifact]], seed: int) -> Finals:
         """Time default, finalists and baselines together in a fresh process, on inputs that no search has seen.
@@ -121,7 +146,7 @@ class CudaDevice:
             EvoengineError: the card fails, and no finalist can be named for it.
         """
         assert self._control is not None, "start comes first"
-        return self._race(self._control, work, seed, SDPA, self._job_seconds)
+        return self._race(self._control, work, seed, SDPA, self._job_seconds, checked=True)
 
     def compare(
         self,
@@ -138,7 +163,8 @@ class CudaDevice:
 
         Raises:
             TemplateError: the default config fails.
-            UserError: another evoengine uses the card, or the problem does not fit on it.
+            UserError: another evoengine uses the card, the problem does not fit on it, or (without `force`) the card is
+                busy.
             EvoengineError: the card fails, and nobody can be named for it.
         """
         return self._race(_subject("default", *control), work, seed, competitors, step_seconds)
@@ -150,6 +176,8 @@ class CudaDevice:
         seed: int,
         competitors: Sequence[str],
         seconds: float,
+        *,
+        checked: bool = False,
     ) -> Finals:
         subjects = {str(c.number): _subject(str(c.number), c.config.values, a) for c, a in work}
         rejected: dict[str, Rejection] = {}
@@ -160,6 +188,9 @@ class CudaDevice:
             names = tuple(name for name in competitors if name not in crashed)
             try:
                 environment = self._session.open(seed)
+                if not checked:
+                    check_fit(environment, 0.0, force=self._force)
+                    checked = True
                 raced, _ = self._session.ask(RunFinals(control, finalists, seed, names), seconds)
             except JobFailed as failed:
                 if failed.about in subjects:
@@ -174,7 +205,7 @@ class CudaDevice:
                 continue
             self._session.stop()
             if isinstance(raced, Raced):
-                return self._finals(work, raced, rejected, crashed, environment, seed)
+                return gather(work, raced, rejected, crashed, environment, seed)
             assert isinstance(raced, Dropped), raced
             rejected[raced.name] = raced.rejection
 
@@ -190,37 +221,6 @@ class CudaDevice:
     ) -> None:
         self.close()
 
-    def _finals(
-        self,
-        work: Sequence[tuple[Candidate, Artifact]],
-        raced: Raced,
-        rejected: Mapping[str, Rejection],
-        crashed: Mapping[str, str],
-        environment: Mapping[str, Any],
-        seed: int,
-    ) -> Finals:
-        laps = {lap.name: lap for lap in raced.finalists}
-        control_us = raced.control.windows_us
-
-        def final(name: str, lap: Lap) -> Final:
-            checks, launches = lap.checks, lap.launches_per_window
-            return make_final(name, lap.windows_us, control_us, launches, seed, checks, lap.deviation, lap.about)
-
-        finalists = tuple(
-            (c, rejected.get(str(c.number)) or final(c.config.label, laps[str(c.number)])) for c, _ in work
-        )
-        baselines = tuple(final(lap.name, lap) for lap in raced.baselines)
-        return Finals(
-            final("default", raced.control),
-            finalists,
-            baselines,
-            environment,
-            seed,
-            raced.clocks,
-            final(raced.floor.name, raced.floor),
-            {**raced.unavailable, **crashed},
-        )
-
     def _verdict(self, subject: Subject) -> Measurement | Rejection:
         verdict, failed = self._attempt(subject)
         if failed and self._suspect:
@@ -229,10 +229,6 @@ class CudaDevice:
         self._suspect = failed
         if isinstance(verdict, Rejection):
             return self._explain(subject, verdict) if failed else verdict
-        self._best_us = min(self._best_us, verdict.median_us)
-        tflops = self._problem.flops / verdict.median_us / 1e6
-        if tflops > PEAK_MARGIN * self._limits.tensor_tflops:
-            return dataclasses.replace(verdict, flags=(*verdict.flags, "above_peak"))
         return verdict
 
     def _explain(self, subject: Subject, verdict: Rejection) -> Rejection:
@@ -268,7 +264,7 @@ class CudaDevice:
             Gate.CORRECTNESS, "damages memory outside its buffers: the default config fails after it"
         ), True
 
-    def _connect(self) -> tuple[Mapping[str, Any], Ready]:
+    def _connect(self, *, baselines: bool = False) -> tuple[Mapping[str, Any], Ready]:
         """A fresh worker with the control proven and ready to be timed."""
         assert self._control is not None, "start comes first"
         try:
@@ -276,7 +272,7 @@ class CudaDevice:
         except JobFailed as failed:
             raise EvoengineError(f"the GPU worker does not start: {failed}") from failed
         try:
-            ready, _ = self._session.ask(SetUp(self._control, self._reference_us), START_SECONDS)
+            ready, _ = self._session.ask(SetUp(self._control, self._reference_us, baselines), START_SECONDS)
         except JobFailed as failed:
             raise TemplateError(f"the default config fails on the card: {failed}") from failed
         assert isinstance(ready, Ready), ready

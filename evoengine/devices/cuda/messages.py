@@ -42,10 +42,14 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class SetUp:
-    """Prove and time the control. A respawned worker is given `reference_us`, so that values stay comparable."""
+    """Prove and time the control, with `baselines` those too.
+
+    A respawned worker and a resumed study's are given `reference_us`, so that values stay comparable.
+    """
 
     control: Subject
     reference_us: float | None
+    baselines: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +98,12 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The control is proven and timed: `reference_us` is its median."""
+    """The control is proven and timed: `reference_us` is its median, `noise` its windows' relative deviation."""
 
     reference_us: float
     baselines: tuple[BaselineTiming, ...]
     unavailable: Mapping[str, str]
-    warnings: tuple[str, ...]
+    noise: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +116,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Lap:
-    """All windows of one subject of the final run, and its error after them."""
+    """All windows of one subject of the final run, warm and cold, and its error after them."""
 
     name: str
     windows_us: tuple[float, ...]
@@ -120,6 +124,7 @@ class Lap:
     checks: tuple[Check, ...] = ()
     deviation: Deviation | None = None
     about: str = ""
+    cold_us: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +137,7 @@ class Raced:
     floor: Lap
     unavailable: Mapping[str, str]
     clocks: Mapping[str, Any]
+    cold_copies: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +174,7 @@ def decode_request(data: bytes) -> Request:
     if name == "Open":
         return Open(**fields)
     if name == "SetUp":
-        return SetUp(Subject(**fields["control"]), fields["reference_us"])
+        return SetUp(Subject(**fields["control"]), fields["reference_us"], fields["baselines"])
     if name == "Judge":
         return Judge(Subject(**fields["subject"]), fields["best_us"])
     assert name == "RunFinals", name
@@ -188,7 +194,7 @@ def decode_reply(data: bytes) -> Reply:
         return plain[name](**fields)
     if name == "Ready":
         baselines = tuple(BaselineTiming(**_tuples(baseline)) for baseline in fields["baselines"])
-        return Ready(fields["reference_us"], baselines, fields["unavailable"], tuple(fields["warnings"]))
+        return Ready(fields["reference_us"], baselines, fields["unavailable"], fields["noise"])
     if name == "Judged":
         verdict = fields["verdict"]
         return Judged(_rejection(verdict) if "gate" in verdict else _measurement(verdict), fields["stray"])
@@ -202,6 +208,7 @@ def decode_reply(data: bytes) -> Reply:
         _lap(fields["floor"]),
         fields["unavailable"],
         fields["clocks"],
+        fields["cold_copies"],
     )
 
 

@@ -11,6 +11,9 @@ from typing import Any
 SLOWED_BY = {0x4: "power cap", 0x8: "hardware slowdown", 0x20: "thermal", 0x40: "hardware thermal", 0x80: "power brake"}
 """Bits of NVML's clock event reasons that mean slower than asked for (nvml.h, nvmlClocksEventReason*)."""
 
+CLOCKS_SET = 0x2
+"""The bit for clocks that a user set, by `nvidia-smi -ac` or -lgc: NVML has no question that a locked clock answers."""
+
 
 class Nvml:
     """One card by UUID."""
@@ -38,6 +41,7 @@ class Nvml:
             "driver": self._ask(n.nvmlSystemGetDriverVersion),
             "sm_clock_max_mhz": self._ask(n.nvmlDeviceGetMaxClockInfo, self._card, n.NVML_CLOCK_SM),
             "memory_clock_max_mhz": self._ask(n.nvmlDeviceGetMaxClockInfo, self._card, n.NVML_CLOCK_MEM),
+            "sm_clock_application_mhz": self._ask(n.nvmlDeviceGetApplicationsClock, self._card, n.NVML_CLOCK_GRAPHICS),
             "power_limit_w": _watts(self._ask(n.nvmlDeviceGetEnforcedPowerLimit, self._card)),
             "ecc": (self._ask(n.nvmlDeviceGetEccMode, self._card) or [None])[0],
             "persistence": self._ask(n.nvmlDeviceGetPersistenceMode, self._card),
@@ -55,6 +59,7 @@ class Nvml:
             "power_w": _watts(self._ask(n.nvmlDeviceGetPowerUsage, self._card)),
             "temperature_c": self._ask(n.nvmlDeviceGetTemperature, self._card, n.NVML_TEMPERATURE_GPU),
             "slowed_by": [name for bit, name in SLOWED_BY.items() if reasons & bit],
+            "clocks_set_by_user": bool(reasons & CLOCKS_SET),
         }
 
     def processes(self) -> int:
@@ -62,6 +67,13 @@ class Nvml:
         if self._nvml is None:
             return 0
         return len(self._ask(self._nvml.nvmlDeviceGetComputeRunningProcesses, self._card) or [])
+
+    def load_percent(self) -> int:
+        """Share of the last sample period (1/6 to 1 s) in which any kernel ran on this card."""
+        if self._nvml is None:
+            return 0
+        rates = self._ask(self._nvml.nvmlDeviceGetUtilizationRates, self._card)
+        return 0 if rates is None else int(rates.gpu)
 
     def _ask(self, question: Callable[..., Any], *arguments: Any) -> Any:
         try:

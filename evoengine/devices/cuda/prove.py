@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from evoengine import oracle
-from evoengine.devices.cuda.buffers import ProblemBuffers, drifted, observe
+from evoengine.devices.cuda.buffers import BufferCopy, ProblemBuffers, drifted, observe
 from evoengine.devices.cuda.card import Card, Start
 from evoengine.devices.cuda.driver import Kernel
 from evoengine.devices.cuda.messages import Working
@@ -142,7 +142,7 @@ class Prover:
         """What is wrong with a proven kernel's output now; empty where it is bit for bit as it was."""
         return drifted(proof.launch, self.buffers, proof.accepted, self._card.synchronize)
 
-    def bind(self, kernel: Kernel, values: Values, problem: Problem, buffers: ProblemBuffers) -> Start:
+    def bind(self, kernel: Kernel, values: Values, problem: Problem, buffers: ProblemBuffers | BufferCopy) -> Start:
         """The kernel with this problem's grid and arguments, ready to start on the worker's stream."""
         with self._template_code("launch"):
             launch = self._template.module.launch(values, problem)

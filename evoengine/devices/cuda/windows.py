@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from evoengine.devices.cuda import baselines, timer
-from evoengine.devices.cuda.baselines import Call, CallGraph, Contender, Unavailable
+from evoengine.devices.cuda import baselines, cold, timer
+from evoengine.devices.cuda.baselines import Call, CallGraph, Contender, Unavailable, sdpa
+from evoengine.devices.cuda.buffers import BufferCopy
 from evoengine.devices.cuda.card import Card, Start
 from evoengine.devices.cuda.driver import LaunchGraph
 from evoengine.devices.cuda.messages import Working
@@ -67,6 +68,24 @@ class Windows:
         once = timer.time_windows(list(windows.values()), self._card.events)
         round_us = sum(each * window.launches for each, window in zip(once, windows.values(), strict=True))
         return min(max(int(FINAL_SECONDS * 1e6 / round_us), MIN_FINAL_ROUNDS), FINAL_ROUNDS)
+
+    def cold(
+        self,
+        problem: Problem,
+        names: Sequence[str],
+        copies: Sequence[BufferCopy],
+        warm: Mapping[str, timer.Window],
+    ) -> dict[str, timer.Window]:
+        """Windows of PyTorch's own backends that go through `copies`; `warm` says how many launches they need."""
+        if not isinstance(problem, AttentionProblem) or not names:
+            return {}
+        calls = [sdpa.calls(problem, copy.inputs) for copy in copies]
+        made: dict[str, timer.Window] = {}
+        for name in names:
+            self._tell(Working("prepare", name))
+            turn = cold.InTurn([each[name] for each in calls])
+            made[name] = CallGraph(turn, cold.launches(warm[name].launches, len(copies)), self._card.torch_stream)
+        return made
 
     def line_up(
         self, names: Sequence[str], problem: Problem, inputs: Sequence[torch.Tensor]

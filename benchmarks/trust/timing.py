@@ -1,0 +1,394 @@
+"""Whether the timer may be believed, on a GPU: `python -m benchmarks.trust.timing --output studies/h200/trust.json`.
+
+Five parts, each written as soon as it is done; --part runs some of them again and keeps the others.
+
+    aa           a config against itself, 100 times by the judge and 100 times in a final run: "faster" in at most 5
+    compiling    one cubin judged in turn idle and while every core compiles: control-normalised medians within 0.5 %
+    processes    one cubin in ten final runs, each a fresh process: control-normalised medians within 1 %
+    planted      kernels that differ by 1 % and by 0.5 %, each judged by itself: ranked right in 95 and 80 of 100
+    independent  the objective against a clock written apart from ours (`graph_clock`): within 2 %
+
+The config timed is attention's first hand-picked start at the mission shape, beside the default config. The planted
+kernels are tests/templates/axpb with some more dependent multiply-adds; their true gap is measured by `graph_clock`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from benchmarks.trust.compile_load import CompileLoad
+from benchmarks.trust.document import put_section
+from benchmarks.trust.graph_clock import independent_us
+from evoengine.build import Builder, BuildRequest
+from evoengine.build.toolchain import find_toolchain
+from evoengine.confirm import MARGIN, compare, confidence
+from evoengine.devices.cuda import CudaDevice, Final, Finals, Setup, find_gpu
+from evoengine.devices.cuda.results import ratio_interval
+from evoengine.engine import FINALISTS
+from evoengine.errors import EvoengineError, UserError
+from evoengine.hardware import DeviceLimits
+from evoengine.problem import Problem, problem_fields
+from evoengine.space import Config, SearchSpace, Values, load_space
+from evoengine.template import Template, load_template, shipped
+from evoengine.verdict import Artifact, Candidate, Measurement, Rejection
+
+AXPB = Path(__file__).resolve().parents[2] / "tests" / "templates" / "axpb"
+SEED = 20_011
+TIMES = 100
+"""Trials of `aa` and `planted`."""
+PROCESSES = 10
+ALTERNATIONS = 24
+SETTLE_SECONDS = 0.2
+"""Between a change of the load and the next measurement."""
+WORK, STEP = 4000, 4
+"""Multiply-adds a thread of the planted kernels (some 16 us on an H200), and how finely they are chosen: the compiler
+unrolls the loop by four."""
+GAPS = {"1 %": (0.01, 95), "0.5 %": (0.005, 80)}
+"""What is planted, and in how many of 100 it is to be ranked right."""
+CLOCK_ROUNDS, GAP_ROUNDS = 60, 300
+
+PARTS = ("aa", "compiling", "processes", "planted", "independent")
+
+Part = dict[str, Any]
+
+
+class TimingDevice(Protocol):
+    """What the parts use of `CudaDevice`."""
+
+    def start(self, values: Values, artifact: Artifact) -> Setup: ...
+
+    def judge(self, work: Sequence[tuple[Candidate, Artifact]]) -> Any: ...
+
+    def finals(self, work: Sequence[tuple[Candidate, Artifact]], seed: int) -> Finals: ...
+
+    def compare(
+        self,
+        control: tuple[Values, Artifact],
+        work: Sequence[tuple[Candidate, Artifact]],
+        seed: int,
+        competitors: Sequence[str],
+    ) -> Finals: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Built:
+    """A config with its cubin."""
+
+    config: Config
+    artifact: Artifact
+
+    @property
+    def control(self) -> tuple[Values, Artifact]:
+        return self.config.values, self.artifact
+
+    def work(self, number: int) -> tuple[Candidate, Artifact]:
+        return Candidate(number, self.config, "trust"), self.artifact
+
+
+class Stand:
+    """One template on one problem and one card."""
+
+    def __init__(self, template: Template, problem: Problem, limits: DeviceLimits) -> None:
+        self.template = template
+        self.problem = problem
+        self.limits = limits
+
+    def build(self, configs: Sequence[Config]) -> list[Built]:
+        """Raises EvoengineError where one does not build."""
+        module = self.template.module
+        with Builder(self.template, self.limits.arch) as builder:
+            results = builder.build(
+                [
+                    BuildRequest(
+                        module.defines(one.values, self.problem), module.launch(one.values, self.problem).smem_bytes
+                    )
+                    for one in configs
+                ]
+            )
+        for one, result in zip(configs, results, strict=True):
+            if isinstance(result, Rejection):
+                raise EvoengineError(f"{one.label} does not build: {result.reason}")
+        return [Built(c, r) for c, r in zip(configs, results, strict=True) if isinstance(r, Artifact)]
+
+    def device(self) -> TimingDevice:
+        """Forced: on a card unfit for timing the parts are to fail, and to say by how much."""
+        return CudaDevice(self.template, self.problem, self.limits, seed=SEED, force=True)
+
+    def clock(self, subjects: Mapping[str, Built], rounds: int) -> dict[str, list[float]]:
+        """The second clock's microseconds a launch."""
+        files = {name: (one.config.values, one.artifact.cubin) for name, one in subjects.items()}
+        return independent_us(self.template.folder, problem_fields(self.problem), files, rounds)
+
+    def load(self, built: Built, processes: int) -> CompileLoad:
+        defines = self.template.module.defines(built.config.values, self.problem)
+        return CompileLoad(self.template.folder, self.limits.arch, defines, processes)
+
+
+def judged(device: TimingDevice, built: Built, number: int) -> Measurement:
+    """One verdict of the search's own path. What is no measurement is a failure of the proof itself."""
+    ((_, verdict),) = device.judge([built.work(number)])
+    if not isinstance(verdict, Measurement):
+        raise EvoengineError(f"{built.config.label} is rejected: {verdict.reason}")
+    return verdict
+
+
+def aa(stand: Stand, default: Built) -> Part:
+    """A config against itself: how often either path calls it faster."""
+    with closing(stand.device()) as device:
+        setup = device.start(*default.control)
+        single = [judged(device, default, number) for number in range(1, TIMES + 1)]
+        finals = device.finals([default.work(number) for number in range(1, TIMES + 1)], SEED)
+    raced = [final for _, final in finals.finalists if isinstance(final, Final)]
+    level = confidence(FINALISTS)
+    intervals = [_interval(one, finals, level) for one in raced]
+    called = [compare(low, high) for low, high in intervals]
+    judge_faster = sum(_faster_by(one, MARGIN) for one in single)
+    final_faster = called.count("FASTER")
+    return {
+        "passed": judge_faster <= 5 and final_faster <= 5 and len(raced) == TIMES,
+        **_about(setup),
+        "trials": TIMES,
+        "judge": {
+            "faster": judge_faster,
+            "interval_below_1": sum(_faster_by(one, 0.0) for one in single),
+            "ratio": _spread([one.ratio for one in single]),
+            "stopped": {why: sum(one.stopped == why for one in single) for why in ("converged", "limit", "beaten")},
+            "flagged": sum(bool(one.flags) for one in single),
+        },
+        "final": {
+            "faster": final_faster,
+            "same": called.count("SAME"),
+            "slower": called.count("SLOWER"),
+            "confidence_each": level,
+            "interval_below_1": sum(high < 1 for _, high in intervals),
+            "ratio": _spread([one.ratio for one in raced]),
+            "windows": len(finals.control.windows_us),
+        },
+    }
+
+
+def compiling(stand: Stand, default: Built, subject: Built) -> Part:
+    """The same cubin idle and while every core compiles, in turn."""
+    cores = len(os.sched_getaffinity(0))
+    seen: dict[str, list[Measurement]] = {"idle": [], "compiling": []}
+    with closing(stand.device()) as device:
+        setup = device.start(*default.control)
+        with closing(stand.load(subject, cores)) as load:
+            for turn in range(ALTERNATIONS):
+                for state, change in (("idle", load.pause), ("compiling", load.run)):
+                    change()
+                    time.sleep(SETTLE_SECONDS)
+                    seen[state].append(judged(device, subject, turn + 1))
+    medians = {state: statistics.median(one.ratio for one in found) for state, found in seen.items()}
+    shift = medians["compiling"] / medians["idle"] - 1
+    return {
+        "passed": abs(shift) <= 0.005,
+        **_about(setup),
+        "compilers": cores,
+        "shift": shift,
+        **{
+            state: {
+                "judgements": len(found),
+                "ratio": _spread([one.ratio for one in found]),
+                "control_us": _spread([statistics.median(one.control_us) for one in found]),
+                "noise": statistics.median(one.noise for one in found),
+                "half_width": statistics.median(one.evidence["half_width"] for one in found),
+                "flagged": sum(bool(one.flags) for one in found),
+            }
+            for state, found in seen.items()
+        },
+    }
+
+
+def processes(stand: Stand, default: Built, subject: Built) -> Part:
+    """The same cubin in fresh processes, the default beside itself in each."""
+    runs = []
+    with closing(stand.device()) as device:
+        for number in range(PROCESSES):
+            runs.append(device.compare(default.control, [subject.work(1), default.work(2)], SEED + number, ()))
+    ratios: list[list[float]] = [[], []]
+    for finals in runs:
+        for column, (candidate, final) in zip(ratios, finals.finalists, strict=True):
+            if not isinstance(final, Final):
+                raise EvoengineError(f"{candidate.config.label} is rejected: {final.reason}")
+            column.append(final.ratio)
+    spread = _spread(ratios[0])
+    return {
+        "passed": spread["max_less_min_over_median"] <= 0.01,
+        "environment": runs[-1].environment,
+        "processes": PROCESSES,
+        "ratio": spread,
+        "default_beside_itself": _spread(ratios[1]),
+        "control_us": _spread([finals.control.median_us for finals in runs]),
+    }
+
+
+def planted(stand: Stand, work: Callable[[int], Config]) -> Part:
+    """Kernels that differ by a known gap: how often two judgements rank them right."""
+    works = {"base": WORK, **{name: WORK + more for name, more in _calibrated(stand, work).items()}}
+    built = dict(zip(works, stand.build([work(count) for count in works.values()]), strict=True))
+    times = stand.clock(built, GAP_ROUNDS)
+    true = {name: _gap(times[name], times["base"]) for name in GAPS}
+    order = random.Random(SEED)
+    told: dict[str, list[float]] = {name: [] for name in works}
+    with closing(stand.device()) as device:
+        setup = device.start(*built["base"].control)
+        for number in range(1, TIMES + 1):
+            for name in order.sample(list(works), len(works)):
+                told[name].append(judged(device, built[name], number).median_us)
+    right = {name: sum(us > base for us, base in zip(told[name], told["base"], strict=True)) for name in GAPS}
+    return {
+        "passed": all(right[name] >= least for name, (_, least) in GAPS.items()),
+        **_about(setup),
+        "trials": TIMES,
+        "base_us": statistics.median(told["base"]),
+        "base_spread": _spread(told["base"]),
+        "gaps": {
+            name: {
+                "wanted": gap,
+                "true_gap": true[name],
+                "multiply_adds": [WORK, works[name]],
+                "told_gap": statistics.median(told[name]) / statistics.median(told["base"]) - 1,
+                "ranked_right": right[name],
+                "least": least,
+            }
+            for name, (gap, least) in GAPS.items()
+        },
+    }
+
+
+def _calibrated(stand: Stand, work: Callable[[int], Config]) -> dict[str, int]:
+    """How many multiply-adds more make each gap, from the slope over a tenth more."""
+    tenth = WORK // 10
+    base, more = stand.build([work(WORK), work(WORK + tenth)])
+    times = stand.clock({"base": base, "more": more}, CLOCK_ROUNDS)
+    slope = _gap(times["more"], times["base"]) / tenth
+    return {name: max(round(gap / slope / STEP), 1) * STEP for name, (gap, _) in GAPS.items()}
+
+
+def independent(stand: Stand, default: Built, subject: Built) -> Part:
+    """The objective of the judge against the second clock, in absolute terms."""
+    with closing(stand.device()) as device:
+        setup = device.start(*default.control)
+        told = {"default": setup.control_us}
+        told["subject"] = statistics.median(judged(device, subject, number).median_us for number in range(1, 6))
+    times = stand.clock({"default": default, "subject": subject}, CLOCK_ROUNDS)
+    clock = {name: statistics.median(us) for name, us in times.items()}
+    apart = {name: told[name] / clock[name] - 1 for name in told}
+    return {
+        "passed": all(abs(gap) <= 0.02 for gap in apart.values()),
+        **_about(setup),
+        "objective_us": told,
+        "clock_us": clock,
+        "clock_noise": {name: _spread(us)["iqr_over_median"] for name, us in times.items()},
+        "objective_over_clock_less_1": apart,
+    }
+
+
+def _about(setup: Setup) -> Part:
+    return {"environment": setup.environment, "warnings": list(setup.warnings), "control_us": setup.control_us}
+
+
+def _interval(final: Final, finals: Finals, level: float) -> tuple[float, float]:
+    low, _, high = ratio_interval(final.windows_us, finals.control.windows_us, finals.seed, level)
+    return low, high
+
+
+def _faster_by(one: Measurement, margin: float) -> bool:
+    """Whether the whole 95 % interval that stops a judgement says so."""
+    logs = [math.log(w / c) for w, c in zip(one.windows_us, one.control_us, strict=True)]
+    high: float = statistics.mean(logs) + one.evidence["half_width"]
+    return high < -math.log(1 + margin)
+
+
+def _gap(slower_us: Sequence[float], faster_us: Sequence[float]) -> float:
+    """Median over rounds: both of a round share its clock."""
+    return statistics.median(s / f for s, f in zip(slower_us, faster_us, strict=True)) - 1
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    middle = statistics.median(values)
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return {
+        "median": middle,
+        "min": min(values),
+        "max": max(values),
+        "max_less_min_over_median": (max(values) - min(values)) / middle,
+        "iqr_over_median": (high - low) / middle,
+    }
+
+
+def _axpb_config(work: int) -> Config:
+    return Config((("BUG", 0), ("WORK", work)), f"axpb with {work} multiply-adds")
+
+
+def parts_of(limits: DeviceLimits, space: SearchSpace) -> dict[str, Callable[[], Part]]:
+    """The parts by name, ready to run."""
+    attention = load_template(shipped("kernel_templates") / "attention")
+    mission = Stand(attention, attention.module.PROBLEM(), limits)
+    default, subject = mission.build([space.config(space.default), space.config(space.starts[0])])
+    template = load_template(AXPB)
+    axpb = Stand(template, template.module.PROBLEM(), limits)
+    return {
+        "aa": lambda: aa(mission, default),
+        "compiling": lambda: compiling(mission, default, subject),
+        "processes": lambda: processes(mission, default, subject),
+        "planted": lambda: planted(axpb, _axpb_config),
+        "independent": lambda: independent(mission, default, subject),
+    }
+
+
+def kept_parts(path: Path, uuid: str) -> dict[str, Part]:
+    """Parts of an earlier run on this very card; those of another are not to be mixed with."""
+    section = json.loads(path.read_text()).get("timing", {}) if path.exists() else {}
+    same = section.get("environment", {}).get("uuid") == uuid
+    return dict(section["parts"]) if same else {}
+
+
+def prove(path: Path, parts: Mapping[str, Callable[[], Part]], chosen: Sequence[str]) -> bool:
+    """Run the chosen parts, write the section after each, and say whether all of them passed."""
+    passed = []
+    for name in chosen:
+        started = time.monotonic()
+        part = parts[name]()
+        environment = {**part.pop("environment"), "toolchain": find_toolchain("nvrtc").version}
+        part["seconds"] = time.monotonic() - started
+        done = {**kept_parts(path, environment["uuid"]), name: part}
+        verdicts = {each: found["passed"] for each, found in done.items()}
+        put_section(path, "timing", {"passed": verdicts, "parts": done}, environment)
+        passed.append(part["passed"])
+        print(f"{name}: {'passed' if part['passed'] else 'FAILED'} in {part['seconds']:.0f} s", flush=True)
+    return all(passed)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Prove on a GPU that the timer can be believed.")
+    parser.add_argument("--output", metavar="FILE", type=Path, required=True, help="trust document to write into")
+    parser.add_argument("--part", action="append", choices=PARTS, help="only this; may be given again")
+    arguments = parser.parse_args()
+    limits = find_gpu()
+    if limits is None:
+        raise UserError("this proof times kernels, and there is no GPU here")
+    parts = parts_of(limits, load_space(shipped("search_spaces") / "attention.py"))
+    return int(not prove(arguments.output, parts, arguments.part or PARTS))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except EvoengineError as error:
+        sys.exit(f"timing: {error}")
