@@ -164,14 +164,14 @@ class Asked:
 def test_export_keeps_the_default_where_nothing_wins(
     verdicts: tuple[str, ...], trial: int | None, expected: tuple[int, float]
 ) -> None:
-    row = export._row(summary(*verdicts), Asked, trial)  # type: ignore[arg-type]
+    row = export.chosen(summary(*verdicts), Asked, trial)  # type: ignore[arg-type]
 
     assert expected == (row["trial"], row["median_us"])
 
 
 def test_without_a_trial_of_the_default_nothing_is_exported_in_its_place() -> None:
     with pytest.raises(UserError, match=r"no significant winner: keep the default.*--trial N"):
-        export._row(summary("SAME", default_tried=False), Asked, None)  # type: ignore[arg-type]
+        export.chosen(summary("SAME", default_tried=False), Asked, None)  # type: ignore[arg-type]
 
 
 def test_a_header_says_where_its_number_comes_from() -> None:
