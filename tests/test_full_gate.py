@@ -111,8 +111,8 @@ def test_lengths_around_1024_see_a_kernel_that_stops_at_512_keys() -> None:
         return judge(one, flash(dataclasses.replace(one, problem=problem, inputs=one.inputs | short)))
 
     problem = AttentionProblem()
-    quick = [AttentionProblem(heads=1), *MODULE.check_problems(SPACE.default, problem)]
-    for known in quick:
+    normal = [AttentionProblem(heads=1), *MODULE.check_problems(SPACE.default, problem)[:-1]]  # the last has 549 keys
+    for known in normal:
         assert "" == stops(make_input_set(TEMPLATE, known, 5, "quick")).reason
     long = [one for one in checks_of("1,8,512,64") if one.problem.seq_k > 512]
     assert [1025, 1023, 1024] == [one.problem.seq_k for one in long]
@@ -183,7 +183,9 @@ def test_a_bug_that_normal_inputs_hide_is_caught(bug: Hidden, tmp_path: Path, mo
     (folder / bug.file).write_text(source)
     template = load_template(folder)
     ptx = compile_ptx(template, bug.values, planted.FULL)
-    every = template.module.full_checks  # type: ignore[attr-defined]
+    every, small = template.module.full_checks, template.module.small_problems  # type: ignore[attr-defined]
+    # Without the problem with large logits, which the quick gate has for some of these bugs too.
+    monkeypatch.setattr(template.module, "small_problems", lambda values, problem: small(values, problem)[:-1])
     monkeypatch.setattr(
         template.module,
         "full_checks",

@@ -49,7 +49,7 @@ class ToldDevice:
         pass
 
     def start(self, *_: Any) -> SimpleNamespace:
-        return SimpleNamespace(environment={"gpu": "told"})
+        return SimpleNamespace(environment={"gpu": card("h200").name})
 
     def judge(self, work: Work) -> Iterator[tuple[Candidate, Measurement | Rejection]]:
         for candidate, built in work:
@@ -116,7 +116,7 @@ def test_the_section_says_who_caught_each_mutant_and_at_which_level(told: type[T
     assert ([], ["shy"]) == (section["missed_by_gpu"], section["hidden_from_gpu"])
     assert (3, 1, 4) == tuple(section[f"caught_by_{who}"] for who in ("gpu_quick", "gpu_full", "interpreter"))
     assert (3, 1) == (section["originals_accepted"], section["originals_accepted_after_a_fault"])
-    assert "told" == section["environment"]["gpu"]
+    assert card("h200").name == section["environment"]["gpu"]
     # after the mutant that took the worker down, its original
     assert told.asked[told.asked.index("crashes") + 1] == original(GROUPS, FULL)
 
@@ -138,6 +138,11 @@ def test_what_was_judged_before_a_run_broke_off_is_kept(told: type[ToldDevice], 
 
     assert (5, 4) == (section["planted"], section["judged_on_the_gpu"])
     assert {"skipped": "not reached"} == next(row["gpu"] for row in section["mutants"] if row["name"] == "causal")
+    told.quick = {"causal": WRONG}
+    told.asked.clear()
+    code, section = run_mutants(path)
+    assert (0, 5, 3) == (code, section["judged_on_the_gpu"], section["originals_accepted"])
+    assert [original(PLAIN, CAUSAL), "causal"] == told.asked
 
 
 def test_random_configs_are_counted_and_a_rejection_is_kept_in_full(

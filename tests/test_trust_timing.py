@@ -171,25 +171,26 @@ def test_the_planted_gaps_are_found_by_their_slope() -> None:
     assert found["1 %"]["ranked_right"] >= 95
 
 
-def test_parts_are_written_one_by_one_and_kept_on_the_same_card(tmp_path: Path) -> None:
+def test_parts_are_written_one_by_one_and_kept_on_such_a_card(tmp_path: Path) -> None:
     path = tmp_path / "trust.json"
     path.write_text(json.dumps({"mutants": {"caught": 30}}))
 
-    def part(passed: bool, uuid: str = "GPU-1") -> Callable[[], dict[str, Any]]:
-        return lambda: {"passed": passed, "environment": {"uuid": uuid}}
+    def part(passed: bool, uuid: str = "GPU-1", gpu: str = "L4") -> Callable[[], dict[str, Any]]:
+        return lambda: {"passed": passed, "environment": {"uuid": uuid, "gpu": gpu, "driver": "580"}}
 
     def breaks() -> dict[str, Any]:
         raise EvoengineError("the card fails")
 
     with pytest.raises(EvoengineError):
         timing.prove(path, {"aa": part(True), "planted": breaks}, ["aa", "planted"])
-    assert not timing.prove(path, {"compiling": part(False)}, ["compiling"])
+    assert not timing.prove(path, {"compiling": part(False, "GPU-2")}, ["compiling"])
     document = json.loads(path.read_text())
 
     assert {"caught": 30} == document["mutants"]
     assert {"aa": True, "compiling": False} == document["timing"]["passed"]
     assert document["timing"]["environment"]["toolchain"].startswith("NVRTC")
-    assert timing.prove(path, {"aa": part(True, "GPU-2")}, ["aa"])
+    assert ["GPU-1", "GPU-2"] == [part["environment"]["uuid"] for part in document["timing"]["parts"].values()]
+    assert timing.prove(path, {"aa": part(True, gpu="L40S")}, ["aa"])
     assert {"aa": True} == json.loads(path.read_text())["timing"]["passed"]
 
 

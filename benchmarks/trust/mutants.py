@@ -5,13 +5,15 @@
 Every mutant of `benchmarks.trust.planted` is compiled and judged as a candidate of the unchanged template: by the
 interpreter (for sm_89), then on the card, at the level of a search (`quick`) and, where that accepts it, at the level
 of a final run (`full`). After a mutant that took the worker down the original is judged, which must be measured. The
-section `mutants` is written anew after each problem, so that a run that breaks off keeps what it has. Exit code 1 where
-the card accepts a mutant that it should refuse, or refuses an original.
+section `mutants` is written anew after each problem, and what the file has of such a card and these sources is not
+judged again: a run that breaks off goes on. Exit code 1 where the card accepts a mutant that it should refuse, or
+refuses an original.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -122,6 +124,13 @@ class Jury:
             yield built, {"level": "full", **row}
 
 
+def judged_before(path: Path, environment: Row, card: str) -> Row:
+    """The section of an earlier run on such a card with the same sources; empty where there is none."""
+    found: Row = json.loads(path.read_text()).get("mutants", {}) if path.exists() else {}
+    same = {**environment, "gpu": card}
+    return found if found and all(found["environment"].get(key) == value for key, value in same.items()) else {}
+
+
 def section(rows: Sequence[Row], originals: int, survived: int, seconds: float) -> Row:
     """The document's section so far; `missed` are mutants that the card accepted at both levels."""
     seen = [row for row in rows if "caught" in row["gpu"]]
@@ -175,8 +184,15 @@ def run(argv: Sequence[str]) -> int:
         "space_digest": SPACE.digest,
         "toolchain": all_built[0].artifact.compiler,
     }
-    originals = survived = 0
-    for problem, built in groupby(all_built, key=lambda one: one.mutant.problem):
+    before = judged_before(arguments.output, environment, limits.name)
+    for row in before.get("mutants", ()):
+        if row["name"] in rows:
+            rows[row["name"]]["gpu"] = row["gpu"]
+    originals = before.get("originals_accepted", 0)
+    survived = before.get("originals_accepted_after_a_fault", 0)
+    so_far = section(list(rows.values()), originals, survived, before.get("seconds", 0.0))
+    left = [built for built in all_built if "caught" not in rows[built.mutant.name]["gpu"]]
+    for problem, built in groupby(left, key=lambda one: one.mutant.problem):
         group = list(built)
         jury = Jury(problem, limits)
         try:
@@ -186,7 +202,8 @@ def run(argv: Sequence[str]) -> int:
         finally:
             originals += jury.originals_accepted
             survived += jury.faults_survived
-            so_far = section(list(rows.values()), originals, survived, time.monotonic() - started)
+            seconds = before.get("seconds", 0.0) + time.monotonic() - started
+            so_far = section(list(rows.values()), originals, survived, seconds)
             put_section(arguments.output, "mutants", so_far, {**jury.environment, **environment})
     print(f"missed: {', '.join(so_far['missed_by_gpu']) or 'none'}", file=sys.stderr)
     return 1 if so_far["missed_by_gpu"] else 0

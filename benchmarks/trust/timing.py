@@ -352,11 +352,11 @@ def parts_of(limits: DeviceLimits, space: SearchSpace) -> dict[str, Callable[[],
     }
 
 
-def kept_parts(path: Path, uuid: str) -> dict[str, Part]:
-    """Parts of an earlier run on this very card; those of another are not to be mixed with."""
+def kept_parts(path: Path, setting: Mapping[str, Any]) -> dict[str, Part]:
+    """Parts of an earlier run on such a card with this driver and compiler; each names the very card in its own
+    environment, and none compares times with another."""
     section = json.loads(path.read_text()).get("timing", {}) if path.exists() else {}
-    same = section.get("environment", {}).get("uuid") == uuid
-    return dict(section["parts"]) if same else {}
+    return dict(section["parts"]) if section.get("environment") == setting else {}
 
 
 def prove(path: Path, parts: Mapping[str, Callable[[], Part]], chosen: Sequence[str]) -> bool:
@@ -365,11 +365,12 @@ def prove(path: Path, parts: Mapping[str, Callable[[], Part]], chosen: Sequence[
     for name in chosen:
         started = time.monotonic()
         part = parts[name]()
-        environment = {**part.pop("environment"), "toolchain": find_toolchain("nvrtc").version}
         part["seconds"] = time.monotonic() - started
-        done = {**kept_parts(path, environment["uuid"]), name: part}
+        known = {**part["environment"], "toolchain": find_toolchain("nvrtc").version}
+        setting = {key: known.get(key) for key in ("gpu", "driver", "toolchain")}
+        done = {**kept_parts(path, setting), name: part}
         verdicts = {each: found["passed"] for each, found in done.items()}
-        put_section(path, "timing", {"passed": verdicts, "parts": done}, environment)
+        put_section(path, "timing", {"passed": verdicts, "parts": done}, setting)
         passed.append(part["passed"])
         print(f"{name}: {'passed' if part['passed'] else 'FAILED'} in {part['seconds']:.0f} s", flush=True)
     return all(passed)

@@ -140,13 +140,24 @@ HIDDEN = [
 
 @pytest.mark.parametrize(("kind", "file", "pattern", "replacement", "changes"), HIDDEN)
 def test_a_bug_that_normal_inputs_hide_is_refused_at_the_full_gate_only(
-    card: Any, tmp_path: Path, kind: str, file: str, pattern: str, replacement: str, changes: dict[str, int]
+    card: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    file: str,
+    pattern: str,
+    replacement: str,
+    changes: dict[str, int],
 ) -> None:
     folder = shutil.copytree(ATTENTION, tmp_path / "attention")
     source, found = re.subn(pattern, replacement, (folder / file).read_text())
     assert found > 0, "the template has changed: plant the bug anew"
     (folder / file).write_text(source)
-    gate = Gate(card, load_template(ATTENTION), MISSION, tmp_path)
+    template = load_template(ATTENTION)
+    checked = template.module.check_problems
+    # Without the problem with large logits and more keys, which the quick gate has for some of these bugs too.
+    monkeypatch.setattr(template.module, "check_problems", lambda values, problem: checked(values, problem)[:-1])
+    gate = Gate(card, template, MISSION, tmp_path)
     values = {**DEFAULT, **changes}
     wrong = load_template(folder)
     quick, full = gate.prove(values, full=False, source=wrong), gate.prove(values, full=True, source=wrong)
