@@ -2,19 +2,21 @@
 
     python -m benchmarks.trust.faults --output studies/h200/trust.json
 
-On GPU 0, about two minutes. Without `--output` it only prints; `--no-gpu` leaves out what happens on a card.
+Two parts: `build` has the faults of compiler, cache and database and needs no GPU, `card` those of GPU 0. --part runs
+one of them and keeps the other of the file. About two minutes; without --output it only prints.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from benchmarks.trust.build_faults import Bench, build_faults, full_database
 from benchmarks.trust.document import put_section
@@ -22,56 +24,75 @@ from benchmarks.trust.fault import Survived
 from benchmarks.trust.processes import Mark
 from evoengine.build import find_toolchain
 from evoengine.devices.cuda import find_gpu
-from evoengine.hardware import card
+from evoengine.errors import EvoengineError, UserError
+from evoengine.hardware import DeviceLimits, card
 
-if TYPE_CHECKING:
-    from evoengine.hardware import DeviceLimits
-
+PARTS = ("build", "card")
 DEFAULT_CARD = "h200"
 """The architecture compiled for where there is no GPU."""
 
 
-def survive(limits: DeviceLimits | None, mark: Mark, folder: Path) -> Iterator[Survived]:
-    """The faults of compiler, cache and database, then those of the card where there is one."""
-    yield from build_faults(Bench(folder, (limits or card(DEFAULT_CARD)).arch, mark))
-    yield full_database(folder)
-    if limits is not None:
-        from benchmarks.trust.card_faults import card_faults  # imports torch
+def survive(part: str, limits: DeviceLimits | None, mark: Mark, folder: Path) -> Iterator[Survived]:
+    """The faults of one part.
 
-        yield from card_faults(limits, mark)
+    Raises:
+        UserError: part `card` without a GPU.
+    """
+    if part == "build":
+        yield from build_faults(Bench(folder, (limits or card(DEFAULT_CARD)).arch, mark))
+        yield full_database(folder)
+        return
+    if limits is None:
+        raise UserError("the faults of a card need a GPU, and there is none here: give --part build")
+    from benchmarks.trust.card_faults import card_faults  # imports torch
+
+    yield from card_faults(limits, mark)
+
+
+def run_part(part: str, limits: DeviceLimits | None, mark: Mark) -> dict[str, Any]:
+    started = time.monotonic()
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="evoengine-faults-") as folder:
+        for row in survive(part, limits, mark, Path(folder)):
+            rows.append(row)
+            said = f"{row.gate or 'no verdict'}: {row.reason}" if row.reason else row.gate or "no verdict lost"
+            print(f"{row.fault:34} {row.seconds:6.2f} s  {said}  | next: {row.following}  {row.problem}", flush=True)
+    return {
+        "faults": [row.as_json() for row in rows],
+        "survived": sum(not row.problem for row in rows),
+        "of": len(rows),
+        "seconds": round(time.monotonic() - started, 1),
+        "gpu": limits.name if limits and part == "card" else None,
+    }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="the trust document to write the section `faults` into")
-    parser.add_argument("--no-gpu", action="store_true", help="only compiler, cache and database")
+    parser.add_argument("--part", choices=PARTS, action="append", help="only this part; may be given again")
     arguments = parser.parse_args()
-    limits = None if arguments.no_gpu else find_gpu()
-    if limits is None and not arguments.no_gpu:
-        sys.exit("no GPU: give --no-gpu")
-
     mark = Mark()
     os.environ[mark.name] = mark.value
-    started = time.monotonic()
-    rows = []
-    with tempfile.TemporaryDirectory(prefix="evoengine-faults-") as folder:
-        for row in survive(limits, mark, Path(folder)):
-            rows.append(row)
-            said = f"{row.gate or 'no verdict'}: {row.reason}" if row.reason else row.gate or "no verdict lost"
-            print(f"{row.fault:34} {row.seconds:6.2f} s  {said}  | next: {row.following}  {row.problem}", flush=True)
-    failed = [row.fault for row in rows if row.problem]
-    section = {
-        "faults": [row.as_json() for row in rows],
-        "survived": len(rows) - len(failed),
-        "of": len(rows),
-        "seconds": round(time.monotonic() - started, 1),
-    }
-    print(f"{section['survived']} of {section['of']} survived in {section['seconds']} s")
-    if arguments.output:
-        environment = {"gpu": limits.name if limits else None, "compiler": find_toolchain("nvrtc").version}
-        put_section(arguments.output, "faults", section, environment)
+    failed = 0
+    for part in arguments.part or PARTS:
+        done = run_part(part, find_gpu(), mark)
+        print(f"{part}: {done['survived']} of {done['of']} survived in {done['seconds']} s")
+        failed += done["of"] - done["survived"]
+        if arguments.output:
+            _write(arguments.output, part, done)
     return int(bool(failed))
 
 
+def _write(path: Path, part: str, done: dict[str, Any]) -> None:
+    known = json.loads(path.read_text()).get("faults", {}) if path.exists() else {}
+    parts = {name: known[name] for name in PARTS if name in known} | {part: done}
+    survived, of = (sum(one[key] for one in parts.values()) for key in ("survived", "of"))
+    section = {**parts, "survived": survived, "of": of}
+    put_section(path, "faults", section, {"compiler": find_toolchain("nvrtc").version})
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except EvoengineError as error:
+        sys.exit(f"faults: {error}")
