@@ -181,8 +181,7 @@ class Search:
     def _claim(self, n: int) -> list[Candidate]:
         before = self._proposer.free.copy()
         proposals = {proposal.point: proposal for proposal in self._proposer.propose(n)}
-        self._study.add_counts(self._proposer.free - before)
-        claimed = self._study.claim(proposals.values())
+        claimed = self._study.claim(proposals.values(), self._proposer.free - before)
         for candidate in claimed:
             point = self._question.space.point(candidate.config.values)
             self._seen[candidate.number] = Seen(

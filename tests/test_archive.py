@@ -512,8 +512,8 @@ class TestContract:
         assert replace(SPEC, budget=300) == study.spec == found.spec
 
     def test_counts_add_up(self, study: Study) -> None:
-        study.add_counts({"static:smem": 3, "repeat": 1})
-        study.add_counts({"static:smem": 4})
+        study.claim(proposals(1), {"static:smem": 3, "repeat": 1})
+        study.claim([], {"static:smem": 4})
 
         assert {"repeat": 1, "static:smem": 7} == study.counts()
 
@@ -578,7 +578,7 @@ class TestContract:
             connection.execute(sqlalchemy.text("UPDATE evo_schema SET version = 99"))
         engine.dispose()
 
-        with pytest.raises(UserError, match="schema 99, this evoengine knows 1: upgrade evoengine"):
+        with pytest.raises(UserError, match="schema 99, this evoengine knows 2: upgrade evoengine"):
             Archive.open(url)
 
 

@@ -12,7 +12,7 @@ import optuna
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
-from sqlalchemy import URL, event, exc, insert, select, update
+from sqlalchemy import URL, event, exc, insert, select, text, update
 
 from evoengine.archive import tables
 from evoengine.errors import UserError
@@ -114,11 +114,23 @@ class Database:
             version = connection.scalar(select(tables.schema.c.version))
             if version is None:
                 connection.execute(insert(tables.schema).values(version=tables.SCHEMA_VERSION))
-            elif version > tables.SCHEMA_VERSION:
+                version = tables.SCHEMA_VERSION
+            if version > tables.SCHEMA_VERSION:
                 raise UserError(
                     f"database {self.name} has schema {version}, this evoengine knows {tables.SCHEMA_VERSION}: upgrade "
                     "evoengine, or give another database with --storage"
                 )
+            # The update above locks the version: of two processes that open an older database one migrates it.
+            while version < tables.SCHEMA_VERSION:
+                if version not in tables.MIGRATIONS:
+                    raise UserError(
+                        f"database {self.name} has schema {version}, which no evoengine has written: give another "
+                        "database with --storage"
+                    )
+                for statement in tables.MIGRATIONS[version]:
+                    connection.execute(text(statement))
+                version += 1
+                connection.execute(update(tables.schema).values(version=version))
 
     def _reason(self, error: BaseException) -> str:
         """The innermost cause in one line, without credentials."""

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, RowMapping, Update, select, update
+from sqlalchemy import Connection, Delete, RowMapping, Update, select, update
 
 from evoengine.archive import tables
 from evoengine.archive.database import Database
@@ -45,15 +45,19 @@ class Ledger:
 
         return self._patiently(begun)
 
-    def update(self, statement: Update) -> int:
+    def update(self, statement: Update | Delete) -> int:
         """Rows changed."""
         return self.write(lambda connection: connection.execute(statement).rowcount)
 
     def candidates(self) -> Sequence[RowMapping]:
-        """Our row of every candidate."""
+        """Our row of every candidate, in the order they were claimed."""
         return self.read(
             lambda connection: (
-                connection.execute(select(tables.candidate).where(tables.candidate.c.study_id == self.id))
+                connection.execute(
+                    select(tables.candidate)
+                    .where(tables.candidate.c.study_id == self.id)
+                    .order_by(tables.candidate.c.id)
+                )
                 .mappings()
                 .all()
             )
@@ -66,16 +70,16 @@ class Ledger:
     def trial_id(self, number: int) -> int:
         return self._patiently(lambda: self._storage.get_trial_id_from_study_id_trial_number(self._optuna_id, number))
 
-    def bear(self, trial: FrozenTrial, digest: str) -> int:
+    def bear(self, trial: FrozenTrial, digest: str, **changes: int | None) -> int:
         """Write a new Optuna trial in one transaction, enter it in the candidate's row, and return its number."""
         trial_id = self._patiently(lambda: self._storage.create_new_trial(self._optuna_id, trial))
-        self.attach(digest, trial_id)
+        self.attach(digest, trial_id, **changes)
         return self._patiently(lambda: self._storage.get_trial_number_from_id(trial_id))
 
-    def attach(self, digest: str, trial_id: int) -> None:
-        """Enter the trial in the row of the candidate with this config digest."""
+    def attach(self, digest: str, trial_id: int, **changes: int | None) -> None:
+        """Enter the trial, and what else `changes`, in the row of the candidate with this config digest."""
         same = (tables.candidate.c.study_id == self.id) & (tables.candidate.c.config_digest == digest)
-        self.update(update(tables.candidate).where(same).values(trial_id=trial_id))
+        self.update(update(tables.candidate).where(same).values(trial_id=trial_id, **changes))
 
     def set_state(self, trial_id: int, state: TrialState, values: list[float] | None = None) -> None:
         """Move an Optuna trial on; one that is finished already was finished from the same verdict."""

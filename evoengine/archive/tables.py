@@ -22,7 +22,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+MIGRATIONS = {1: ("ALTER TABLE evo_candidate ADD COLUMN proposal TEXT",)}
+"""By schema version, the statements that lead to the next one."""
 
 
 class Json(TypeDecorator[Any]):
@@ -90,6 +92,8 @@ candidate = Table(
     Column("study_id", ForeignKey("evo_study.id"), nullable=False),
     Column("config_digest", String(32), nullable=False),
     Column("label", Text, nullable=False),
+    # What the trial is born from; null in rows of schema 1.
+    Column("proposal", Json),
     # Null between the claim and the birth of the Optuna trial.
     Column("trial_id", Integer, unique=True),
     # Who works on it or reached its verdict; null while it waits for anybody.
