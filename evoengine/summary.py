@@ -8,6 +8,7 @@ from typing import Any
 
 from evoengine.archive.records import Elite, Record
 from evoengine.archive.study import Study
+from evoengine.errors import UserError
 from evoengine.hardware import DeviceLimits, occupancy
 from evoengine.template import Launch
 from evoengine.verdict import Check, Estimate, Gate, Measurement, Rejection, is_paid
@@ -22,10 +23,15 @@ def summarise(study: Study, launches: dict[int, Launch], limits: DeviceLimits, t
     `elites` are confirmed in a final run; `measured` are the search's own medians, which a final run has to confirm;
     `shortlist` is estimated and not measured. Times are microseconds a launch, noise is IQR over median, `error` the
     largest relative Frobenius error against float64 over all checks, `ratio_to_sdpa` SDPA's time over the config's.
+
+    Raises:
+        UserError: an elite is no trial of the study.
     """
     records = study.records()
     by_number = {record.number: record for record in records}
     elites = study.elites()
+    if strange := [elite.number for elite in elites if elite.number not in by_number]:
+        raise UserError(f"study {study.name} is damaged: it has no trial {strange[0]}, which it says is an elite")
     figures = [_figures(record, launches.get(record.number), limits) for record in records]
     rows = {row["trial"]: row for row in figures}
     return {

@@ -9,7 +9,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,8 +39,12 @@ class Sqlite:
 
 
 class Postgres:
-    def __init__(self, folder: Path) -> None:
+    """A server that can be stopped, as by a restart of its machine, and started."""
+
+    def __init__(self, folder: Path, control: list[str], user: Mapping[str, Any]) -> None:
         self._folder = folder
+        self._control = control
+        self._user = user
         self._numbers = itertools.count()
         self.template = self._url("postgres")
 
@@ -51,6 +55,16 @@ class Postgres:
             connection.execute(sqlalchemy.text(f"CREATE DATABASE {name} TEMPLATE postgres"))
         engine.dispose()
         return self._url(name)
+
+    def start(self) -> None:
+        options = f"-c listen_addresses='' -k {self._folder} -c fsync=off"
+        self._call("-w", "-l", str(self._folder / "log"), "-o", options, "start")
+
+    def stop(self) -> None:
+        self._call("-m", "immediate", "stop")
+
+    def _call(self, *arguments: str) -> None:
+        subprocess.run([*self._control, *arguments], check=True, **self._user)
 
     def _url(self, name: str) -> str:
         return f"postgresql+psycopg://evo@/{name}?host={self._folder}"
@@ -73,12 +87,12 @@ def postgres() -> Iterator[Postgres]:
     try:
         initdb = [str(binaries / "initdb"), "-D", data, "-A", "trust", "-U", "evo", "--no-sync", "-E", "UTF8"]
         subprocess.run(initdb, check=True, **user)
-        options = f"-c listen_addresses='' -k {folder} -c fsync=off"
-        subprocess.run([*control, "-w", "-l", str(folder / "log"), "-o", options, "start"], check=True, **user)
+        server = Postgres(folder, control, user)
+        server.start()
         try:
-            yield Postgres(folder)
+            yield server
         finally:
-            subprocess.run([*control, "-m", "immediate", "stop"], check=True, **user)
+            server.stop()
     finally:
         shutil.rmtree(folder)
 

@@ -23,7 +23,7 @@ from evoengine.engine import Search
 from evoengine.gates import Ceilings
 from evoengine.hardware import card
 from evoengine.problem import problem_digest, problem_fields
-from evoengine.progress import Budget, Outcome
+from evoengine.progress import Budget, Listener, Outcome
 from evoengine.question import Question
 from evoengine.recorded.document import read_document
 from evoengine.sampler.proposer import Proposer
@@ -31,12 +31,12 @@ from evoengine.space import Config, FeasibleSet, Point, Values, load_space
 from evoengine.verdict import Artifact, Candidate, Gate, Measurement, Rejection, ResourceUsage, Verdict
 
 RECORDING = Path(__file__).parents[2] / "studies" / "h200" / "spaces" / "mission_l4.jsonl.gz"
-"""1,728 configs of the attention template, all of them right: gates have something to refuse only where it is planted."""
+"""1,728 configs of the attention template, all of them right: what gates refuse is planted."""
 REGISTERS = 200
 """Ceiling that refuses a tenth of the recorded configs at the gate of resources."""
 DEAD = {"EVO_HEAVY_FIRST", "EVO_MASK_SPLIT", "EVO_LAZY_RESCALE", "EVO_UNROLL", "EVO_LATE_LOADS", "EVO_SUM_MMA"}
 """Macros that the replayed compiler ignores, so that configs have twins."""
-BATCH = 8
+BATCH = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def question() -> RecordedQuestion:
     return RecordedQuestion(template, load_space(space_path(None, template)), problem, card("l4"), ceilings)
 
 
-def spec(name: str, *, seed: int, budget: int) -> StudySpec:
+def spec(name: str, *, sampler: str, seed: int, budget: int) -> StudySpec:
     """A study of the question."""
     asked = question()
     return StudySpec(
@@ -99,7 +99,7 @@ def spec(name: str, *, seed: int, budget: int) -> StudySpec:
         limits=asked.limits.as_json(),
         arch=asked.limits.arch,
         toolchain="replay",
-        sampler="evolution",
+        sampler=sampler,
         seed=seed,
         budget=budget,
         seconds=None,
@@ -112,10 +112,9 @@ def spec(name: str, *, seed: int, budget: int) -> StudySpec:
 
 @dataclass
 class ReplayedBuilder:
-    """Answers from the recording; one config in nine does not compile. `built` is every digest it was asked for."""
+    """Answers from the recording; one config in nine does not compile."""
 
     folder: Path
-    built: list[str] = field(default_factory=list)
 
     def build(
         self, requests: Sequence[BuildRequest], on_done: Callable[[int, Artifact | Rejection], None] | None = None
@@ -130,7 +129,6 @@ class ReplayedBuilder:
 
     def _one(self, request: BuildRequest, values: Values) -> Artifact | Rejection:
         config = question().space.config(values)
-        self.built.append(config.digest)
         if config != question().control and int(config.digest, 16) % 9 == 0:
             return Rejection(Gate.COMPILE, "planted: does not compile", {})
         code = repr(sorted((name, value) for name, value in request.defines.items() if name not in DEAD)).encode()
@@ -143,16 +141,12 @@ class ReplayedBuilder:
 
 
 class ReplayedDevice:
-    """Measures by the recording; one config in seven is wrong. `judged` is every trial it had to judge."""
+    """Measures by the recording; one config in seven is wrong."""
 
     name = "replay"
 
-    def __init__(self) -> None:
-        self.judged: list[int] = []
-
     def judge(self, work: Work) -> Iterator[tuple[Candidate, Verdict]]:
         for candidate, artifact in work:
-            self.judged.append(candidate.number)
             if int(artifact.cubin_sha256, 16) % 7 == 0 and candidate.config != question().control:
                 yield candidate, Rejection(Gate.CORRECTNESS, "planted: wrong", {})
             else:
@@ -183,27 +177,34 @@ class ReplayedDevice:
         return Measurement((us,) * 3, (self._control_us,) * 3, self._control_us, 10, "warm", "converged")
 
 
-class Nobody:
-    """A listener that does not care."""
+@dataclass
+class Listening:
+    """A listener that notes number and digest of every verdict, and then calls `after` with how many there are."""
+
+    after: Callable[[int], None] = lambda verdicts: None
+    verdicts: list[tuple[int, str]] = field(default_factory=list)
 
     def note(self, text: str) -> None: ...
     def phase(self, text: str) -> None: ...
     def set_up(self, setup: Setup) -> None: ...
     def building(self, done: int, of: int) -> None: ...
-    def judged(self, candidate: Candidate, verdict: Verdict, artifact: Artifact | None, spent: int) -> None: ...
+
+    def judged(self, candidate: Candidate, verdict: Verdict, artifact: Artifact | None, spent: int) -> None:
+        self.verdicts.append((candidate.number, candidate.config.digest))
+        self.after(len(self.verdicts))
 
 
-def search(study: Study, builder: ReplayedBuilder, device: ReplayedDevice, *, batch: int = BATCH) -> Outcome:
-    """The search of an acquired study to its end."""
-    asked = question()
+def search(study: Study, folder: Path, listener: Listener, *, seed: int) -> Outcome:
+    """The search of an acquired study to its end; cubins are written to `folder`."""
+    asked, device = question(), ReplayedDevice()
     return Search(
         asked,
         study,
-        proposer=Proposer(asked.space, asked.feasible, sampler=study.spec.sampler, seed=study.spec.seed),
-        builder=cast(Builder, builder),
+        proposer=Proposer(asked.space, asked.feasible, sampler=study.spec.sampler, seed=seed),
+        builder=cast(Builder, ReplayedBuilder(folder)),
         device=device,
         timing=device,
         budget=Budget(study.spec.budget),
-        batch=batch,
-        listener=Nobody(),
+        batch=BATCH,
+        listener=listener,
     ).run()

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, insert, select
 
 from evoengine.archive import results, tables
+from evoengine.archive.documents import typed
 from evoengine.sampler import Proposal
 from evoengine.space import Config
 
@@ -44,6 +45,9 @@ def enter(
 
 
 def read_proposal(document: Mapping[str, Any]) -> Proposal:
-    """The proposal that `enter` wrote."""
-    point, parents = (tuple(document[name]) for name in ("point", "parents"))
-    return Proposal(**{**document, "point": point, "parents": parents})
+    """The proposal that `enter` wrote.
+
+    Raises:
+        Damaged: it is none.
+    """
+    return typed(Proposal, document)

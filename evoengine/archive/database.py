@@ -15,6 +15,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy import URL, event, exc, insert, select, text, update
 
 from evoengine.archive import tables
+from evoengine.archive.documents import Damaged
 from evoengine.errors import UserError
 
 T = TypeVar("T")
@@ -64,6 +65,11 @@ class Database:
             ) from None
         except RuntimeError as error:  # Optuna's tables are of another version
             raise UserError(f"database {self.name}: {self._reason(error)}") from None
+        except (TypeError, ValueError) as error:  # what is behind the question mark, to SQLite's driver
+            raise UserError(
+                f"database {self.name} cannot be opened ({self._reason(error)}): write sqlite:///FILE or "
+                "postgresql+psycopg://USER@HOST/NAME"
+            ) from None
         self.engine = rdb.engine
         self.storage: BaseStorage = optuna.storages.get_storage(rdb)
 
@@ -75,7 +81,7 @@ class Database:
         """`work`, again while the database is locked or away.
 
         Raises:
-            UserError: it stayed so for `PATIENCE_SECONDS`; ends with `retry_hint`.
+            UserError: it stayed so for `PATIENCE_SECONDS` (ends with `retry_hint`), or holds what `work` cannot read.
         """
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
@@ -88,6 +94,15 @@ class Database:
                     remedy = retry_hint or "check that it is there and free, or give another with --storage"
                     raise UserError(f"database {self.name} does not answer ({reason}): {remedy}") from error
                 time.sleep(0.1)
+            except Damaged as error:
+                raise self.damaged(error) from error
+
+    def damaged(self, error: Damaged) -> UserError:
+        """What the user is told of something that cannot be read."""
+        return UserError(
+            f"database {self.name} is damaged ({self._reason(error)}): go back to a copy of it, or give another with "
+            "--storage"
+        )
 
     def _connect(self) -> RDBStorage:
         url = self.url.render_as_string(hide_password=False)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from optuna.exceptions import UpdateFinishedTrialError
@@ -11,6 +12,7 @@ from sqlalchemy import Connection, Delete, RowMapping, Update, select, update
 
 from evoengine.archive import tables
 from evoengine.archive.database import Database
+from evoengine.archive.documents import Damaged
 
 T = TypeVar("T")
 
@@ -65,7 +67,14 @@ class Ledger:
 
     def trials(self) -> list[FrozenTrial]:
         """Every Optuna trial of the study in order of its number; not to be changed."""
-        return self._patiently(lambda: self._storage.get_all_trials(self._optuna_id, deepcopy=False))
+
+        def read() -> list[FrozenTrial]:
+            try:
+                return self._storage.get_all_trials(self._optuna_id, deepcopy=False)
+            except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+                raise Damaged(f"Optuna cannot read a trial: {type(error).__name__} {error}") from error
+
+        return self._patiently(read)
 
     def trial_id(self, number: int) -> int:
         return self._patiently(lambda: self._storage.get_trial_id_from_study_id_trial_number(self._optuna_id, number))
@@ -95,6 +104,14 @@ class Ledger:
     def note_rejection(self, trial_id: int, reason: str) -> None:
         """Let Optuna's dashboard say why a trial was pruned."""
         self._patiently(lambda: self._storage.set_trial_user_attr(trial_id, "rejected", reason))
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Around what reads documents outside a transaction: a damaged one is the user's to know."""
+        try:
+            yield
+        except Damaged as error:
+            raise self._database.damaged(error) from error
 
     def _patiently(self, work: Callable[[], T]) -> T:
         return self._database.patiently(work, self._hint)

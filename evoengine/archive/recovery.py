@@ -16,7 +16,7 @@ from evoengine.archive.claims import read_proposal
 from evoengine.archive.codec import read_verdict
 from evoengine.archive.ledger import Ledger
 from evoengine.archive.records import StudySpec
-from evoengine.archive.trials import newborn, optuna_state, origin
+from evoengine.archive.trials import config_at, newborn, optuna_state, origin
 
 candidate = tables.candidate
 
@@ -26,6 +26,9 @@ def requeue(ledger: Ledger, spec: StudySpec, session_id: int, forsaken: Callable
 
     What has a verdict gets its trial state; what has none waits again, under its number. Returns the numbers of the
     latter.
+
+    Raises:
+        Damaged: the database holds what no evoengine writes.
     """
     # Trials before rows: a trial that another process bears in between is not looked at.
     unfinished = [trial for trial in ledger.trials() if not trial.state.is_finished()]
@@ -38,7 +41,7 @@ def requeue(ledger: Ledger, spec: StudySpec, session_id: int, forsaken: Callable
         if row is None:
             # Written twice because the connection broke on the commit: the other one has the row. What has no origin is
             # another program's.
-            if origin(trial) and origin(trial)["digest"] not in unborn:
+            if (born := origin(trial)) is not None and born.digest not in unborn:
                 ledger.set_state(trial._trial_id, TrialState.FAIL)
         elif row["session_id"] is None:
             ledger.set_state(trial._trial_id, TrialState.WAITING)
@@ -60,7 +63,7 @@ def _complete_births(
     forsaken: Callable[[RowMapping], bool],
 ) -> Iterator[int]:
     """Claim rows without a trial: enter the trial if it was born, else bear it to wait. Yields the latter's numbers."""
-    born = {origin(trial).get("digest"): trial._trial_id for trial in unfinished}
+    born = {found.digest: trial._trial_id for trial in unfinished if (found := origin(trial)) is not None}
     for row in ledger.candidates():
         if row["trial_id"] is not None or not forsaken(row):
             continue
@@ -73,7 +76,7 @@ def _complete_births(
         # Taken over first: of two processes that recover at once one bears it.
         elif ledger.update(update(candidate).where(unborn).values(session_id=session_id)):
             proposal = read_proposal(row["proposal"])
-            trial = newborn(spec, proposal, spec.frozen_space.config_at(proposal.point))
+            trial = newborn(spec, proposal, config_at(spec.frozen_space, proposal.point))
             trial.state = TrialState.WAITING
             yield ledger.bear(trial, row["config_digest"], session_id=None)
 

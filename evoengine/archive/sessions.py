@@ -10,6 +10,8 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, update
 
 from evoengine.archive import tables
+from evoengine.archive.codec import read_row
+from evoengine.archive.documents import typed
 from evoengine.archive.lease import LEASE_SECONDS, Owner
 from evoengine.errors import UserError
 
@@ -85,6 +87,6 @@ def _open_sessions(connection: Connection, study_id: int) -> list[tuple[Mapping[
     query = select(tables.session).where(tables.session.c.study_id == study_id, tables.session.c.ended_at.is_(None))
     found: list[tuple[Mapping[str, Any], Owner, bool]] = []
     for row in connection.execute(query).mappings():
-        owner = Owner(row["host"], row["pid"], row["pid_started"])
-        found.append((dict(row), owner, owner.is_alive(row["expires_unix_seconds"])))
+        owner = read_row(Owner, {**row, "started": row["pid_started"]})
+        found.append((dict(row), owner, owner.is_alive(typed(float, row["expires_unix_seconds"]))))
     return found

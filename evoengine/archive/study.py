@@ -70,7 +70,8 @@ class Study:
     def release(self) -> None:
         """End the session; what it had claimed and not finished waits for the next one."""
         mine = self._own
-        requeue(self._ledger, self.spec, mine, lambda row: row["session_id"] == mine)
+        with self._ledger.reading():
+            requeue(self._ledger, self.spec, mine, lambda row: row["session_id"] == mine)
         self._ledger.write(lambda c: sessions.end(c, mine))
         self._session = None
 
@@ -80,7 +81,8 @@ class Study:
         Returns the trials put back; `claim_waiting` hands them out.
         """
         alive = self._ledger.read(lambda c: sessions.living(c, self._ledger.id))
-        back = requeue(self._ledger, self.spec, self._own, lambda row: row["session_id"] not in alive)
+        with self._ledger.reading():
+            back = requeue(self._ledger, self.spec, self._own, lambda row: row["session_id"] not in alive)
         return [record for record in self.records() if record.number in back]
 
     # *** trials ***

@@ -22,6 +22,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
+from evoengine.archive.documents import Damaged
+
 SCHEMA_VERSION = 2
 MIGRATIONS = {1: ("ALTER TABLE evo_candidate ADD COLUMN proposal TEXT",)}
 """By schema version, the statements that lead to the next one."""
@@ -37,7 +39,10 @@ class Json(TypeDecorator[Any]):
         return None if value is None else json.dumps(_strict(value), allow_nan=False, separators=(",", ":"))
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
-        return None if value is None else json.loads(value, object_hook=_revive)
+        try:
+            return None if value is None else json.loads(value, object_hook=_revive)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise Damaged(f"{value!r:.80} is not JSON: {error}") from error
 
 
 def _strict(value: Any) -> Any:

@@ -54,10 +54,26 @@ def _storage(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _own_code(parser: argparse.ArgumentParser) -> None:
+    """Where the code of a study is: a database from elsewhere may name any folder, and what it names does not run."""
+    parser.add_argument(
+        "--template",
+        metavar="DIR",
+        help="the study's template, where it is your own and was not used on this machine yet; code that runs",
+    )
+    parser.add_argument("--space", metavar="FILE", help="the same for its search space")
+
+
 def _question(parser: argparse.ArgumentParser) -> None:
     """What to search: template, space, shape, target."""
-    parser.add_argument("--template", metavar="DIR", help="template: a shipped name or a folder (default: attention)")
-    parser.add_argument("--space", metavar="FILE", help="search space: a Python file (default: the template's own)")
+    parser.add_argument(
+        "--template",
+        metavar="DIR",
+        help="template: a shipped name or a folder with code that runs (default: attention)",
+    )
+    parser.add_argument(
+        "--space", metavar="FILE", help="search space: a Python file that runs (default: the template's own)"
+    )
     parser.add_argument(
         "--shape",
         metavar="SHAPE",
@@ -128,6 +144,7 @@ def _resume(verbs: Verbs[argparse.ArgumentParser]) -> None:
     parser.add_argument("--budget", metavar="N", type=_natural, help="new total of candidates (default: as it was)")
     parser.add_argument("--device", metavar="DEVICE", default="auto", help="auto, cuda, cuda:N, or none")
     _run_options(parser)
+    _own_code(parser)
     _storage(parser)
 
 
@@ -144,6 +161,7 @@ def _show(verbs: Verbs[argparse.ArgumentParser]) -> None:
     parser = _verb(verbs, "show", "studies", "show a study: best configs, verdicts by gate, baselines")
     parser.add_argument("study", metavar="STUDY", nargs="?", help="name (default: the last one)")
     parser.add_argument("--top", metavar="N", type=_natural, default=8, help="rows of the table")
+    _own_code(parser)
     _storage(parser)
 
 
@@ -153,6 +171,7 @@ def _export(verbs: Verbs[argparse.ArgumentParser]) -> None:
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="header to write")
     parser.add_argument("--trial", metavar="N", type=_whole, help="this trial instead of the best")
     parser.add_argument("--force", action="store_true", help="overwrite FILE, or export a config that went stale")
+    _own_code(parser)
     _storage(parser)
 
 
@@ -173,8 +192,14 @@ def _compare(verbs: Verbs[argparse.ArgumentParser]) -> None:
         help=f"{SHAPE_HELP}; may be given again; default: the shape of the header or study, else {SHAPE}",
     )
     parser.add_argument("--shapes", metavar="FILE", type=Path, help="more shapes, one a line; # begins a comment")
-    parser.add_argument("--template", metavar="DIR", help="template: a shipped name or a folder (default: attention)")
-    parser.add_argument("--space", metavar="FILE", help="search space: a Python file (default: the template's own)")
+    parser.add_argument(
+        "--template",
+        metavar="DIR",
+        help="template: a shipped name or a folder with code that runs (default: attention)",
+    )
+    parser.add_argument(
+        "--space", metavar="FILE", help="search space: a Python file that runs (default: the template's own)"
+    )
     parser.add_argument("--device", metavar="DEVICE", default="auto", help="auto, cuda or cuda:N (default: auto)")
     parser.add_argument("--limits", metavar="CARD", help="refuse a config that would not fit this card, such as l4")
     parser.add_argument(

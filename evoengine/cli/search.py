@@ -157,7 +157,7 @@ def _resume(arguments: argparse.Namespace) -> int:
 def _resume_study(arguments: argparse.Namespace, study: Study) -> int:
     if arguments.until_converged:
         check_can_converge(study.spec.sampler)
-    question = reopen(study.spec)
+    question = reopen(study.spec, template_folder=arguments.template, space_file=arguments.space)
     target, note = resume_target(study.spec, arguments.device)
     compiler: Compiler = "nvcc" if study.spec.toolchain.startswith("nvcc") else "nvrtc"
     builder = Builder(question.template, study.spec.arch, compiler=compiler, jobs=arguments.jobs)
