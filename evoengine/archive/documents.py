@@ -49,7 +49,7 @@ def _typed(kind: Any, value: Any) -> Any:
             return tuple(_typed(arguments[0], one) for one in value)
         if len(arguments) == len(value):
             return tuple(_typed(of, one) for of, one in zip(arguments, value, strict=True))
-    if origin is not None and issubclass(origin, Mapping) and isinstance(value, Mapping):
+    if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):
         return {_typed(arguments[0], key): _typed(arguments[1], one) for key, one in value.items()}
     # A whole float may have been written without its point. (A bool is an int to Python, and not to JSON.)
     if kind is float and type(value) is int:

@@ -16,6 +16,12 @@ from evoengine.archive.documents import Damaged
 
 T = TypeVar("T")
 
+OPTUNA_CANNOT_READ = (
+    *(ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError),
+    AssertionError,  # a finished trial whose value is null
+)
+"""What comes out of Optuna for rows that it has not written."""
+
 
 class Ledger:
     """Our tables and Optuna's, as far as one study goes.
@@ -71,7 +77,7 @@ class Ledger:
         def read() -> list[FrozenTrial]:
             try:
                 return self._storage.get_all_trials(self._optuna_id, deepcopy=False)
-            except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+            except OPTUNA_CANNOT_READ as error:
                 raise Damaged(f"Optuna cannot read a trial: {type(error).__name__} {error}") from error
 
         return self._patiently(read)

@@ -43,6 +43,6 @@ def _list() -> Path:
 def _named() -> Iterator[Path]:
     with contextlib.suppress(OSError, UnicodeDecodeError), _list().open(encoding="utf-8") as lines:
         for line in lines.read(MAX_BYTES).splitlines():
-            with contextlib.suppress(ValueError):  # a line that was cut short
+            with contextlib.suppress(ValueError, RecursionError):  # a line that was cut short, or is not ours
                 if isinstance(name := json.loads(line), str):
                     yield Path(name)
