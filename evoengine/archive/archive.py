@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 import warnings
 from datetime import UTC, datetime
 from typing import Any
@@ -20,6 +21,9 @@ from evoengine.archive.lease import Owner
 from evoengine.archive.records import StudySpec, StudySummary
 from evoengine.archive.study import Study
 from evoengine.errors import UserError
+
+NAME_CHARS = 512
+"""Of a study's name, as Optuna's tables have it."""
 
 
 class Archive:
@@ -46,10 +50,15 @@ class Archive:
         """A new study.
 
         Raises:
-            UserError: the name is taken.
+            UserError: the name is taken, or is none.
         """
+        if not spec.name or len(spec.name) > NAME_CHARS or not spec.name.isprintable():
+            raise UserError(
+                f"study name {spec.name!r:.80}: give one of 1 to {NAME_CHARS} printable characters with --study"
+            )
         taken = UserError(
-            f"study {spec.name} exists: resume it with: evoengine resume {spec.name}, or give another --study"
+            f"study {spec.name} exists: resume it with: evoengine resume {shlex.quote(spec.name)}, or give another "
+            "--study"
         )
 
         def create() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -34,7 +35,7 @@ class Ledger:
         self.id = study_id
         self._database = database
         self._storage = database.storage
-        self._hint = f"resume with: evoengine resume {name}"
+        self._hint = f"resume with: evoengine resume {shlex.quote(name)}"
         self._optuna_id = self._patiently(lambda: self._storage.get_study_id_from_name(name))
 
     def read(self, work: Callable[[Connection], T]) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -64,7 +65,7 @@ def renew(connection: Connection, session_id: int, name: str) -> None:
     if not connection.execute(update(tables.session).where(mine).values(lease)).rowcount:
         raise UserError(
             f"study {name} was taken over by another process, which believed this one dead: resume with: "
-            f"evoengine resume {name}"
+            f"evoengine resume {shlex.quote(name)}"
         )
 
 

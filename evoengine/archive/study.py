@@ -7,6 +7,7 @@ who has it. The Optuna trials follow. Writes come in the order claims of a batch
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -141,7 +142,7 @@ class Study:
             if not connection.execute(held).rowcount:
                 raise UserError(
                     f"trial {candidate.number} of study {self.name} was taken over by another process: resume with: "
-                    f"evoengine resume {self.name}"
+                    f"evoengine resume {shlex.quote(self.name)}"
                 )
             key = connection.scalar(select(candidates.c.id).where(candidates.c.trial_id == trial_id))
             if artifact is not None:

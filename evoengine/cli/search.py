@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shlex
 import signal
 import sys
 from contextlib import ExitStack, closing
@@ -258,7 +259,7 @@ def _finish(arguments: argparse.Namespace, question: Question, study: Study, out
     else:
         show_result(summary)
     if outcome.interrupted:
-        command = f"evoengine resume {study.name}"
+        command = f"evoengine resume {shlex.quote(study.name)}"
         if arguments.storage != os.path.join("studies", "evoengine.db"):
             command += f" --storage {arguments.storage.split('@')[-1] if '@' not in arguments.storage else 'URL'}"
         console(stderr=True).print(f"go on with: {command}", soft_wrap=True)
