@@ -576,8 +576,8 @@ class TestContract:
         killed = archive.create_study(SPEC)
         killed.acquire(dead_owner())
         wanted = [replace(one, operator="mutation", generation=2, parents=(0,)) for one in proposals(4)]
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(killed._ledger, "bear", kill)
+        monkeypatch.setattr(killed._ledger, "bear", kill)
+        with pytest.raises(Killed):
             killed.claim(wanted)
         mine = archive.open_study(SPEC.name)
         mine.acquire(Owner.current())
