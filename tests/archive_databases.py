@@ -10,12 +10,14 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 import sqlalchemy
+
+from evoengine.archive.archive import Archive
 
 
 class Server(Protocol):
@@ -68,6 +70,18 @@ class Postgres:
 
     def _url(self, name: str) -> str:
         return f"postgresql+psycopg://evo@/{name}?host={self._folder}"
+
+
+KINDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
+
+
+@contextmanager
+def opened(kind: str, folder: Path) -> Iterator[Server]:
+    """Copies of a database that evoengine has opened before: making Optuna's tables takes a second."""
+    with ExitStack() as stack:
+        made: Server = Sqlite(folder) if kind == "sqlite" else stack.enter_context(postgres())
+        Archive.open(made.template).close()
+        yield made
 
 
 @contextmanager

@@ -134,15 +134,9 @@ def dead_owner() -> Owner:
     return owner
 
 
-@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+@pytest.fixture(scope="module", params=databases.KINDS)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[databases.Server]:
-    """Databases of one kind, copies of one that evoengine has opened before: making Optuna's tables takes a second."""
-    with contextlib.ExitStack() as stack:
-        if request.param == "sqlite":
-            made: databases.Server = databases.Sqlite(tmp_path_factory.mktemp("sqlite"))
-        else:
-            made = stack.enter_context(databases.postgres())
-        Archive.open(made.template).close()
+    with databases.opened(request.param, tmp_path_factory.mktemp("database")) as made:
         yield made
 
 

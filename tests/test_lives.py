@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -14,21 +13,15 @@ import pytest
 from benchmarks.trust.kills import killed_searches, result
 from benchmarks.trust.lives import Life, Orders, Place
 from benchmarks.trust.workers import share
-from evoengine.archive.archive import Archive
 
 SEED = 3
 OUTAGE_SECONDS = 3.0
 """Shorter than `database.PATIENCE_SECONDS`; SQLite's own wait for a lock is over by then."""
 
 
-@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+@pytest.fixture(scope="module", params=databases.KINDS)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[databases.Server]:
-    with contextlib.ExitStack() as stack:
-        if request.param == "sqlite":
-            made: databases.Server = databases.Sqlite(tmp_path_factory.mktemp("sqlite"))
-        else:
-            made = stack.enter_context(databases.postgres())
-        Archive.open(made.template).close()
+    with databases.opened(request.param, tmp_path_factory.mktemp("database")) as made:
         yield made
 
 
