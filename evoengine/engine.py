@@ -22,9 +22,10 @@ from evoengine.devices.cuda.results import Finals, Setup
 from evoengine.errors import TemplateError
 from evoengine.progress import Budget, Listener, Outcome
 from evoengine.question import Question
-from evoengine.sampler import Seen
+from evoengine.sampler import Proposal, Seen
 from evoengine.sampler.proposer import Proposer
 from evoengine.screening import Screening, annotated
+from evoengine.space import Point
 from evoengine.verdict import Artifact, Candidate, Estimate, Evidence, Measurement, Rejection, Verdict, is_paid
 
 FINALISTS = 8
@@ -183,10 +184,15 @@ class Search:
         return None
 
     def _claim(self, n: int) -> list[Candidate]:
-        before = self._proposer.free.copy()
-        proposals = {proposal.point: proposal for proposal in self._proposer.propose(n)}
-        self._study.add_counts(self._proposer.free - before)
-        claimed = self._study.claim(proposals.values())
+        claimed: list[Candidate] = []
+        proposals: dict[Point, Proposal] = {}
+        # Other processes on the study may have claimed all of them: what they left out is proposed next.
+        while not claimed:
+            before = self._proposer.free.copy()
+            proposals = {proposal.point: proposal for proposal in self._proposer.propose(n)}
+            if not proposals:
+                break
+            claimed = self._study.claim(proposals.values(), self._proposer.free - before)
         for candidate in claimed:
             point = self._question.space.point(candidate.config.values)
             self._seen[candidate.number] = Seen(

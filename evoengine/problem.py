@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -142,6 +143,25 @@ def problem_digest(problem: Problem) -> str:
 
 
 P = TypeVar("P")
+_KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
+
+
+def make_problem(problem_type: type[P], fields: Mapping[str, object]) -> P:
+    """The problem with these `fields`, as a file or a database holds them.
+
+    Raises:
+        UserError: an unknown field, one of the wrong type or out of range, or one that has no default is missing.
+    """
+    kinds = {field.name: str(field.type) for field in dataclasses.fields(problem_type)}  # type: ignore[arg-type]
+    for name, value in fields.items():
+        if name not in kinds:
+            raise UserError(f"problem has an unknown field {name!r:.80}; known are {', '.join(kinds)}")
+        if kinds[name] in _KINDS and type(value) not in _KINDS[kinds[name]]:
+            raise UserError(f"problem has {name}={value!r:.80}, which is not a {kinds[name]}")
+    try:
+        return problem_type(**fields)
+    except TypeError as error:
+        raise UserError(f"problem cannot be made of its fields ({error}): it lacks one") from error
 
 
 def parse_shape(problem_type: type[P], text: str) -> P:

@@ -10,6 +10,7 @@ from typing import Any
 
 from evoengine.archive.records import Elite, Record
 from evoengine.archive.study import Study
+from evoengine.errors import UserError
 from evoengine.hardware import DeviceLimits, occupancy
 from evoengine.template import Launch
 from evoengine.verdict import Check, Estimate, Gate, Measurement, Rejection, is_paid
@@ -27,10 +28,15 @@ def summarise(study: Study, launches: dict[int, Launch], limits: DeviceLimits, t
     `ratio_to_sdpa` SDPA's time over the config's. `mode` says whether L2 was warm or cold; `cold_median_us` is None
     where no cold time was taken. A `verdict` rests on `verdict_interval` of the ratio; those of all elites hold at once
     with 95 %.
+
+    Raises:
+        UserError: an elite is no trial of the study.
     """
     records = study.records()
     by_number = {record.number: record for record in records}
     elites = study.elites()
+    if strange := [elite.number for elite in elites if elite.number not in by_number]:
+        raise UserError(f"study {study.name} is damaged: it has no trial {strange[0]}, which it says is an elite")
     figures = [_figures(record, launches.get(record.number), limits) for record in records]
     rows = {row["trial"]: row for row in figures}
     return {

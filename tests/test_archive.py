@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -135,15 +136,9 @@ def dead_owner() -> Owner:
     return owner
 
 
-@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+@pytest.fixture(scope="module", params=databases.KINDS)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[databases.Server]:
-    """Databases of one kind, copies of one that evoengine has opened before: making Optuna's tables takes a second."""
-    with contextlib.ExitStack() as stack:
-        if request.param == "sqlite":
-            made: databases.Server = databases.Sqlite(tmp_path_factory.mktemp("sqlite"))
-        else:
-            made = stack.enter_context(databases.postgres())
-        Archive.open(made.template).close()
+    with databases.opened(request.param, tmp_path_factory.mktemp("database")) as made:
         yield made
 
 
@@ -547,8 +542,8 @@ class TestContract:
         assert replace(SPEC, budget=300) == study.spec == found.spec
 
     def test_counts_add_up(self, study: Study) -> None:
-        study.add_counts({"static:smem": 3, "repeat": 1})
-        study.add_counts({"static:smem": 4})
+        study.claim(proposals(1), {"static:smem": 3, "repeat": 1})
+        study.claim([], {"static:smem": 4})
 
         assert {"repeat": 1, "static:smem": 7} == study.counts()
 
@@ -599,6 +594,39 @@ class TestContract:
         with pytest.raises(UserError, match=f"did you mean {SPEC.name}"):
             archive.open_study("atention-l4")
 
+    @pytest.mark.parametrize("name", ["", "two\nlines", "\x1b[2J", "x" * 513])
+    def test_a_name_that_no_line_can_show_is_refused(self, archive: Archive, name: str) -> None:
+        with pytest.raises(UserError, match="give one of 1 to 512 printable characters with --study"):
+            archive.create_study(replace(SPEC, name=name))
+        assert [] == archive.studies()
+
+    def test_a_command_to_paste_is_quoted(self, archive: Archive) -> None:
+        made = archive.create_study(replace(SPEC, name="a name; $(id)"))
+        made.acquire(dead_owner())
+        archive.open_study(made.name).acquire(Owner.current())
+
+        with pytest.raises(UserError, match=re.escape("evoengine resume 'a name; $(id)'")):
+            made.renew()
+
+    def test_a_batch_cut_off_while_its_trials_are_born_is_complete_after_recovery(
+        self, archive: Archive, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        killed = archive.create_study(SPEC)
+        killed.acquire(dead_owner())
+        wanted = [replace(one, operator="mutation", generation=2, parents=(0,)) for one in proposals(4)]
+        monkeypatch.setattr(killed._ledger, "bear", kill)
+        with pytest.raises(Killed):
+            killed.claim(wanted)
+        mine = archive.open_study(SPEC.name)
+        mine.acquire(Owner.current())
+        recovered = mine.recover()
+
+        assert wanted == [
+            Proposal(one.point, one.operator, one.generation, one.parents, one.system_attrs, one.expected_gain)
+            for one in recovered
+        ]
+        assert [0, 1, 2, 3] == [one.number for one in mine.claim_waiting(9, estimated=False)]
+
     def test_another_programs_study_is_left_alone(self, archive: Archive, url: str) -> None:
         storage = optuna.storages.RDBStorage(url)
         theirs = optuna.create_study(study_name="theirs", storage=storage)
@@ -622,8 +650,16 @@ class TestContract:
             connection.execute(sqlalchemy.text("UPDATE evo_schema SET version = 99"))
         engine.dispose()
 
-        with pytest.raises(UserError, match="schema 99, this evoengine knows 1: upgrade evoengine"):
+        with pytest.raises(UserError, match="schema 99, this evoengine knows 2: upgrade evoengine"):
             Archive.open(url)
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing that handles errors handles it."""
+
+
+def kill(*arguments: object) -> None:
+    raise Killed
 
 
 def twin_trial(trial: optuna.trial.FrozenTrial) -> optuna.trial.FrozenTrial:

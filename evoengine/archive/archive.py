@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 import warnings
 from datetime import UTC, datetime
 from typing import Any
@@ -13,11 +14,16 @@ from optuna.study import StudyDirection
 from sqlalchemy import Connection, RowMapping, exc, func, insert, select
 
 from evoengine.archive import tables
+from evoengine.archive.codec import read_row
 from evoengine.archive.database import Database
+from evoengine.archive.documents import Damaged, typed
 from evoengine.archive.lease import Owner
 from evoengine.archive.records import StudySpec, StudySummary
 from evoengine.archive.study import Study
 from evoengine.errors import UserError
+
+NAME_CHARS = 512
+"""Of a study's name, as Optuna's tables have it."""
 
 
 class Archive:
@@ -44,10 +50,15 @@ class Archive:
         """A new study.
 
         Raises:
-            UserError: the name is taken.
+            UserError: the name is taken, or is none.
         """
+        if not spec.name or len(spec.name) > NAME_CHARS or not spec.name.isprintable():
+            raise UserError(
+                f"study name {spec.name!r:.80}: give one of 1 to {NAME_CHARS} printable characters with --study"
+            )
         taken = UserError(
-            f"study {spec.name} exists: resume it with: evoengine resume {spec.name}, or give another --study"
+            f"study {spec.name} exists: resume it with: evoengine resume {shlex.quote(spec.name)}, or give another "
+            "--study"
         )
 
         def create() -> None:
@@ -84,13 +95,14 @@ class Archive:
             UserError: there is no such study; names the nearest one.
         """
 
-        def find() -> RowMapping | None:
+        def find() -> tuple[int, StudySpec] | None:
             with self._database.engine.connect() as connection:
-                return self._row(connection, name)
+                row = self._row(connection, name)
+                return None if row is None else (row["id"], _spec(row))
 
-        row = self._database.patiently(find, "then run the same command again")
-        if row is not None:
-            return Study(self._database, row["id"], StudySpec.from_json(row["spec"]))
+        found = self._database.patiently(find, "then run the same command again")
+        if found is not None:
+            return Study(self._database, *found)
         names = [summary.spec.name for summary in self.studies()]
         if not names:
             raise UserError(f"database {self.name} holds no study yet: start one with: evoengine search")
@@ -119,6 +131,13 @@ class Archive:
         return connection.execute(query).mappings().first()
 
 
+def _spec(row: RowMapping) -> StudySpec:
+    spec = StudySpec.from_json(row["spec"])
+    if spec.name != row["name"]:
+        raise Damaged(f"study {row['name']!r:.80} says that it is {spec.name!r:.80}")
+    return spec
+
+
 def _summary(connection: Connection, row: RowMapping) -> StudySummary:
     verdict, candidate, elite = tables.verdict, tables.candidate, tables.elite
     of_study = candidate.c.study_id == row["id"]
@@ -134,11 +153,13 @@ def _summary(connection: Connection, row: RowMapping) -> StudySummary:
     sessions = connection.execute(
         select(tables.session).where(tables.session.c.study_id == row["id"], tables.session.c.ended_at.is_(None))
     ).mappings()
-    owners = [(Owner(s["host"], s["pid"], s["pid_started"]), s["expires_unix_seconds"]) for s in sessions]
+    owners = [
+        (read_row(Owner, {**s, "started": s["pid_started"]}), typed(float, s["expires_unix_seconds"])) for s in sessions
+    ]
     return StudySummary(
-        spec=StudySpec.from_json(row["spec"]),
-        status=row["status"],
-        opened_at=row["opened_at"],
+        spec=_spec(row),
+        status=typed(str, row["status"]),
+        opened_at=typed(str, row["opened_at"]),
         candidates=candidates,
         rejected=count(verdict.c.kind == "rejection"),
         measured=count(verdict.c.kind == "measurement"),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
+from evoengine.archive.documents import Damaged, positive, typed
 from evoengine.archive.records import Build
-from evoengine.verdict import Artifact, Check, Estimate, Gate, Measurement, Rejection, ResourceUsage, Verdict
+from evoengine.verdict import Artifact, Estimate, Gate, Measurement, Rejection, ResourceUsage, Verdict
+
+T = TypeVar("T")
 
 
 def verdict_columns(verdict: Verdict) -> dict[str, Any]:
@@ -48,24 +51,33 @@ def verdict_columns(verdict: Verdict) -> dict[str, Any]:
 
 
 def read_verdict(row: Mapping[Any, Any]) -> Verdict:
-    """The verdict that `verdict_columns` wrote."""
-    checks = tuple(Check(**check) for check in row["checks"])
+    """The verdict that `verdict_columns` wrote.
+
+    Raises:
+        Damaged: it is none.
+    """
     if row["kind"] == "rejection":
-        return Rejection(Gate(row["gate"]), row["reason"], row["evidence"], checks)
+        if row["gate"] not in set(Gate):
+            raise Damaged(f"{row['gate']!r:.80} is no gate")
+        return read_row(Rejection, {**row, "gate": Gate(row["gate"])})
     if row["kind"] == "estimate":
-        return Estimate(row["estimated_us"], row["evidence"], checks)
-    return Measurement(
-        windows_us=tuple(row["windows_us"]),
-        control_us=tuple(row["control_us"]),
-        control_reference_us=row["control_reference_us"],
-        launches_per_window=row["launches_per_window"],
-        mode=row["mode"],
-        stopped=row["stopped"],
-        clocks=row["clocks"],
-        checks=checks,
-        flags=tuple(row["flags"]),
-        evidence=row["evidence"] or {},  # the first studies had none
-    )
+        estimate = read_row(Estimate, row)
+        positive(estimate.estimated_us)
+        return estimate
+    measured = read_row(Measurement, {**row, "evidence": row["evidence"] or {}})  # the first studies had none
+    positive(measured.control_reference_us, *measured.windows_us, *measured.control_us)
+    if not measured.windows_us or len(measured.windows_us) != len(measured.control_us):
+        raise Damaged(f"{len(measured.windows_us)} windows beside {len(measured.control_us)} of the control")
+    return measured
+
+
+def read_row(kind: type[T], row: Mapping[Any, Any]) -> T:
+    """A dataclass from the columns that have the names of its fields.
+
+    Raises:
+        Damaged: one is not of the field's type.
+    """
+    return typed(kind, {name: row[name] for name in (item.name for item in dataclasses.fields(kind))})  # type: ignore[arg-type]
 
 
 def build_columns(artifact: Artifact) -> dict[str, Any]:
@@ -80,5 +92,9 @@ def build_columns(artifact: Artifact) -> dict[str, Any]:
 
 
 def read_build(row: Mapping[Any, Any]) -> Build:
-    resources = ResourceUsage(**{item.name: row[item.name] for item in dataclasses.fields(ResourceUsage)})
-    return Build(row["digest"], row["cubin_sha256"], resources, row["build_seconds"], row["compiler"], row["arch"])
+    """The build that `build_columns` wrote.
+
+    Raises:
+        Damaged: it is none.
+    """
+    return read_row(Build, {**row, "resources": read_row(ResourceUsage, row)})

@@ -13,9 +13,10 @@ import optuna
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
-from sqlalchemy import URL, event, exc, insert, select, update
+from sqlalchemy import URL, event, exc, insert, select, text, update
 
 from evoengine.archive import tables
+from evoengine.archive.documents import Damaged
 from evoengine.archive.storage import TrialStorage
 from evoengine.errors import UserError
 
@@ -70,6 +71,11 @@ class Database:
             ) from None
         except RuntimeError as error:  # Optuna's tables are of another version
             raise UserError(f"database {self.name}: {self._reason(error)}") from None
+        except (TypeError, ValueError) as error:  # what is behind the question mark, to SQLite's driver
+            raise UserError(
+                f"database {self.name} cannot be opened ({self._reason(error)}): write sqlite:///FILE or "
+                "postgresql+psycopg://USER@HOST/NAME"
+            ) from None
         self.engine = rdb.engine
         self.storage: BaseStorage = optuna.storages.get_storage(rdb)
 
@@ -81,7 +87,7 @@ class Database:
         """`work`, again while the database is locked or away.
 
         Raises:
-            UserError: it stayed so for `PATIENCE_SECONDS`; ends with `retry_hint`.
+            UserError: it stayed so for `PATIENCE_SECONDS` (ends with `retry_hint`), or holds what `work` cannot read.
         """
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
@@ -97,6 +103,15 @@ class Database:
                     remedy = retry_hint or "check that it is there and free, or give another with --storage"
                     raise UserError(f"database {self.name} does not answer ({reason}): {remedy}") from error
                 time.sleep(0.1)
+            except Damaged as error:
+                raise self.damaged(error) from error
+
+    def damaged(self, error: Damaged) -> UserError:
+        """What the user is told of something that cannot be read."""
+        return UserError(
+            f"database {self.name} is damaged ({self._reason(error)}): go back to a copy of it, or give another with "
+            "--storage"
+        )
 
     def _full(self, reason: str) -> bool:
         if any(word in reason for word in _FULL):
@@ -130,11 +145,23 @@ class Database:
             version = connection.scalar(select(tables.schema.c.version))
             if version is None:
                 connection.execute(insert(tables.schema).values(version=tables.SCHEMA_VERSION))
-            elif version > tables.SCHEMA_VERSION:
+                version = tables.SCHEMA_VERSION
+            if version > tables.SCHEMA_VERSION:
                 raise UserError(
                     f"database {self.name} has schema {version}, this evoengine knows {tables.SCHEMA_VERSION}: upgrade "
                     "evoengine, or give another database with --storage"
                 )
+            # The update above locks the version: of two processes that open an older database one migrates it.
+            while version < tables.SCHEMA_VERSION:
+                if version not in tables.MIGRATIONS:
+                    raise UserError(
+                        f"database {self.name} has schema {version}, which no evoengine has written: give another "
+                        "database with --storage"
+                    )
+                for statement in tables.MIGRATIONS[version]:
+                    connection.execute(text(statement))
+                version += 1
+                connection.execute(update(tables.schema).values(version=version))
 
     def _reason(self, error: BaseException) -> str:
         """The innermost cause in one line, without credentials."""

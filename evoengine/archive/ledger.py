@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, RowMapping, Update, select, update
+from sqlalchemy import Connection, Delete, RowMapping, Update, select, update
 
 from evoengine.archive import tables
 from evoengine.archive.database import Database
+from evoengine.archive.documents import Damaged
 
 T = TypeVar("T")
+
+OPTUNA_CANNOT_READ = (
+    *(ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError),
+    AssertionError,  # a finished trial whose value is null
+)
+"""What comes out of Optuna for rows that it has not written."""
 
 
 class Ledger:
@@ -26,7 +35,7 @@ class Ledger:
         self.id = study_id
         self._database = database
         self._storage = database.storage
-        self._hint = f"resume with: evoengine resume {name}"
+        self._hint = f"resume with: evoengine resume {shlex.quote(name)}"
         self._optuna_id = self._patiently(lambda: self._storage.get_study_id_from_name(name))
 
     def read(self, work: Callable[[Connection], T]) -> T:
@@ -45,15 +54,19 @@ class Ledger:
 
         return self._patiently(begun)
 
-    def update(self, statement: Update) -> int:
+    def update(self, statement: Update | Delete) -> int:
         """Rows changed."""
         return self.write(lambda connection: connection.execute(statement).rowcount)
 
     def candidates(self) -> Sequence[RowMapping]:
-        """Our row of every candidate."""
+        """Our row of every candidate, in the order they were claimed."""
         return self.read(
             lambda connection: (
-                connection.execute(select(tables.candidate).where(tables.candidate.c.study_id == self.id))
+                connection.execute(
+                    select(tables.candidate)
+                    .where(tables.candidate.c.study_id == self.id)
+                    .order_by(tables.candidate.c.id)
+                )
                 .mappings()
                 .all()
             )
@@ -61,21 +74,28 @@ class Ledger:
 
     def trials(self) -> list[FrozenTrial]:
         """Every Optuna trial of the study in order of its number; not to be changed."""
-        return self._patiently(lambda: self._storage.get_all_trials(self._optuna_id, deepcopy=False))
+
+        def read() -> list[FrozenTrial]:
+            try:
+                return self._storage.get_all_trials(self._optuna_id, deepcopy=False)
+            except OPTUNA_CANNOT_READ as error:
+                raise Damaged(f"Optuna cannot read a trial: {type(error).__name__} {error}") from error
+
+        return self._patiently(read)
 
     def trial_id(self, number: int) -> int:
         return self._patiently(lambda: self._storage.get_trial_id_from_study_id_trial_number(self._optuna_id, number))
 
-    def bear(self, trial: FrozenTrial, digest: str) -> int:
+    def bear(self, trial: FrozenTrial, digest: str, **changes: int | None) -> int:
         """Write a new Optuna trial in one transaction, enter it in the candidate's row, and return its number."""
         trial_id = self._patiently(lambda: self._storage.create_new_trial(self._optuna_id, trial))
-        self.attach(digest, trial_id)
+        self.attach(digest, trial_id, **changes)
         return self._patiently(lambda: self._storage.get_trial_number_from_id(trial_id))
 
-    def attach(self, digest: str, trial_id: int) -> None:
-        """Enter the trial in the row of the candidate with this config digest."""
+    def attach(self, digest: str, trial_id: int, **changes: int | None) -> None:
+        """Enter the trial, and what else `changes`, in the row of the candidate with this config digest."""
         same = (tables.candidate.c.study_id == self.id) & (tables.candidate.c.config_digest == digest)
-        self.update(update(tables.candidate).where(same).values(trial_id=trial_id))
+        self.update(update(tables.candidate).where(same).values(trial_id=trial_id, **changes))
 
     def set_state(self, trial_id: int, state: TrialState, values: list[float] | None = None) -> None:
         """Move an Optuna trial on; one that is finished already was finished from the same verdict."""
@@ -91,6 +111,14 @@ class Ledger:
     def note_rejection(self, trial_id: int, reason: str) -> None:
         """Let Optuna's dashboard say why a trial was pruned."""
         self._patiently(lambda: self._storage.set_trial_user_attr(trial_id, "rejected", reason))
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Around what reads documents outside a transaction: a damaged one is the user's to know."""
+        try:
+            yield
+        except Damaged as error:
+            raise self._database.damaged(error) from error
 
     def _patiently(self, work: Callable[[], T]) -> T:
         return self._database.patiently(work, self._hint)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from evoengine.archive.documents import Damaged, positive, typed
+from evoengine.errors import UserError
 from evoengine.sampler import Seen
 from evoengine.sampler.source import Source
 from evoengine.space import Axis, Config, Point, SearchSpace, Values
@@ -57,12 +59,26 @@ class StudySpec:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> StudySpec:
-        axes = tuple(
-            Axis(**{**axis, "choices": tuple(axis["choices"]), "names": tuple(axis["names"])})
-            for axis in document["axes"]
-        )
-        sources = tuple(map(Source.from_json, document.get("sources", ())))  # the first studies had none
-        return cls(**{**document, "axes": axes, "sources": sources})
+        """What `as_json` gave.
+
+        Raises:
+            Damaged: it is no such document.
+        """
+        try:
+            spec = typed(cls, document)
+            sizes = [len(axis.choices) for axis in spec.frozen_space]
+        except UserError as error:  # an axis without choices, a default that is no config
+            raise Damaged(str(error)) from error
+        indices = (zip(point, sizes, strict=True) for source in spec.sources for point in source.points)
+        try:
+            outside = any(not 0 <= at < size for pairs in indices for at, size in pairs)
+        except ValueError:
+            outside = True
+        if spec.seed < 0 or outside or any(len(one.points) != len(one.values) for one in spec.sources):
+            raise Damaged(f"study {spec.name!r:.80} has a seed under 0, or a source of another space")
+        for source in spec.sources:
+            positive(*(value for value in source.values if value is not None))
+        return spec
 
 
 @dataclass(frozen=True, slots=True)

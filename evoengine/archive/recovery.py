@@ -1,43 +1,47 @@
 """What a killed process leaves half done, and how it is completed.
 
-A candidate is written in five steps: claim row, Optuna trial, trial entered in the claim row, verdict, trial state. A
-kill between any two leaves one of the cases told apart here.
+A candidate is written in five steps: claim row (all of a batch at once), Optuna trial, trial entered in the claim row,
+verdict, trial state. A kill between any two leaves one of the cases told apart here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, RowMapping, delete, select, update
 
 from evoengine.archive import tables
+from evoengine.archive.claims import read_proposal
 from evoengine.archive.codec import read_verdict
 from evoengine.archive.ledger import Ledger
-from evoengine.archive.trials import optuna_state, origin
+from evoengine.archive.records import StudySpec
+from evoengine.archive.trials import config_at, newborn, optuna_state, origin
 
 candidate = tables.candidate
 
 
-def requeue(ledger: Ledger, forsaken: Callable[[RowMapping], bool]) -> set[int]:
-    """Complete the unfinished candidates whose rows are `forsaken` by their session.
+def requeue(ledger: Ledger, spec: StudySpec, session_id: int, forsaken: Callable[[RowMapping], bool]) -> set[int]:
+    """Complete the unfinished candidates whose rows are `forsaken` by their session; `session_id` is who does it.
 
     What has a verdict gets its trial state; what has none waits again, under its number. Returns the numbers of the
     latter.
+
+    Raises:
+        Damaged: the database holds what no evoengine writes.
     """
     # Trials before rows: a trial that another process bears in between is not looked at.
     unfinished = [trial for trial in ledger.trials() if not trial.state.is_finished()]
-    _complete_births(ledger, unfinished, forsaken)
+    back = set(_complete_births(ledger, spec, session_id, unfinished, forsaken))
     rows = {row["trial_id"]: row for row in ledger.candidates()}
     unborn = {row["config_digest"] for row in ledger.candidates() if row["trial_id"] is None}
     finals = ledger.read(lambda connection: _final_verdicts(connection, ledger.id))
-    back = set()
     for trial in unfinished:
         row = rows.get(trial._trial_id)
         if row is None:
             # Written twice because the connection broke on the commit: the other one has the row. What has no origin is
             # another program's.
-            if origin(trial) and origin(trial)["digest"] not in unborn:
+            if (born := origin(trial)) is not None and born.digest not in unborn:
                 ledger.set_state(trial._trial_id, TrialState.FAIL)
         elif row["session_id"] is None:
             ledger.set_state(trial._trial_id, TrialState.WAITING)
@@ -51,17 +55,30 @@ def requeue(ledger: Ledger, forsaken: Callable[[RowMapping], bool]) -> set[int]:
     return back
 
 
-def _complete_births(ledger: Ledger, unfinished: list[FrozenTrial], forsaken: Callable[[RowMapping], bool]) -> None:
-    """Claim rows without a trial: enter the trial if it was born, else drop the claim, which will be proposed again."""
-    born = {origin(trial).get("digest"): trial._trial_id for trial in unfinished}
+def _complete_births(
+    ledger: Ledger,
+    spec: StudySpec,
+    session_id: int,
+    unfinished: list[FrozenTrial],
+    forsaken: Callable[[RowMapping], bool],
+) -> Iterator[int]:
+    """Claim rows without a trial: enter the trial if it was born, else bear it to wait. Yields the latter's numbers."""
+    born = {found.digest: trial._trial_id for trial in unfinished if (found := origin(trial)) is not None}
     for row in ledger.candidates():
         if row["trial_id"] is not None or not forsaken(row):
             continue
+        held = (candidate.c.id == row["id"]) & (candidate.c.session_id == row["session_id"])
+        unborn = held & candidate.c.trial_id.is_(None)
         if row["config_digest"] in born:
             ledger.attach(row["config_digest"], born[row["config_digest"]])
-        else:
-            unborn = delete(candidate).where(candidate.c.id == row["id"], candidate.c.trial_id.is_(None))
-            ledger.write(lambda connection, statement=unborn: connection.execute(statement))  # type: ignore[misc]
+        elif row["proposal"] is None:  # schema 1 kept nothing to bear it from: it will be proposed again
+            ledger.update(delete(candidate).where(unborn))
+        # Taken over first: of two processes that recover at once one bears it.
+        elif ledger.update(update(candidate).where(unborn).values(session_id=session_id)):
+            proposal = read_proposal(row["proposal"])
+            trial = newborn(spec, proposal, config_at(spec.frozen_space, proposal.point))
+            trial.state = TrialState.WAITING
+            yield ledger.bear(trial, row["config_digest"], session_id=None)
 
 
 def _final_verdicts(connection: Connection, study_id: int) -> dict[int, RowMapping]:

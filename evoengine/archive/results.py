@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from sqlalchemy import Connection, delete, insert, select, update
 
 from evoengine.archive import tables
-from evoengine.archive.codec import read_verdict, verdict_columns
+from evoengine.archive.codec import read_row, read_verdict, verdict_columns
+from evoengine.archive.documents import Damaged, positive, typed
 from evoengine.archive.records import Baseline, Elite
 from evoengine.archive.sessions import now
 from evoengine.verdict import Evidence, Measurement, Rejection
@@ -24,6 +25,7 @@ def put_baseline(connection: Connection, study_id: int, baseline: Baseline) -> N
         "measured_at": baseline.measured_at or now(),
     }
     same = (tables.baseline.c.study_id == study_id) & (tables.baseline.c.name == baseline.name)
+    _lock(connection, study_id)
     connection.execute(delete(tables.baseline).where(same))
     connection.execute(insert(tables.baseline).values(**values))
 
@@ -33,12 +35,14 @@ def baselines(connection: Connection, study_id: int) -> list[Baseline]:
     query = select(tables.baseline).where(tables.baseline.c.study_id == study_id).order_by(tables.baseline.c.name)
     for row in connection.execute(query).mappings():
         verdict = read_verdict(row)
-        assert isinstance(verdict, Measurement | Rejection), "put_baseline takes no estimates"
-        found.append(Baseline(row["name"], verdict, row["environment"], row["measured_at"]))
+        if not isinstance(verdict, Measurement | Rejection):
+            raise Damaged(f"baseline {row['name']!r:.80} is an estimate")
+        found.append(read_row(Baseline, {**row, "verdict": verdict}))
     return found
 
 
 def replace_elites(connection: Connection, study_id: int, confirmed: Iterable[Elite]) -> None:
+    _lock(connection, study_id)
     connection.execute(delete(tables.elite).where(tables.elite.c.study_id == study_id))
     for elite in confirmed:
         fields = {item.name: getattr(elite, item.name) for item in dataclasses.fields(Elite)}
@@ -60,13 +64,14 @@ def elites(connection: Connection, study_id: int) -> list[Elite]:
     """The fastest first."""
     query = select(tables.elite).where(tables.elite.c.study_id == study_id)
     query = query.order_by(tables.elite.c.median_us, tables.elite.c.number)
-    names = [item.name for item in dataclasses.fields(Elite)]
-    return [Elite(**{name: row[name] for name in names}) for row in connection.execute(query).mappings()]
+    found = [read_row(Elite, row) for row in connection.execute(query).mappings()]
+    for elite in found:
+        positive(elite.median_us, elite.control_ratio, *elite.baseline_ratios.values())
+    return found
 
 
 def add_counts(connection: Connection, study_id: int, counts: Mapping[str, int]) -> None:
-    # The update locks the study's row: two processes that count at once both count.
-    connection.execute(update(tables.study).where(tables.study.c.id == study_id).values(id=study_id))
+    _lock(connection, study_id)
     for name, count in counts.items():
         same = (tables.count.c.study_id == study_id) & (tables.count.c.name == name)
         raised = update(tables.count).where(same).values(count=tables.count.c.count + count)
@@ -76,4 +81,10 @@ def add_counts(connection: Connection, study_id: int, counts: Mapping[str, int])
 
 def counts(connection: Connection, study_id: int) -> dict[str, int]:
     query = select(tables.count.c.name, tables.count.c.count).where(tables.count.c.study_id == study_id)
-    return {row["name"]: row["count"] for row in connection.execute(query.order_by(tables.count.c.name)).mappings()}
+    rows = connection.execute(query.order_by(tables.count.c.name)).all()
+    return {typed(str, name): typed(int, count) for name, count in rows}
+
+
+def _lock(connection: Connection, study_id: int) -> None:
+    """An update of the study's row locks it: of two processes that write at once the second sees what the first did."""
+    connection.execute(update(tables.study).where(tables.study.c.id == study_id).values(id=study_id))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -10,6 +11,8 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, update
 
 from evoengine.archive import tables
+from evoengine.archive.codec import read_row
+from evoengine.archive.documents import typed
 from evoengine.archive.lease import LEASE_SECONDS, Owner
 from evoengine.errors import UserError
 
@@ -62,7 +65,7 @@ def renew(connection: Connection, session_id: int, name: str) -> None:
     if not connection.execute(update(tables.session).where(mine).values(lease)).rowcount:
         raise UserError(
             f"study {name} was taken over by another process, which believed this one dead: resume with: "
-            f"evoengine resume {name}"
+            f"evoengine resume {shlex.quote(name)}"
         )
 
 
@@ -85,6 +88,6 @@ def _open_sessions(connection: Connection, study_id: int) -> list[tuple[Mapping[
     query = select(tables.session).where(tables.session.c.study_id == study_id, tables.session.c.ended_at.is_(None))
     found: list[tuple[Mapping[str, Any], Owner, bool]] = []
     for row in connection.execute(query).mappings():
-        owner = Owner(row["host"], row["pid"], row["pid_started"])
-        found.append((dict(row), owner, owner.is_alive(row["expires_unix_seconds"])))
+        owner = read_row(Owner, {**row, "started": row["pid_started"]})
+        found.append((dict(row), owner, owner.is_alive(typed(float, row["expires_unix_seconds"]))))
     return found

@@ -1,20 +1,22 @@
 """One study: claims, verdicts, and what is known of every trial.
 
 Our candidate row alone decides who may work on a config: its digest is unique in the study, and its `session_id` says
-who has it. The Optuna trial follows. Writes come in the order claim, trial, verdict, trial state, and `recover`
-completes what a killed process left half done.
+who has it. The Optuna trials follow. Writes come in the order claims of a batch, trials, verdict, trial state, and
+`recover` completes what a killed process left half done.
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from optuna.trial import TrialState
-from sqlalchemy import Connection, RowMapping, delete, exc, insert, select, update
+from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 
-from evoengine.archive import results, sessions, tables
+from evoengine.archive import claims, results, sessions, tables
 from evoengine.archive.codec import build_columns, verdict_columns
 from evoengine.archive.database import Database
 from evoengine.archive.lease import Owner
@@ -27,6 +29,7 @@ from evoengine.sampler import Proposal
 from evoengine.verdict import Artifact, Candidate, Estimate, Evidence, Measurement, Rejection, Verdict
 
 candidates = tables.candidate
+NOTHING: Mapping[str, int] = MappingProxyType({})
 
 
 class Study:
@@ -68,7 +71,8 @@ class Study:
     def release(self) -> None:
         """End the session; what it had claimed and not finished waits for the next one."""
         mine = self._own
-        requeue(self._ledger, lambda row: row["session_id"] == mine)
+        with self._ledger.reading():
+            requeue(self._ledger, self.spec, mine, lambda row: row["session_id"] == mine)
         self._ledger.write(lambda c: sessions.end(c, mine))
         self._session = None
 
@@ -78,14 +82,30 @@ class Study:
         Returns the trials put back; `claim_waiting` hands them out.
         """
         alive = self._ledger.read(lambda c: sessions.living(c, self._ledger.id))
-        back = requeue(self._ledger, lambda row: row["session_id"] not in alive)
+        with self._ledger.reading():
+            back = requeue(self._ledger, self.spec, self._own, lambda row: row["session_id"] not in alive)
         return [record for record in self.records() if record.number in back]
 
     # *** trials ***
 
-    def claim(self, proposals: Iterable[Proposal]) -> list[Candidate]:
-        """Candidates for those proposals whose configs nobody has claimed yet; the others are left out."""
-        return [one for proposal in proposals if (one := self._claim_one(proposal)) is not None]
+    def claim(self, proposals: Iterable[Proposal], free: Mapping[str, int] = NOTHING) -> list[Candidate]:
+        """Candidates for those proposals whose configs nobody has claimed yet; the others are left out.
+
+        `free` is added to the counts of what cost nothing (infeasible proposals, repeats).
+        """
+        asked = [(proposal, self._space.config_at(proposal.point)) for proposal in proposals]
+        return [
+            Candidate(
+                self._ledger.bear(newborn(self.spec, proposal, config), config.digest),
+                config,
+                proposal.operator,
+                proposal.generation,
+                proposal.parents,
+            )
+            for proposal, config in self._ledger.write(
+                lambda c: claims.enter(c, self._ledger.id, self._own, asked, free)
+            )
+        ]
 
     def claim_waiting(self, limit: int, *, estimated: bool) -> list[Candidate]:
         """Up to `limit` waiting candidates: those never evaluated, or those `estimated` that wait to be measured, the
@@ -122,7 +142,7 @@ class Study:
             if not connection.execute(held).rowcount:
                 raise UserError(
                     f"trial {candidate.number} of study {self.name} was taken over by another process: resume with: "
-                    f"evoengine resume {self.name}"
+                    f"evoengine resume {shlex.quote(self.name)}"
                 )
             key = connection.scalar(select(candidates.c.id).where(candidates.c.trial_id == trial_id))
             if artifact is not None:
@@ -210,11 +230,8 @@ class Study:
         """One line for `evoengine studies`."""
         self._ledger.update(update(tables.study).where(tables.study.c.id == self._ledger.id).values(status=status))
 
-    def add_counts(self, counts: Mapping[str, int]) -> None:
-        """Add to the counts of what cost nothing: infeasible proposals, repeats."""
-        self._ledger.write(lambda c: results.add_counts(c, self._ledger.id, counts))
-
     def counts(self) -> dict[str, int]:
+        """What cost nothing, by name."""
         return self._ledger.read(lambda c: results.counts(c, self._ledger.id))
 
     def add_baseline(self, baseline: Baseline) -> None:
@@ -240,14 +257,3 @@ class Study:
     def _own(self) -> int:
         assert self._session is not None, "acquire() the study first"
         return self._session
-
-    def _claim_one(self, proposal: Proposal) -> Candidate | None:
-        config = self._space.config_at(proposal.point)
-        row = {"study_id": self._ledger.id, "config_digest": config.digest, "label": config.label}
-        claim = insert(candidates).values(**row, session_id=self._own)
-        try:
-            self._ledger.write(lambda c: c.execute(claim))
-        except exc.IntegrityError:
-            return None
-        number = self._ledger.bear(newborn(self.spec, proposal, config), config.digest)
-        return Candidate(number, config, proposal.operator, proposal.generation, proposal.parents)

@@ -22,7 +22,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
-SCHEMA_VERSION = 1
+from evoengine.archive.documents import Damaged
+
+SCHEMA_VERSION = 2
+MIGRATIONS = {1: ("ALTER TABLE evo_candidate ADD COLUMN proposal TEXT",)}
+"""By schema version, the statements that lead to the next one."""
 
 
 class Json(TypeDecorator[Any]):
@@ -35,7 +39,10 @@ class Json(TypeDecorator[Any]):
         return None if value is None else json.dumps(_strict(value), allow_nan=False, separators=(",", ":"))
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
-        return None if value is None else json.loads(value, object_hook=_revive)
+        try:
+            return None if value is None else json.loads(value, object_hook=_revive)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise Damaged(f"{value!r:.80} is not JSON: {error}") from error
 
 
 def _strict(value: Any) -> Any:
@@ -90,6 +97,8 @@ candidate = Table(
     Column("study_id", ForeignKey("evo_study.id"), nullable=False),
     Column("config_digest", String(32), nullable=False),
     Column("label", Text, nullable=False),
+    # What the trial is born from; null in rows of schema 1.
+    Column("proposal", Json),
     # Null between the claim and the birth of the Optuna trial.
     Column("trial_id", Integer, unique=True),
     # Who works on it or reached its verdict; null while it waits for anybody.

@@ -13,8 +13,10 @@ from collections.abc import Sequence
 
 from evoengine.cli.parser import make_parser
 from evoengine.errors import EvoengineError
+from evoengine.recorded.entry import shown
 
 INTERRUPTED = 130
+MESSAGE_CHARS = 4000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = importlib.import_module(f"evoengine.cli.{arguments.module}")
         return int(command.run(arguments))
     except EvoengineError as error:
-        print(f"evoengine: {error}", file=sys.stderr)
+        # One line, whatever names a file or a database put into it.
+        print(f"evoengine: {shown(str(error), MESSAGE_CHARS)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("evoengine: stopped", file=sys.stderr)

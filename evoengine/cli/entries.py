@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -11,16 +12,18 @@ from pathlib import Path
 from evoengine.archive.archive import Archive
 from evoengine.archive.study import Study
 from evoengine.cli.parser import SHAPE
-from evoengine.cli.resolve import Target, find_template, reopen, space_path, stored_limits
+from evoengine.cli.resolve import Target, find_template, named_template, reopen, space_path, stored_limits
 from evoengine.cli.storage import existing_storage
 from evoengine.errors import UserError
-from evoengine.export.header import HeaderFacts, parse_header
+from evoengine.export.header import MAX_BYTES, HeaderFacts, parse_header
 from evoengine.gates import Ceilings
 from evoengine.hardware import DeviceLimits, gate_limits
-from evoengine.problem import Problem, parse_shape
+from evoengine.problem import Problem, make_problem, parse_shape
 from evoengine.question import Question
 from evoengine.space import Config, SearchSpace, Values, load_space
 from evoengine.template import Template
+
+MAX_SHAPES_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -70,18 +73,32 @@ def _on_shapes(found: _Found, shapes: list[str], target: Target) -> Iterator[Ent
 
 def _shapes_of(path: Path) -> list[str]:
     """One shape a line; what follows a `#` is a comment."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--shapes {path} cannot be read ({error}): give a text file with one shape a line") from error
+    remedy = "give a text file with one shape a line"
+    lines = read_text(path, MAX_SHAPES_BYTES, remedy).splitlines()
     shapes = [shape for line in lines if (shape := line.partition("#")[0].strip())]
     if not shapes:
         raise UserError(f"--shapes {path} holds no shape: write one a line, such as {SHAPE},causal")
     return shapes
 
 
+def read_text(path: Path, most: int, remedy: str) -> str:
+    """A text file of at most `most` bytes.
+
+    Raises:
+        UserError: it is larger, is not UTF-8, or cannot be read; ends with `remedy`.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+        if len(data) > most:
+            raise UserError(f"{path} has more than {most:,} bytes: {remedy}")
+        return data.decode("utf-8")
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a name that no file can have
+        raise UserError(f"{path} cannot be read ({error}): {remedy}") from error
+
+
 def _find(what: str | None, arguments: argparse.Namespace, target: Target) -> _Found:
-    if what is not None and Path(what).is_file():
+    if what is not None and os.path.isfile(what):
         return _header(Path(what), arguments)
     template = find_template(arguments.template)
     space = load_space(space_path(arguments.space, template))
@@ -101,12 +118,14 @@ def read_header(path: Path) -> HeaderFacts:
     """The facts of an exported header.
 
     Raises:
-        UserError: it cannot be read, or `export` did not write it as it is.
+        UserError: it cannot be read, is too large, or `export` did not write it as it is.
     """
-    try:
-        return parse_header(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): give a header that `evoengine export` wrote") from error
+    return parse_header(read_text(path, MAX_BYTES, "give a header that `evoengine export` wrote"))
+
+
+def header_template(path: Path, facts: HeaderFacts, folder: str | None) -> Template:
+    """The template that the user names with --template, else the one that the header names, if its code may run."""
+    return find_template(folder) if folder is not None else named_template(facts.template, str(path))
 
 
 def header_values(path: Path, facts: HeaderFacts, space: SearchSpace) -> dict[str, int]:
@@ -123,10 +142,10 @@ def header_values(path: Path, facts: HeaderFacts, space: SearchSpace) -> dict[st
 
 def _header(path: Path, arguments: argparse.Namespace) -> _Found:
     facts = read_header(path)
-    template = find_template(arguments.template or facts.template)
+    template = header_template(path, facts, arguments.template)
     space = load_space(space_path(arguments.space, template))
     values = header_values(path, facts, space)
-    problem = template.module.PROBLEM(**facts.problem)
+    problem = make_problem(template.module.PROBLEM, facts.problem)
     return _Found(str(path), template, space, values, problem, recorded_digest=facts.template_digest)
 
 
@@ -134,7 +153,7 @@ def _study(name: str, arguments: argparse.Namespace, target: Target) -> _Found:
     with closing(Archive.open(existing_storage(arguments.storage))) as archive:
         study = archive.open_study(name)
         spec = study.spec
-        question = reopen(spec, stale=True)
+        question = reopen(spec, template_folder=arguments.template, space_file=arguments.space, stale=True)
         values = _best(study)
     limits = None
     if arguments.limits is None and spec.limits["name"] != spec.device:  # it searched within another card's limits
@@ -147,9 +166,8 @@ def _study(name: str, arguments: argparse.Namespace, target: Target) -> _Found:
 def _best(study: Study) -> dict[str, int]:
     """The best elite; in a study without a final run the best that it measured, or else estimated."""
     elites = study.elites()
-    if elites:
-        return next(one.config.values for one in study.records() if one.number == elites[0].number)
-    best = study.best(1) or study.shortlist(1)
+    best = [one for one in study.records() if elites and one.number == elites[0].number]
+    best = best or study.best(1) or study.shortlist(1)
     if not best:
         raise UserError(f"study {study.name} holds no config that passed every gate: search on with `resume`")
     return best[0].config.values

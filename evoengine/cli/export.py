@@ -28,7 +28,9 @@ METHOD = "device time per launch, warm L2, CUDA-graph windows interleaved with t
 def run(arguments: argparse.Namespace) -> int:
     with closing(Archive.open(existing_storage(arguments.storage))) as archive:
         study = archive.open_study(arguments.study)
-        question = reopen(study.spec, stale=arguments.force)
+        question = reopen(
+            study.spec, template_folder=arguments.template, space_file=arguments.space, stale=arguments.force
+        )
         summary = summary_of(question, study, top=study.spec.budget)
         row = chosen(summary, question, arguments.trial)
         if not arguments.force:
@@ -98,7 +100,7 @@ def _method(row: dict[str, Any]) -> str:
 
 def _facts(question: Question, study: Study, summary: dict[str, Any], row: dict[str, Any]) -> HeaderFacts:
     module, problem = question.template.module, question.problem
-    launch = question.launch(row["config"])
+    launch = question.launch(question.space.config(row["config"]).values)
     record = next(record for record in study.records() if record.number == row["trial"])
     sdpa = next((one for one in summary["baselines"] if one["name"] == SDPA and "median_us" in one), None)
     measured = row.get("median_us")

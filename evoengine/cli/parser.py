@@ -114,10 +114,26 @@ def _storage(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _own_code(parser: argparse.ArgumentParser) -> None:
+    """Where the code of a study is: a database from elsewhere may name any folder, and what it names does not run."""
+    parser.add_argument(
+        "--template",
+        metavar="DIR",
+        help="the study's template, where it is your own and was not used on this machine yet; code that runs",
+    )
+    parser.add_argument("--space", metavar="FILE", help="the same for its search space")
+
+
 def _question(parser: argparse.ArgumentParser) -> None:
     """What to search: template, space, shape, target."""
-    parser.add_argument("--template", metavar="DIR", help="template: a shipped name or a folder (default: attention)")
-    parser.add_argument("--space", metavar="FILE", help="search space: a Python file (default: the template's own)")
+    parser.add_argument(
+        "--template",
+        metavar="DIR",
+        help="template: a shipped name or a folder with code that runs (default: attention)",
+    )
+    parser.add_argument(
+        "--space", metavar="FILE", help="search space: a Python file that runs (default: the template's own)"
+    )
     parser.add_argument(
         "--shape",
         metavar="SHAPE",
@@ -199,6 +215,7 @@ def _resume(verbs: Verbs[argparse.ArgumentParser]) -> None:
         help=f"go on though an elite, or the template, has changed since; {FORCE_HELP}",
     )
     _run_options(parser)
+    _own_code(parser)
     _storage(parser)
 
 
@@ -233,6 +250,7 @@ def _show(verbs: Verbs[argparse.ArgumentParser]) -> None:
         type=_factor,
         help="judge every stored check again, with F times the baseline's error allowed, and say what changes",
     )
+    _own_code(parser)
     _storage(parser)
 
 
@@ -242,6 +260,8 @@ def _profile(verbs: Verbs[argparse.ArgumentParser]) -> None:
     parser.add_argument("study", metavar="STUDY", nargs="?", help="name (default: the last one)")
     parser.add_argument("--top", metavar="N", type=_natural, default=3, help="elites profiled, the fastest first")
     parser.add_argument("--device", metavar="DEVICE", default="auto", help="auto, cuda or cuda:N")
+    _own_code(parser)
+    _own_code(parser)
     _storage(parser)
 
 
@@ -251,6 +271,7 @@ def _export(verbs: Verbs[argparse.ArgumentParser]) -> None:
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="header to write")
     parser.add_argument("--trial", metavar="N", type=_whole, help="this trial instead of the best")
     parser.add_argument("--force", action="store_true", help="overwrite FILE, or export a config that went stale")
+    _own_code(parser)
     _storage(parser)
 
 
@@ -270,8 +291,14 @@ def _compare(verbs: Verbs[argparse.ArgumentParser]) -> None:
         help=f"{SHAPE_HELP}; may be given again; default: the shape of the header or study, else the template's own",
     )
     parser.add_argument("--shapes", metavar="FILE", type=Path, help="more shapes, one a line; # begins a comment")
-    parser.add_argument("--template", metavar="DIR", help="template: a shipped name or a folder (default: attention)")
-    parser.add_argument("--space", metavar="FILE", help="search space: a Python file (default: the template's own)")
+    parser.add_argument(
+        "--template",
+        metavar="DIR",
+        help="template: a shipped name or a folder with code that runs (default: attention)",
+    )
+    parser.add_argument(
+        "--space", metavar="FILE", help="search space: a Python file that runs (default: the template's own)"
+    )
     parser.add_argument("--device", metavar="DEVICE", default="auto", help="auto, cuda or cuda:N (default: auto)")
     parser.add_argument("--limits", metavar="CARD", help="refuse a config that would not fit this card, such as l4")
     parser.add_argument(
@@ -292,8 +319,7 @@ def _verify(verbs: Verbs[argparse.ArgumentParser]) -> None:
         "what", metavar="STUDY|HEADER", help="a study (its winner or best config) or an exported header"
     )
     parser.add_argument("--trial", metavar="N", type=_whole, help="this trial of the study")
-    parser.add_argument("--template", metavar="DIR", help="the header's template, where it has moved")
-    parser.add_argument("--space", metavar="FILE", help="the header's search space (default: the template's own)")
+    _own_code(parser)
     parser.add_argument("--device", metavar="DEVICE", default="auto", help="auto, cuda, cuda:N, or none")
     parser.add_argument("--force", action="store_true", help=FORCE_HELP)
     _storage(parser)

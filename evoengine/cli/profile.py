@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     with closing(Archive.open(existing_storage(arguments.storage))) as archive:
         study = archive.open_study(arguments.study)
         ordinal = _card_of(study.spec, arguments.device)
-        question = reopen(study.spec)
+        question = reopen(study.spec, template_folder=arguments.template, space_file=arguments.space)
         elites = study.elites()[: arguments.top]
         if not elites:
             raise UserError(f"study {study.name} holds no confirmed config yet: search on with `resume`")

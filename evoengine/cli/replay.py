@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evoengine.cli.resolve import find_template, space_path
+from evoengine.cli.resolve import shipped_templates, space_path
 from evoengine.cli.tables import console, table
 from evoengine.errors import UserError
 from evoengine.forecast import Forecast
 from evoengine.hardware import CARDS
+from evoengine.problem import make_problem
 from evoengine.recorded.load import load
 from evoengine.recorded.replay import replay
 from evoengine.recorded.source import source_of
@@ -21,7 +22,7 @@ from evoengine.recorded.summary import summarise
 from evoengine.sampler import INFORMED, check_sampler
 from evoengine.sampler.source import Source
 from evoengine.space import load_space
-from evoengine.template import shipped
+from evoengine.template import load_template
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -59,19 +60,25 @@ def run(arguments: argparse.Namespace) -> int:
 
 def forecast_of(space: RecordedSpace) -> Forecast | None:
     """The estimate of what a recording of ours recorded; None for a recording that does not name a template and a card
-    that are known here. An axis younger than the recording is at its default, one that is no more says nothing."""
+    that are known here, or that has choices which the template's space has not. An axis younger than the recording is
+    at its default, one that is no more says nothing."""
     limits = next((card for card in CARDS.values() if card.name == space.device), None)
-    if limits is None or not space.template or not (shipped("kernel_templates") / space.template).is_dir():
+    folder = shipped_templates().get(space.template)
+    if limits is None or folder is None:
         return None
-    template = find_template(space.template)
+    template = load_template(folder)
     now = load_space(space_path(None, template))
+    choices = {axis.name: {axis.show(choice) for choice in axis.choices} for axis in now}
+    known = [axis for axis in space.axes if axis.name in choices]
+    if any(axis.show(choice) not in choices[axis.name] for axis in known for choice in axis.choices):
+        return None
     constants = {
         axis.name: choice
         for axis in now
         for choice in axis.choices
         if space.constants.get(axis.name) == axis.show(choice)
     }
-    problem = template.module.PROBLEM(**space.problem)
+    problem = make_problem(template.module.PROBLEM, space.problem)
     fixed = {**now.default, **constants}
     return Forecast(template.module, problem, limits, space.search_space, space.points, fixed)
 

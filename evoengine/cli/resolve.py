@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from evoengine.cli.trusted import is_trusted, trust
 from evoengine.errors import UserError
 from evoengine.gates import Ceilings
 from evoengine.hardware import DeviceLimits, card, gate_limits
-from evoengine.problem import parse_shape
+from evoengine.problem import make_problem, parse_shape
 from evoengine.question import Question
 from evoengine.space import load_space
 from evoengine.template import Template, load_template, shipped
@@ -19,6 +23,8 @@ if TYPE_CHECKING:
     from evoengine.archive.records import StudySpec
 
 DEFAULT_TEMPLATE = "attention"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,25 +38,44 @@ class Target:
 
 
 def find_template(text: str | None) -> Template:
-    """A shipped template by name, or any folder.
+    """A shipped template by name, or any folder, which is trusted from now on: the user names it.
 
     Raises:
         UserError: neither exists.
     """
     name = text or DEFAULT_TEMPLATE
-    known = shipped("kernel_templates") / name
-    if "/" not in name and known.is_dir():
-        return load_template(known)
-    if not Path(name).is_dir():
-        names = sorted(path.name for path in shipped("kernel_templates").iterdir() if path.is_dir())
-        raise UserError(f"template {name!r} is neither a folder nor a shipped template ({', '.join(names)})")
-    return load_template(Path(name))
+    known = shipped_templates()
+    if name in known:
+        return load_template(known[name])
+    if not os.path.isdir(name):
+        raise UserError(f"template {name!r} is neither a folder nor a shipped template ({', '.join(known)})")
+    return load_template(trust(Path(name)))
+
+
+def named_template(name: str, by: str) -> Template:
+    """The template that a file speaks of: a shipped one, or a folder here that the user has named before.
+
+    Raises:
+        UserError: it is neither; names the option that says which folder is meant.
+    """
+    known = shipped_templates()
+    if name in known:
+        return load_template(known[name])
+    if os.path.isdir(name) and is_trusted(Path(name)):
+        return load_template(Path(name))
+    raise UserError(f"{by} is of template {name!r}, which is not shipped: say where it is with --template DIR")
+
+
+def shipped_templates() -> dict[str, Path]:
+    """The templates that travel with evoengine, by name."""
+    folders = sorted(shipped("kernel_templates").iterdir())
+    return {folder.name: folder for folder in folders if (folder / "template.py").is_file()}
 
 
 def space_path(text: str | None, template: Template) -> Path:
     """`--space`, else the shipped space of the template's name, else `space.py` in the template's folder."""
     if text is not None:
-        return Path(text).resolve()
+        return trust(Path(text))
     known = shipped("search_spaces") / f"{template.name}.py"
     if template.folder.parent == shipped("kernel_templates").resolve() and known.is_file():
         return known
@@ -72,7 +97,7 @@ def find_target(device: str, target: str, limits: str | None) -> Target:
     ordinal = 0
     if device != "none":
         kind, _, number = device.partition(":")
-        if kind not in ("auto", "cuda") or (number and not number.isdigit()) or (kind == "auto" and number):
+        if kind not in ("auto", "cuda") or not re.fullmatch("[0-9]{0,4}", number) or (kind == "auto" and number):
             raise UserError(f"device {device!r}: give auto, cuda, cuda:N or none")
         ordinal = int(number or 0)
         from evoengine.devices.cuda import find_gpu
@@ -116,14 +141,22 @@ def _try_out(question: Question, space: Path) -> None:
         ) from error
 
 
-def reopen(spec: StudySpec, *, stale: bool = False) -> Question:
-    """The question of a study, from its stored paths and digests.
+def reopen(
+    spec: StudySpec, *, template_folder: str | None = None, space_file: str | None = None, stale: bool = False
+) -> Question:
+    """The question of a study, from its stored paths and digests, or from the paths that the user gives.
 
     Raises:
-        UserError: template or space are gone, or (unless `stale`) have changed since.
+        UserError: template or space are gone, are code that the user has never named, or (unless `stale`) have changed.
     """
-    template = load_template(_moved(Path(spec.template_folder), "kernel_templates"))
-    space = load_space(_moved(Path(spec.space_path), "search_spaces"))
+    if template_folder is not None:
+        template = find_template(template_folder)
+    else:
+        template = load_template(_stored(spec, spec.template_folder, "kernel_templates", "--template DIR"))
+    if space_file is not None or template_folder is not None:
+        space = load_space(space_path(space_file, template))
+    else:
+        space = load_space(_stored(spec, spec.space_path, "search_spaces", "--space FILE"))
     for what, then, now in (
         ("template", spec.template_digest, template.digest),
         ("search space", spec.space_digest, space.digest),
@@ -133,18 +166,42 @@ def reopen(spec: StudySpec, *, stale: bool = False) -> Question:
                 f"the {what} of study {spec.name} has changed since ({then}, now {now}): start a new search (what was "
                 "built before is still cached), or give --force"
             )
-    limits = stored_limits(spec)
-    problem = template.module.PROBLEM(**spec.problem)
-    return Question(template, space, problem, limits, Ceilings(**spec.ceilings))
+    if space.axes != spec.axes and not stale:
+        raise UserError(
+            f"study {spec.name} is damaged, its axes are not those of search space {space.name}: start anew"
+        )
+    problem = make_problem(template.module.PROBLEM, spec.problem)
+    return Question(template, space, problem, stored_limits(spec), _stored_as(Ceilings, spec, spec.ceilings))
 
 
 def stored_limits(spec: StudySpec) -> DeviceLimits:
-    return DeviceLimits(**{**spec.limits, "compute_capability": tuple(spec.limits["compute_capability"])})
+    return _stored_as(DeviceLimits, spec, spec.limits)
 
 
-def _moved(path: Path, kind: Literal["kernel_templates", "search_spaces"]) -> Path:
-    """A stored path; where it is gone, the shipped file of that name: a study may have come from another machine."""
-    return path if path.exists() else shipped(kind) / path.name
+def _stored_as(kind: type[T], spec: StudySpec, document: Mapping[str, Any]) -> T:
+    from evoengine.archive.documents import Damaged, typed
+
+    try:
+        return typed(kind, document)
+    except Damaged as error:
+        raise UserError(f"study {spec.name} is damaged ({error}): start a new search") from error
+
+
+def _stored(spec: StudySpec, text: str, kind: Literal["kernel_templates", "search_spaces"], option: str) -> Path:
+    """A stored path; where it is gone, the shipped file of that name: a study may have come from another machine.
+
+    Raises:
+        UserError: it is code that is not shipped and that the user has not named here.
+    """
+    path = Path(text)
+    if not os.path.exists(path):
+        path = shipped(kind) / path.name
+    if not is_trusted(path):
+        raise UserError(
+            f"study {spec.name} names {text!r}, which is code that was not used on this machine yet: if you trust it, "
+            f"name it yourself with {option}"
+        )
+    return path
 
 
 def resume_target(spec: StudySpec, device: str) -> tuple[Target, str]:

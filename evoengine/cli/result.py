@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.text import Text
 
+from evoengine.archive.records import Record
 from evoengine.archive.study import Study
 from evoengine.cli.tables import console, table
 from evoengine.cli.toolkit import show_profiles, show_sanitized
@@ -24,7 +25,14 @@ REASONS = 8
 def summary_of(question: Question, study: Study, top: int) -> dict[str, Any]:
     """The study as one JSON document, with what its search was `worth`."""
     records, spec = study.records(), study.spec
-    launches = {record.number: question.launch(record.config.values) for record in records}
+    choices = {axis.name: axis.choices for axis in question.space}
+
+    def fits(record: Record) -> bool:
+        """Whether the template, which may have changed since, knows the config."""
+        values = record.config.values
+        return values.keys() == choices.keys() and all(value in choices[name] for name, value in values.items())
+
+    launches = {record.number: question.launch(record.config.values) for record in records if fits(record)}
     fresh = question.space.digest == spec.space_digest and question.template.digest == spec.template_digest
     searched = (question.space, question.feasible) if fresh else None
     found = worth(records, len(study.elites()), spec.axes, searched, spec.seed)

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shlex
 import signal
 import sys
 from contextlib import ExitStack, closing
@@ -163,7 +164,7 @@ def _resume(arguments: argparse.Namespace) -> int:
 def _resume_study(arguments: argparse.Namespace, study: Study) -> int:
     if arguments.until_converged:
         check_can_converge(study.spec.sampler)
-    question = reopen(study.spec, stale=arguments.force)
+    question = reopen(study.spec, template_folder=arguments.template, space_file=arguments.space, stale=arguments.force)
     if question.space.axes != study.spec.axes:
         raise UserError(
             f"the axes of study {study.name} have changed since, so that its configs mean something else: start a new "
@@ -303,9 +304,9 @@ def _stop_on_signals(search: Search, display: Display) -> None:
 
 def _resume_command(arguments: argparse.Namespace, study: Study) -> str:
     """Without the storage's credentials."""
-    command = f"evoengine resume {study.name}"
+    command = f"evoengine resume {shlex.quote(study.name)}"
     if arguments.storage != os.path.join("studies", "evoengine.db"):
-        command += f" --storage {'URL' if '@' in arguments.storage else arguments.storage}"
+        command += f" --storage {'URL' if '@' in arguments.storage else shlex.quote(arguments.storage)}"
     return command
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 from evoengine.errors import UserError
 
@@ -20,7 +20,7 @@ def existing_storage(text: str) -> str:
     """
     url = storage_url(text)
     path = url.removeprefix("sqlite:///")
-    if path != url and not Path(path).exists():
+    if path != url and not os.path.exists(path):
         raise UserError(
             f"no study database at {path}: start one with `evoengine search`, or name another with --storage"
         )

@@ -68,7 +68,8 @@ def _studies(archive: Archive, as_json: bool) -> int:
 
 def _show(archive: Archive, arguments: argparse.Namespace) -> int:
     study = archive.open_study(arguments.study)
-    summary = summary_of(reopen(study.spec, stale=True), study, arguments.top)
+    question = reopen(study.spec, template_folder=arguments.template, space_file=arguments.space, stale=True)
+    summary = summary_of(question, study, arguments.top)
     if arguments.factor is not None:
         summary["rejudged"] = rejudge(study.records(), study.elites(), Factors.of(arguments.factor))
     if arguments.json:

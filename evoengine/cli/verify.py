@@ -16,9 +16,9 @@ from evoengine import __version__
 from evoengine.archive.archive import Archive
 from evoengine.build import Builder
 from evoengine.cli.compare import measure
-from evoengine.cli.entries import header_values, read_header
+from evoengine.cli.entries import header_template, header_values, read_header
 from evoengine.cli.export import chosen
-from evoengine.cli.resolve import Target, find_target, find_template, reopen, space_path
+from evoengine.cli.resolve import Target, find_target, reopen, space_path
 from evoengine.cli.result import summary_of
 from evoengine.cli.storage import existing_storage
 from evoengine.cli.tables import console, table
@@ -26,6 +26,7 @@ from evoengine.devices.interpreter import InterpreterDevice
 from evoengine.errors import TemplateError, UserError
 from evoengine.gates import Ceilings
 from evoengine.hardware import CARDS, gate_limits
+from evoengine.problem import make_problem
 from evoengine.question import Question
 from evoengine.space import Config, load_space
 from evoengine.verdict import Artifact, Candidate, Check, Rejection
@@ -109,20 +110,18 @@ def find_subject(arguments: argparse.Namespace, target: Target) -> Subject:
     if arguments.trial is not None:
         raise UserError(f"--trial {arguments.trial} means a trial of a study, and {path} is a header: leave it out")
     facts = read_header(path)
-    template = find_template(arguments.template or facts.template)
+    template = header_template(path, facts, arguments.template)
     space = load_space(space_path(arguments.space, template))
     card = next((one for one in CARDS.values() if one.name == facts.device), target.limits)
     limits = card if target.ordinal is None else target.limits
-    question = Question(template, space, template.module.PROBLEM(**facts.problem), limits, Ceilings())
+    question = Question(template, space, make_problem(template.module.PROBLEM, facts.problem), limits, Ceilings())
     return Subject(str(path), question, space.config(header_values(path, facts, space)), recorded_header(facts))
 
 
 def _of_study(arguments: argparse.Namespace, target: Target) -> Subject:
-    if arguments.template or arguments.space:
-        raise UserError("--template and --space are for headers: a study knows its own")
     with closing(Archive.open(existing_storage(arguments.storage))) as archive:
         study = archive.open_study(arguments.what)
-        question = reopen(study.spec, stale=True)
+        question = reopen(study.spec, template_folder=arguments.template, space_file=arguments.space, stale=True)
         row = chosen(summary_of(question, study, top=study.spec.budget), question, arguments.trial)
         record = next(record for record in study.records() if record.number == row["trial"])
         elite = next((elite for elite in study.elites() if elite.number == row["trial"]), None)

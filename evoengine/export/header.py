@@ -21,7 +21,7 @@ from evoengine.errors import TemplateError, UserError
 
 FORMAT = 1
 _TITLE = f"// evoengine header, format {FORMAT}"
-_MAX_BYTES = 256 * 1024  # a header with every field at its longest is under 10 KB
+MAX_BYTES = 256 * 1024  # a header with every field at its longest is under 10 KB
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _MACRO = re.compile(r"^#ifndef (\w{1,64})\n#define \1 \(?(-?\d{1,18})\)?$", re.MULTILINE | re.ASCII)
 _FACT = re.compile(r"^//   (\w{1,64}):(?: (.*))?$", re.MULTILINE | re.ASCII)
@@ -111,8 +111,8 @@ def parse_header(text: str) -> HeaderFacts:
     Raises:
         UserError: not an evoengine header, another format, or changed since it was exported.
     """
-    if len(text) > _MAX_BYTES:
-        raise UserError(f"header of {len(text)} characters: an evoengine header has at most {_MAX_BYTES}")
+    if len(text) > MAX_BYTES:
+        raise UserError(f"header of {len(text)} characters: an evoengine header has at most {MAX_BYTES}")
     text = text.replace("\r\n", "\n")
     title = text.partition("\n")[0]
     if title != _TITLE:

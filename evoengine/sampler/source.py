@@ -62,11 +62,6 @@ class Source:
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Source:
-        points = tuple(tuple(point) for point in document["points"])
-        return cls(**{**document, "points": points, "values": tuple(document["values"])})
-
 
 def make_source(
     name: str,

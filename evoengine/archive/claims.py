@@ -1,0 +1,53 @@
+"""Claims: a candidate's row says who has the config, and holds all that its trial is born from.
+
+A batch is claimed in one transaction before the first of its trials is born. A kill in between leaves rows from which
+the births are completed, so a resumed search goes on with whole batches, as if it had not been killed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, insert, select
+
+from evoengine.archive import results, tables
+from evoengine.archive.documents import typed
+from evoengine.sampler import Proposal
+from evoengine.space import Config
+
+candidate = tables.candidate
+
+
+def enter(
+    connection: Connection,
+    study_id: int,
+    session_id: int,
+    asked: Sequence[tuple[Proposal, Config]],
+    free: Mapping[str, int],
+) -> list[tuple[Proposal, Config]]:
+    """Claim those `asked` that nobody has, count what was `free` on the way to them, and return what is to be born."""
+    results.add_counts(connection, study_id, free)  # locks the study's row: of two processes one sees the other's rows
+    digests = [config.digest for _, config in asked]
+    query = select(candidate).where(candidate.c.study_id == study_id, candidate.c.config_digest.in_(digests))
+    known = {row["config_digest"]: row for row in connection.execute(query).mappings()}
+    mine = []
+    for proposal, config in asked:
+        row = known.get(config.digest)
+        if row is None:
+            values = {"config_digest": config.digest, "label": config.label, "proposal": dataclasses.asdict(proposal)}
+            connection.execute(insert(candidate).values(study_id=study_id, session_id=session_id, **values))
+        # Ours and unborn: the connection broke on the commit, and this is the second try.
+        if row is None or (row["session_id"] == session_id and row["trial_id"] is None):
+            mine.append((proposal, config))
+    return mine
+
+
+def read_proposal(document: Mapping[str, Any]) -> Proposal:
+    """The proposal that `enter` wrote.
+
+    Raises:
+        Damaged: it is none.
+    """
+    return typed(Proposal, document)
