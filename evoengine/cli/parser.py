@@ -14,6 +14,15 @@ SHAPE_HELP = (
     "batch,heads,seq,head_dim (32, 64, 96, 128 or 256) and then name=value or flags, such as "
     "1,8,512,64,causal,dtype=bf16"
 )
+EXPORTS = {
+    "header": "C header; of several, one with an #if block for each card and shape",
+    "bundle": "folder with kernel, launcher, CMakeLists and test",
+    "wisdom": "JSON lines, merged with those that PATH holds",
+    "t4": "every trial as T4 results",
+    "cachefile": "every trial as Kernel Tuner's cachefile",
+    "json": "the study and every trial in full",
+    "torch": "folder for evoengine.load",
+}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -148,11 +157,30 @@ def _show(verbs: Verbs[argparse.ArgumentParser]) -> None:
 
 
 def _export(verbs: Verbs[argparse.ArgumentParser]) -> None:
-    parser = _verb(verbs, "export", "export", "write the best config of a study as a C header")
-    parser.add_argument("study", metavar="STUDY", nargs="?", help="name (default: the last one)")
-    parser.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="header to write")
+    parser = _verb(verbs, "export", "export", "write the best config, or every trial, for other programs to use")
+    parser.add_argument(
+        "study",
+        metavar="STUDY|HEADER",
+        nargs="*",
+        help="study (default: the last one) or exported header; several for header, wisdom and torch",
+    )
+    parser.add_argument(
+        "--format",
+        choices=tuple(EXPORTS),
+        default="header",
+        help="; ".join(f"{name}: {about}" for name, about in EXPORTS.items()),
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="PATH",
+        type=Path,
+        required=True,
+        help="file, or folder for bundle and torch, to write",
+    )
     parser.add_argument("--trial", metavar="N", type=_whole, help="this trial instead of the best")
-    parser.add_argument("--force", action="store_true", help="overwrite FILE, or export a config that went stale")
+    parser.add_argument("--template", metavar="DIR", help="template of a HEADER (default: the shipped one of its name)")
+    parser.add_argument("--force", action="store_true", help="overwrite PATH, or export a config that went stale")
     _storage(parser)
 
 

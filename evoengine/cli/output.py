@@ -1,0 +1,85 @@
+"""Files and folders that `export` writes: whole or not at all, and nobody's work is overwritten unasked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+from evoengine.errors import UserError
+
+LISTING = "evoengine.json"
+"""In every exported folder: what kind of folder it is, and the SHA-256 of every file that was written."""
+
+
+def write_file(path: Path, content: str, *, force: bool) -> None:
+    """Write the whole file or nothing.
+
+    Raises:
+        UserError: the file exists (without `force`), or cannot be written.
+    """
+    if path.exists() and not force:
+        raise UserError(f"{path} exists: give --force to overwrite it, or another --output")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: give the name of a file as --output")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, content.encode())
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}): give another --output") from error
+
+
+def write_folder(path: Path, kind: str, files: Mapping[str, bytes], *, force: bool) -> None:
+    """Write a folder of `files` (names with / for folders in it) and its listing. A new one appears in one step.
+
+    With `force` an earlier export is replaced file by file: what it had written goes, what others put beside it stays.
+
+    Raises:
+        UserError: it exists and is not empty (without `force`), or no `kind` that we wrote; or it cannot be written.
+    """
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
+    listing = json.dumps({"format": f"evoengine {kind}", "version": 1, "files": sums}, indent=1) + "\n"
+    whole = {**files, LISTING: listing.encode()}
+    taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    if taken and not force:
+        raise UserError(f"{path} exists: give --force to replace what was exported there, or another --output")
+    old = _listed(path, kind) if taken else []
+    try:
+        if taken:
+            for name in old:
+                (path / name).unlink(missing_ok=True)
+            _fill(path, whole)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = path.with_name(f".{path.name}.draft")
+            shutil.rmtree(draft, ignore_errors=True)
+            _fill(draft, whole)
+            draft.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}): give another --output") from error
+
+
+def _fill(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        _replace(folder / name, content)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_bytes(content)
+    draft.replace(path)
+
+
+def _listed(path: Path, kind: str) -> list[str]:
+    """The files of an earlier export."""
+    try:
+        found = json.loads((path / LISTING).read_text(encoding="utf-8"))
+        names = [str(name) for name in found["files"]]
+        if found["format"] != f"evoengine {kind}" or any(".." in PurePosixPath(name).parts for name in names):
+            raise ValueError
+        return [name for name in names if not PurePosixPath(name).is_absolute()]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is no {kind} that `evoengine export` wrote: give another --output") from None
