@@ -10,6 +10,8 @@ from evoengine.archive.archive import Archive
 from evoengine.archive.lease import Owner
 from evoengine.archive.records import Baseline, Elite, StudySpec
 from evoengine.archive.study import Study
+from evoengine.export.chosen import Chosen
+from evoengine.export.header import GridDim, HeaderFacts
 from evoengine.hardware import card
 from evoengine.problem import AttentionProblem, problem_digest, problem_fields
 from evoengine.sampler import Proposal
@@ -107,3 +109,30 @@ def _elite(study: Study, number: int) -> Elite:
 def estimated(spec: StudySpec) -> tuple[StudySpec, list[tuple[dict[str, int], Verdict]]]:
     """A study that has seen no GPU."""
     return replace(spec, measures=False), [({}, Estimate(8.0, {"model": "latency"})), (BEST, Estimate(5.0, {}))]
+
+
+def make_chosen(
+    problem: AttentionProblem = PROBLEM,
+    device: str = "l4",
+    us: float | None = 5.0,
+    *,
+    digest: str = TEMPLATE.digest,
+    compiler: str = "NVRTC 13.0.88",
+    **axes: int,
+) -> Chosen:
+    """A config as a study or a header would give it; `us` None: never measured."""
+    values = {**SPACE.default, **axes}
+    module, limits = TEMPLATE.module, card(device)
+    launch = module.launch(values, problem)
+    facts = HeaderFacts(
+        template="attention", template_digest=digest, space="attention", space_digest=SPACE.digest,
+        entry=module.ENTRY, config=SPACE.config(values).label, shape=problem.label, problem=problem_fields(problem),
+        study=f"of {problem.label}", trial=7, device=limits.name, arch=limits.arch, driver="580.65", compiler=compiler,
+        cubin_sha256=hashlib.sha256(cubin(values)).hexdigest(), registers=96, spill_bytes=0, method="windows",
+        median_us=us, noise=None if us is None else 0.01, speedup_over_sdpa=None, speedup_over_default=None,
+        estimated_us=9.0 if us is None else None, evoengine_version="0.1.0", date="2026-01-02", command="search",
+        defines=module.defines(values, problem), grid_ctas=launch.grid, block_threads=launch.block,
+        smem_bytes=launch.smem_bytes, grid=tuple(GridDim(*dim) for dim in module.grid(values)),  # type: ignore[attr-defined]
+        scratch=module.scratch(values, problem),  # type: ignore[attr-defined]
+    )  # fmt: skip
+    return Chosen(f"of {problem.label}", facts, values, SPACE, TEMPLATE, {"trial": 7, "label": facts.config})
