@@ -14,7 +14,8 @@ from measured_study import BEST, PROBLEM, SPACE, TEMPLATE, estimated, make_chose
 from evoengine.archive.archive import Archive
 from evoengine.cli import main
 from evoengine.errors import UserError
-from evoengine.export.wisdom import Advice, Wisdom, lookup, merge, parse_wisdom, render_wisdom, wisdom_of
+from evoengine.export.gather import wisdom_of
+from evoengine.export.wisdom import Advice, Wisdom, lookup, merge, parse_wisdom, render_wisdom
 from evoengine.problem import AttentionProblem, problem_fields
 
 LONG = AttentionProblem(seq_q=1024)

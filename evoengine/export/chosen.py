@@ -11,13 +11,13 @@ from evoengine import __version__
 from evoengine.archive.study import Study
 from evoengine.errors import UserError
 from evoengine.export.header import GridDim, HeaderFacts
+from evoengine.export.wisdom import problem_macros
 from evoengine.question import Question
 from evoengine.space import SearchSpace, Values
 from evoengine.summary import SDPA, summarise
 from evoengine.template import Template
 
 METHOD = "device time per launch, warm L2, CUDA-graph windows interleaved with the default config and the baselines"
-SMEM = "EVO_SMEM_BYTES"
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,8 @@ class Chosen:
 
     @property
     def problem_macros(self) -> dict[str, int]:
-        """The macros that make it this kernel and not another: those of the problem, without axes and memory model."""
-        axes = {f"EVO_{axis.name}" for axis in self.space}
-        return {name: value for name, value in self.facts.defines.items() if name not in axes and name != SMEM}
+        """The macros that make it this kernel and not another."""
+        return problem_macros(self.facts.defines, (axis.name for axis in self.space))
 
 
 def choose(study: Study, question: Question, trial: int | None = None) -> Chosen:
@@ -77,9 +76,9 @@ def _row(summary: dict[str, Any], question: Question, trial: int | None) -> dict
     if not rows:
         raise UserError(f"study {summary['study']} holds no config that passed every gate: search on with `resume`")
     faster: list[dict[str, Any]] = [row for row in summary["elites"] if row["verdict"] == "FASTER"]
-    default = [row for row in rows if row["config"] == question.default.values]
-    if summary["elites"] and not faster and default:  # no significant winner
-        return default[0]
+    if summary["elites"] and not faster:  # no significant winner
+        default = question.default.values  # not before it is needed: finding it enumerates the feasible set
+        rows = [*(row for row in rows if row["config"] == default), *rows]
     return [*faster, *rows][0]
 
 

@@ -1,28 +1,33 @@
-"""What `evoengine.load` needs elsewhere: of each config the header and the cubin, and the template's sources."""
+"""What `evoengine.load` needs elsewhere: wisdom, the cubins that were confirmed, and the template's sources.
+
+attention.wisdom     what is known of which problem on which card, with provenance
+SHA256.cubin         the kernels of the final runs, by the `cubin_sha256` of their rows
+attention/           the template, to build for other architectures; its template.py knows the launch
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 from evoengine.export.chosen import Chosen
-from evoengine.export.header import render_header
-from evoengine.export.targets import one_kernel, shape_macro, target_macro
+from evoengine.export.gather import wisdom_of
+from evoengine.export.wisdom import render_wisdom
+
+KIND = "torch package"
 
 
 def package_files(chosen: Sequence[Chosen]) -> dict[str, bytes]:
-    """Every file's content by its name: the template's folder, and `CARD-SHAPE.h` with `CARD-SHAPE.cubin` beside it.
-
-    A config without a final run has no cubin; it is built where it is loaded, as all are for another architecture.
+    """Every file's content by its name. A config without a final run has no cubin: it is built where it is loaded.
 
     Raises:
-        UserError: the configs are of several templates.
+        UserError: a config was never measured, or they are of several templates.
     """
-    one_kernel(chosen)
-    template = chosen[0].template
-    files = {f"{template.name}/{path.name}": path.read_bytes() for path in template.sources}
+    wisdom, template = wisdom_of(chosen), chosen[0].template
+    files = {f"{template.name}.wisdom": render_wisdom(wisdom).encode()}
+    files |= {f"{template.name}/{path.name}": path.read_bytes() for path in template.sources}
+    wanted = {row.provenance["cubin_sha256"] for row in wisdom.rows}
     for one in chosen:
-        name = f"{target_macro(one).removeprefix('TARGET_')}-{shape_macro(one).removeprefix('SHAPE_')}"
-        files[f"{name}.h"] = render_header(one.facts).encode()
-        if one.cubin is not None:
-            files[f"{name}.cubin"] = one.cubin
+        if one.cubin is not None and (digest := hashlib.sha256(one.cubin).hexdigest()) in wanted:
+            files[f"{digest}.cubin"] = one.cubin
     return files

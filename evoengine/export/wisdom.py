@@ -17,15 +17,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from evoengine.errors import UserError
-from evoengine.export.chosen import Chosen
-from evoengine.export.targets import one_kernel
 
 VERSION = "1.0"
+SMEM = "EVO_SMEM_BYTES"
 HEAD = ("version", "key", "objective", "tunable_parameters")
-PROVENANCE = (
-    *("study", "trial", "shape", "config", "arch", "driver", "cubin_sha256", "method", "noise", "speedup_over_sdpa"),
-    *("speedup_over_default", "date", "command", "evoengine_version"),
-)
 MAX_BYTES = 64 << 20
 """A row is about 1.5 KB: forty thousand problems."""
 
@@ -83,19 +78,6 @@ class Advice:
     warnings: tuple[str, ...]
 
 
-def wisdom_of(chosen: Sequence[Chosen]) -> Wisdom:
-    """One row for each.
-
-    Raises:
-        UserError: one was never measured, or they are of several kernels or versions of one.
-    """
-    one_kernel(chosen)
-    first = chosen[0]
-    names = tuple(axis.name for axis in first.space)
-    default = tuple(first.space.default[name] for name in names)
-    return Wisdom(first.facts.entry, first.facts.template, names, default, _kept(map(_row, chosen)))
-
-
 def merge(old: Wisdom, new: Wisdom) -> Wisdom:
     """Both files' rows. For one problem and card the lower time stays, unless the old row is from other sources or from
     another compiler, and with that stale.
@@ -108,7 +90,7 @@ def merge(old: Wisdom, new: Wisdom) -> Wisdom:
             f"holds wisdom of {old.key} with parameters {', '.join(old.parameters)}, not of {new.key} with "
             f"{', '.join(new.parameters)}: give another --output, or --force to begin anew"
         )
-    return dataclasses.replace(new, rows=_kept([*old.rows, *new.rows]))
+    return dataclasses.replace(new, rows=kept([*old.rows, *new.rows]))
 
 
 def render_wisdom(wisdom: Wisdom) -> str:
@@ -152,7 +134,7 @@ def parse_wisdom(text: str) -> Wisdom:
                 rows.append(_read_row(json.loads(line), names))
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise UserError(f"is damaged at line {number} ({type(error).__name__}: {error}): export it again") from None
-    return Wisdom(str(head["key"]), str(head.get("template", "")), names, default, _kept(rows))
+    return Wisdom(str(head["key"]), str(head.get("template", "")), names, default, kept(rows))
 
 
 def lookup(
@@ -162,19 +144,22 @@ def lookup(
     device: str,
     validators: Mapping[str, str],
     default: Mapping[str, int],
+    *,
+    sizes: bool = True,
 ) -> Advice:
     """The nearest wisdom, as Kernel Launcher selects: this problem on this card; the nearest size on this card; another
     card; the default. Only the first comes without a warning.
 
     `macros` are those of the problem: a row with others is another kernel. Floating-point fields of a problem are
     arguments of the launch and decide nothing. Of `validators`, a row's `template_digest` must agree, and another
-    `compiler` is a warning. `default` are the template's own values, for axes that the file does not know.
+    `compiler`, if one is given, is a warning. `default` are the template's own values, for axes that the file does not
+    know. Without `sizes` only this very problem counts.
     """
-    whole = [row for row in wisdom.rows if row.validators.get("template_digest") == validators["template_digest"]]
+    whole = valid(wisdom, validators["template_digest"])
     warnings = []
     if void := len(wisdom.rows) - len(whole):
         warnings.append(f"{void} of {len(wisdom.rows)} rows are stale, from other sources of {wisdom.template}: unused")
-    same = [row for row in whole if dict(row.macros) == dict(macros)]
+    same = [row for row in whole if row.macros == macros and (sizes or _exact(row.problem, problem))]
     here = [row for row in same if row.device == device]
     steps: list[tuple[Step, list[Row]]] = [
         ("exact", [row for row in here if _exact(row.problem, problem)]),
@@ -188,41 +173,26 @@ def lookup(
         if step != "exact":
             where = "" if step == "nearest size" else f" on {row.device}"
             warnings.append(f"no wisdom for this problem on {device}: using that for {_shape(row)}{where}")
-        if row.validators.get("compiler") != validators["compiler"]:
-            was = row.validators.get("compiler")
-            warnings.append(
-                f"the row for {_shape(row)} is stale: measured with {was}, here is {validators['compiler']}"
-            )
+        was, now = row.validators.get("compiler"), validators.get("compiler")
+        if now is not None and was != now:
+            warnings.append(f"the row for {_shape(row)} is stale: measured with {was}, here is {now}")
         return Advice(_values(wisdom.parameters, row.config, default, warnings), row, step, tuple(warnings))
     warnings.append(f"no wisdom for this problem on any card: using the default config of {wisdom.key}")
     return Advice(_values(wisdom.parameters, wisdom.default, default, warnings), None, "default", tuple(warnings))
 
 
-def _row(chosen: Chosen) -> Row:
-    facts = chosen.facts
-    if facts.median_us is None:
-        raise UserError(
-            f"{chosen.where} holds no measured time, and wisdom is for nothing else: resume it on a machine with the "
-            f"{facts.device}"
-        )
-    positional = getattr(chosen.template.module.PROBLEM, "POSITIONAL", ())
-    return Row(
-        size=tuple(int(facts.problem[name]) for name in positional),
-        device=facts.device,
-        config=tuple(chosen.values[axis.name] for axis in chosen.space),
-        time=facts.median_us * 1e-3,
-        problem=facts.problem,
-        macros=chosen.problem_macros,
-        validators={
-            "compiler": facts.compiler,
-            "template_digest": facts.template_digest,
-            "space_digest": facts.space_digest,
-        },
-        provenance={name: getattr(facts, name) for name in PROVENANCE},
-    )
+def valid(wisdom: Wisdom, template_digest: str) -> list[Row]:
+    """The rows that were measured with these sources of the template."""
+    return [row for row in wisdom.rows if row.validators.get("template_digest") == template_digest]
 
 
-def _kept(rows: Iterable[Row]) -> tuple[Row, ...]:
+def problem_macros(defines: Mapping[str, int], parameters: Iterable[str]) -> dict[str, int]:
+    """The macros that make a build this kernel and not another: without those of the axes and the memory model."""
+    others = {SMEM, *(f"EVO_{name}" for name in parameters)}
+    return {name: value for name, value in defines.items() if name not in others}
+
+
+def kept(rows: Iterable[Row]) -> tuple[Row, ...]:
     """One row for each problem and card; the later one where the earlier is void beside it, else the faster."""
     kept: dict[tuple[Any, ...], Row] = {}
     for row in rows:
@@ -258,7 +228,7 @@ def _values(
 ) -> dict[str, int]:
     """A config on the axes of today: a new axis has its default, one that is gone is left out."""
     known = dict(zip(names, config, strict=True))
-    for name in default.keys() - known.keys():
+    for name in sorted(default.keys() - known.keys()):
         warnings.append(f"the wisdom does not know {name}: {name}={default[name]}, its default")
     return {name: known.get(name, value) for name, value in default.items()}
 
