@@ -87,7 +87,7 @@ def _find(source: str | Path | None, storage: str, template: str | None) -> _Sou
         if text.startswith("{"):
             wisdom = _parsed(path, text)
             return _Source(wisdom, find_template(template or wisdom.template), {})
-    elif path is not None and (path.suffix or len(path.parts) > 1):
+    elif path is not None and (path.suffix in (".h", ".wisdom") or len(path.parts) > 1):
         raise UserError(f"{path} does not exist: give a folder, wisdom, a header or the name of a study")
     from evoengine.cli.sources import find_chosen
     from evoengine.export.gather import wisdom_of

@@ -32,6 +32,8 @@ from evoengine.question import Question
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.template is not None and not any(Path(source).is_file() for source in arguments.study):
+        raise UserError(f"--template {arguments.template}: a study has its own template; it is for exported headers")
     whole = _WHOLE.get(arguments.format)
     if whole is not None:
         return _study(arguments, whole)
@@ -51,7 +53,7 @@ def _configs(arguments: argparse.Namespace) -> int:
             arguments.storage,
             trial=arguments.trial,
             template=arguments.template,
-            stale=arguments.force,
+            stale=arguments.force and arguments.format != "torch",
         )
         for source in sources
     ]

@@ -56,7 +56,7 @@ def choose(study: Study, question: Question, trial: int | None = None) -> Chosen
     return Chosen(study.name, facts, row["config"], question.space, question.template, row, cubin)
 
 
-def faster(one: Chosen, other: Chosen) -> Chosen:
+def better(one: Chosen, other: Chosen) -> Chosen:
     """The better of two on the same question: a measured time before an estimate, then the lower one."""
 
     def order(chosen: Chosen) -> tuple[bool, float]:

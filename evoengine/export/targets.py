@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from evoengine.errors import UserError
-from evoengine.export.chosen import Chosen, faster
+from evoengine.export.chosen import Chosen, better
 from evoengine.export.header import body, provenance, signed
 
 TITLE = "// evoengine header for several targets, format 1"
@@ -35,7 +35,7 @@ def unique(chosen: Sequence[Chosen]) -> list[Chosen]:
     best: dict[tuple[str, str], Chosen] = {}
     for one in chosen:
         key = one.facts.device, one.facts.shape
-        best[key] = faster(best[key], one) if key in best else one
+        best[key] = better(best[key], one) if key in best else one
     return [best[key] for key in sorted(best)]
 
 
@@ -70,7 +70,7 @@ def default_of(chosen: Sequence[Chosen]) -> Chosen | None:
     usual = [one for one in chosen if often[one.facts.config] == max(often.values())]
     best = usual[0]
     for one in usual[1:]:
-        best = faster(best, one)
+        best = better(best, one)
     return best
 
 

@@ -39,7 +39,7 @@ def test_its_own_test_passes(tmp_path: Path, problem: AttentionProblem, axes: di
     chosen = dataclasses.replace(made, facts=dataclasses.replace(made.facts, device=gpu.name, arch=gpu.arch))
     folder = tmp_path / "my bundle"
     write_folder(folder, "bundle", bundle_files(chosen), force=False)
-    for command in (("cmake", "-B", "build"), ("cmake", "--build", "build")):
+    for command in (("cmake", "-B", "build"), ("cmake", "--build", "build", "-j", "4")):
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200, check=False)
         assert 0 == done.returncode, done.stdout + done.stderr
     tested = subprocess.run(

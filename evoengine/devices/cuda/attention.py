@@ -218,7 +218,10 @@ _LOADED: list[Attention] = []
 """Every function there is, by the number that the operator in a compiled graph knows it by."""
 
 
-@torch.library.custom_op("evoengine::attention", mutates_args=())
+SCHEMA = "(Tensor query, Tensor key, Tensor value, bool is_causal, float? scale, bool enable_gqa, int number) -> Tensor"
+
+
+@torch.library.custom_op("evoengine::attention", mutates_args=(), schema=SCHEMA)
 def _operator(
     query: torch.Tensor,
     key: torch.Tensor,

@@ -79,15 +79,17 @@ cudaError_t attention(const void* q, const void* k, const void* v, void* o, floa
   int queries_per_kv = shape.heads / shape.kv_heads;
   int diagonal = shape.diagonal;
   float scale_log2 = static_cast<float>(static_cast<double>(shape.scale) * 1.4426950408889634);  // the kernel has exp2
-  [[maybe_unused]] unsigned* arrivals = static_cast<unsigned*>(scratch);
-  [[maybe_unused]] unsigned char* behind = static_cast<unsigned char*>(scratch) + partials_offset(shape);
+#if EVO_SPLIT_KV > 1
+  unsigned* arrivals = static_cast<unsigned*>(scratch);
+  unsigned char* partials = static_cast<unsigned char*>(scratch) + partials_offset(shape);
+#endif
   void* arguments[] = {
       &q, &k, &v, &o,
 #if EVO_LSE
       &lse,
 #endif
 #if EVO_SPLIT_KV > 1
-      &behind, &arrivals,
+      &partials, &arrivals,
 #endif
       &seq_q, &seq_k, &kv_heads, &queries_per_kv, &diagonal, &scale_log2,
   };
