@@ -14,15 +14,6 @@ SHAPE_HELP = (
     "batch,heads,seq,head_dim (32, 64, 96, 128 or 256) and then name=value or flags, such as "
     "1,8,512,64,causal,dtype=bf16"
 )
-EXPORTS = {
-    "header": "C header; of several, one with an #if block for each card and shape",
-    "bundle": "folder with kernel, launcher, CMakeLists and test",
-    "wisdom": "JSON lines, merged with those that PATH holds",
-    "t4": "every trial as T4 results",
-    "cachefile": "every trial as Kernel Tuner's cachefile",
-    "json": "the study and every trial in full",
-    "torch": "folder for evoengine.load",
-}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -154,6 +145,17 @@ def _show(verbs: Verbs[argparse.ArgumentParser]) -> None:
     parser.add_argument("study", metavar="STUDY", nargs="?", help="name (default: the last one)")
     parser.add_argument("--top", metavar="N", type=_natural, default=8, help="rows of the table")
     _storage(parser)
+
+
+EXPORTS = {
+    "header": "C header; of several, one with an #if block for each card and shape",
+    "bundle": "folder with kernel, launcher, CMakeLists and test",
+    "wisdom": "JSON lines, merged with those that PATH holds",
+    "t4": "every trial as T4 results",
+    "cachefile": "every trial as Kernel Tuner's cachefile",
+    "json": "the study and every trial in full",
+    "torch": "folder for evoengine.load",
+}
 
 
 def _export(verbs: Verbs[argparse.ArgumentParser]) -> None:

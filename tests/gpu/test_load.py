@@ -206,8 +206,7 @@ def test_a_first_call_inside_a_capture_says_what_to_do() -> None:
     assert tuned.expected.equal(tuned())
 
 
-# torch and triton warn of their own deprecations while they compile
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning:torch")
+@pytest.mark.filterwarnings("default")  # torch and triton warn of deprecations of their own while they compile
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
 def test_a_compiled_model_computes_the_same(split: Tuned, mode: str) -> None:
     def model(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -225,7 +224,7 @@ def test_another_shape_is_pytorchs_with_one_warning(tuned: Tuned) -> None:
     with pytest.warns(UserWarning, match=r"PyTorch's own attention is used") as caught:
         found, again = (tuned(*inputs) for _ in range(2))
 
-    assert 1 == len(caught)
+    assert 1 == sum("evoengine" in str(one.message) for one in caught)
     assert found.equal(again)
     assert found.equal(sdpa(*inputs, is_causal=tuned.problem.causal, enable_gqa=True))
 

@@ -240,12 +240,14 @@ def _(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: object) -
     return query.new_empty((*query.shape[:-1], value.shape[-1]))
 
 
-def _unknown(mask: torch.Tensor | None, dropout_p: float, *tensors: torch.Tensor) -> str:
+def _unknown(
+    mask: torch.Tensor | None, dropout_p: float, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> str:
     """What is asked for that no kernel here does; empty where there is nothing."""
     if mask is not None:
         return "attn_mask is given"
     if dropout_p:
         return "dropout_p is given"
-    if torch.is_grad_enabled() and any(one.requires_grad for one in tensors):
+    if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
         return "gradients are recorded"
-    return "tensors are nested" if any(one.is_nested for one in tensors) else ""
+    return "tensors are nested" if query.is_nested or key.is_nested or value.is_nested else ""
