@@ -113,6 +113,13 @@ def test_the_bundles_test_tells_right_from_wrong(simulated: Path, bug: str, code
     assert says in done.stdout + done.stderr
 
 
+def test_an_empty_folder_is_filled_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_folder(Path("."), "bundle", {"a": b"1"}, force=False)
+
+    assert {"a", "evoengine.json"} == set(os.listdir("."))
+
+
 def test_a_template_without_a_bundle_says_so(tmp_path: Path) -> None:
     template = load_template(make_template(tmp_path / "mine"))
     chosen = dataclasses.replace(make_chosen(), template=template)
@@ -146,6 +153,7 @@ def test_an_earlier_export_is_replaced_and_what_lies_beside_it_stays(tmp_path: P
         "not JSON",
         '{"format": "evoengine torch package", "files": {}}',
         '{"format": "evoengine bundle", "files": {"../precious": ""}}',
+        '{"format": "evoengine bundle", "files": {"/precious": ""}}',
         '{"format": "evoengine bundle"}',
         "[]",
     ],

@@ -106,6 +106,7 @@ def test_json_says_what_was_written(
         (("measured", "searched", "--trial", "1"), "--trial 1 of 2 studies"),
         (("measured", "--template", "mine"), "a study has its own template"),
         (("measured", "--format", "bundle", "-o", "kernel.cu/x"), "cannot write kernel.cu/x"),
+        (("measured", "-o", ".", "--force"), "cannot write . ("),
     ],
 )
 def test_a_mistake_is_one_line_and_writes_nothing(

@@ -11,7 +11,7 @@ from typing import Any
 
 from evoengine.archive.archive import Archive
 from evoengine.archive.study import Study
-from evoengine.cli.output import write_file, write_folder
+from evoengine.cli.output import write_folder, write_whole
 from evoengine.cli.resolve import reopen
 from evoengine.cli.result import summary_of
 from evoengine.cli.sources import find_chosen
@@ -60,11 +60,11 @@ def _configs(arguments: argparse.Namespace) -> int:
     path, force = arguments.output, arguments.force
     match arguments.format:
         case "header":
-            write_file(
-                path, render_header(chosen[0].facts) if len(chosen) == 1 else render_targets(chosen), force=force
-            )
+            text = render_header(chosen[0].facts) if len(chosen) == 1 else render_targets(chosen)
+            write_whole(path, text.encode(), force=force)
         case "wisdom":
-            write_file(path, render_wisdom(_merged(path, wisdom_of(chosen), force=force)), force=True)
+            text = render_wisdom(_merged(path, wisdom_of(chosen), force=force))
+            write_whole(path, text.encode(), force=True)
         case "bundle":
             write_folder(path, "bundle", bundle_files(chosen[0]), force=force)
         case "torch":
@@ -115,7 +115,7 @@ def _study(arguments: argparse.Namespace, render: Callable[[Question, Study], st
         study = archive.open_study(arguments.study[0] if arguments.study else None)
         text = render(reopen(study.spec, stale=arguments.force), study)
         trials = len(study.records())
-    write_file(arguments.output, text, force=arguments.force)
+    write_whole(arguments.output, text.encode(), force=arguments.force)
     if arguments.json:
         document = {"output": str(arguments.output), "format": arguments.format, "study": study.name, "trials": trials}
         print(json.dumps(document, indent=2))

@@ -14,7 +14,7 @@ LISTING = "evoengine.json"
 """In every exported folder: what kind of folder it is, and the SHA-256 of every file that was written."""
 
 
-def write_file(path: Path, content: str, *, force: bool) -> None:
+def write_whole(path: Path, content: bytes, *, force: bool) -> None:
     """Write the whole file or nothing.
 
     Raises:
@@ -22,11 +22,9 @@ def write_file(path: Path, content: str, *, force: bool) -> None:
     """
     if path.exists() and not force:
         raise UserError(f"{path} exists: give --force to overwrite it, or another --output")
-    if path.is_dir():
-        raise UserError(f"{path} is a folder: give the name of a file as --output")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, content.encode())
+        _replace(path, content)
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}): give another --output") from error
 
@@ -45,15 +43,15 @@ def write_folder(path: Path, kind: str, files: Mapping[str, bytes], *, force: bo
     taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
     if taken and not force:
         raise UserError(f"{path} exists: give --force to replace what was exported there, or another --output")
-    old = _listed(path, kind) if taken else []
+    old = _listed(path, kind) if taken else set()
     try:
-        if taken:
-            for name in old:
-                (path / name).unlink(missing_ok=True)
+        if path.is_dir():
             _fill(path, whole)
+            for name in old - whole.keys():
+                (path / name).unlink(missing_ok=True)
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
-            draft = path.with_name(f".{path.name}.draft")
+            draft = path.parent / f".{path.name}.draft"
             shutil.rmtree(draft, ignore_errors=True)
             _fill(draft, whole)
             draft.replace(path)
@@ -68,18 +66,23 @@ def _fill(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_bytes(content)
-    draft.replace(path)
+    draft = path.parent / f".{path.name}.draft"
+    try:
+        draft.write_bytes(content)
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
 
 
-def _listed(path: Path, kind: str) -> list[str]:
+def _listed(path: Path, kind: str) -> set[str]:
     """The files of an earlier export."""
     try:
         found = json.loads((path / LISTING).read_text(encoding="utf-8"))
-        names = [str(name) for name in found["files"]]
-        if found["format"] != f"evoengine {kind}" or any(".." in PurePosixPath(name).parts for name in names):
+        names = {str(name) for name in found["files"]}
+        inside = not any(".." in PurePosixPath(name).parts or name.startswith("/") for name in names)
+        if found["format"] != f"evoengine {kind}" or not inside:
             raise ValueError
-        return [name for name in names if not PurePosixPath(name).is_absolute()]
+        return names
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path} is no {kind} that `evoengine export` wrote: give another --output") from None

@@ -312,6 +312,22 @@ def test_a_package_needs_nothing_of_where_it_was_made(folder: Path, tmp_path: Pa
     assert TEMPLATE.digest == function._template.digest
 
 
+def test_a_package_holds_several_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = AttentionProblem(batch=2, heads=4, kv_heads=2, seq_q=24)
+    for name, one in (("a.h", make_chosen(SMALL, STAGES=1)), ("b.h", make_chosen(other, STAGES=4))):
+        (tmp_path / name).write_text(render_header(one.facts))
+    headers = [str(tmp_path / "a.h"), str(tmp_path / "b.h")]
+    cards = FakeCards(SMALL)
+    monkeypatch.setattr(attention, "CudaCards", lambda: cards)
+
+    assert 0 == main(["export", *headers, "--format", "torch", "-o", str(tmp_path / "package")])
+    for function in (evoengine.load(tmp_path / "package"), evoengine.load(*headers)):
+        with pytest.warns(UserWarning, match="another cubin"):  # the headers' cubins are made up
+            found = [function(*tensors(problem), enable_gqa=True) for problem in (SMALL, other)]
+        assert [SMALL.seq_q, other.seq_q] == [one.shape[2] for one in found]
+    assert 4 == len(cards.launches)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
