@@ -12,8 +12,7 @@ from evoengine.cli.output import LISTING
 from evoengine.cli.parser import STORAGE
 from evoengine.cli.resolve import find_template
 from evoengine.errors import UserError
-from evoengine.export.package import KIND
-from evoengine.export.wisdom import Wisdom, merge, parse_wisdom, valid
+from evoengine.export.wisdom import PACKAGE, Wisdom, merge, parse_wisdom, valid
 from evoengine.problem import AttentionProblem
 from evoengine.template import Template, load_template
 
@@ -102,7 +101,7 @@ def _package(folder: Path) -> _Source:
     remedy = f"give a folder that `evoengine export --format torch` wrote, or export it again ({folder})"
     try:
         listing = json.loads((folder / LISTING).read_text(encoding="utf-8"))
-        if listing["format"] != f"evoengine {KIND}":
+        if listing["format"] != f"evoengine {PACKAGE}":
             raise ValueError(f"it is {listing['format']!r}")
         files = {name: (folder / name).read_bytes() for name in listing["files"]}
         changed = [name for name, digest in listing["files"].items() if _sha256(files[name]) != digest]
@@ -110,7 +109,7 @@ def _package(folder: Path) -> _Source:
             raise ValueError(f"{changed[0]} was changed since it was exported")
         [name] = [name for name in files if name.endswith(".wisdom")]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"no {KIND} ({type(error).__name__}: {error}): {remedy}") from error
+        raise UserError(f"no {PACKAGE} ({type(error).__name__}: {error}): {remedy}") from error
     wisdom = _parsed(folder / name, files[name].decode("utf-8", "replace"))
     cubins = {Path(file).stem: content for file, content in files.items() if file.endswith(".cubin")}
     return _Source(wisdom, load_template(folder / Path(name).stem), cubins)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import ctypes
 import json
 import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from command_line import empty_database
+from cuda.bindings import driver
 from fake_deployed import FakeCards
 from measured_study import BEST, PROBLEM, SPACE, TEMPLATE, cubin, make_chosen, spec_of, write_study
 from torch.nn.functional import scaled_dot_product_attention as sdpa
@@ -22,11 +26,13 @@ from evoengine.archive.archive import Archive
 from evoengine.cli import main
 from evoengine.devices.cuda import attention
 from evoengine.devices.cuda.attention import Attention
+from evoengine.devices.cuda.deployed import CudaCards
 from evoengine.errors import UserError
 from evoengine.export.chosen import Chosen
 from evoengine.export.gather import wisdom_of
 from evoengine.export.header import render_header
 from evoengine.problem import AttentionProblem
+from evoengine.template import Launch
 
 SMALL = AttentionProblem(batch=2, heads=4, kv_heads=2, seq_q=40, seq_k=56)
 CAUSAL = AttentionProblem(batch=1, heads=2, seq_q=48, head_dim=32, causal=True)
@@ -232,6 +238,36 @@ def test_a_first_call_inside_a_capture_says_what_to_do() -> None:
     torch.testing.assert_close(
         expected(SMALL, tensors(SMALL)), function(*tensors(SMALL), enable_gqa=True), rtol=2e-3, atol=1e-3
     )
+
+
+def test_a_launch_is_in_torchs_context_and_on_its_current_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What CudaCards asks of the driver, in order, by a driver that only listens."""
+    heard: list[tuple[Any, ...]] = []
+
+    def listen(name: str, *answer: Any) -> None:
+        def function(*arguments: Any) -> tuple[Any, ...]:
+            heard.append((name, *arguments))
+            return (driver.CUresult.CUDA_SUCCESS, *answer)
+
+        monkeypatch.setattr(driver, name, function)
+
+    for name, answer in (("cuDeviceGet", 5), ("cuDevicePrimaryCtxRetain", "context"), ("cuModuleLoadData", "module")):
+        listen(name, answer)
+    listen("cuModuleGetFunction", "function")
+    for name in ("cuInit", "cuCtxSetCurrent", "cuFuncSetAttribute", "cuLaunchKernel"):
+        listen(name)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=77))
+    cards, device = CudaCards(), torch.device("cuda", 0)
+    kernel = cards.load(device, b"cubin", "evo_attention", 70_000)
+    loaded, heard[:] = list(heard), []
+    parameters = ((1, 2), (ctypes.c_void_p, ctypes.c_int))
+    cards.start(device, kernel, Launch((3, 4, 5), 128, 70_000), parameters)
+
+    assert [("cuCtxSetCurrent", "context"), ("cuModuleLoadData", b"cubin")] == loaded[3:5]
+    assert ("cuFuncSetAttribute", "function", 70_000) == (*loaded[-1][:2], loaded[-1][3])
+    assert ("cuCtxSetCurrent", "context") == heard[0]
+    assert [("cuLaunchKernel", "function", 3, 4, 5, 128, 1, 1, 70_000, 77, parameters, 0)] == heard[1:]
 
 
 # *** torch.compile ***

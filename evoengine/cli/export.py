@@ -24,10 +24,10 @@ from evoengine.export.chosen import Chosen
 from evoengine.export.document import render_document
 from evoengine.export.gather import wisdom_of
 from evoengine.export.header import render_header
-from evoengine.export.package import KIND, package_files
+from evoengine.export.package import package_files
 from evoengine.export.t4 import render_t4
 from evoengine.export.targets import render_targets
-from evoengine.export.wisdom import Wisdom, merge, parse_wisdom, render_wisdom
+from evoengine.export.wisdom import PACKAGE, Wisdom, merge, parse_wisdom, render_wisdom
 from evoengine.question import Question
 
 
@@ -68,7 +68,7 @@ def _configs(arguments: argparse.Namespace) -> int:
         case "bundle":
             write_folder(path, "bundle", bundle_files(chosen[0]), force=force)
         case "torch":
-            write_folder(path, KIND, package_files(chosen), force=force)
+            write_folder(path, PACKAGE, package_files(chosen), force=force)
     _say(arguments, chosen)
     return 0
 

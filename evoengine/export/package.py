@@ -14,8 +14,6 @@ from evoengine.export.chosen import Chosen
 from evoengine.export.gather import wisdom_of
 from evoengine.export.wisdom import render_wisdom
 
-KIND = "torch package"
-
 
 def package_files(chosen: Sequence[Chosen]) -> dict[str, bytes]:
     """Every file's content by its name. A config without a final run has no cubin: it is built where it is loaded.

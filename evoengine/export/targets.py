@@ -113,13 +113,17 @@ def _lines(chosen: Sequence[Chosen]) -> Iterator[str]:
 
 def _blocks(chosen: Sequence[Chosen]) -> Iterator[tuple[str, str, Chosen | None]]:
     """Condition, comment and config of each block, the most particular first; the last has no condition."""
-    for one in chosen:
-        condition = f"defined({target_macro(one)}) && defined({shape_macro(one)})"
-        yield condition, f"{one.facts.shape} on {one.facts.device}", one
     for macro in dict.fromkeys(map(shape_macro, chosen)):
         own = [one for one in chosen if shape_macro(one) == macro]
-        cards = ", ".join(one.facts.device for one in own)
-        yield f"defined({macro})", f"default for this shape on cards that are not here: from {cards}", default_of(own)
+        for one in own if len(own) > 1 else ():
+            condition = f"defined({target_macro(one)}) && defined({macro})"
+            yield condition, f"{one.facts.shape} on {one.facts.device}", one
+        cards = " and ".join(one.facts.device for one in own)
+        yield (
+            f"defined({macro})",
+            f"{own[0].facts.shape} tuned on {cards}; on any other card this is a guess",
+            default_of(own),
+        )
     for macro in dict.fromkeys(map(target_macro, chosen)):
         own = [one for one in chosen if target_macro(one) == macro]
         yield f"defined({macro})", f"default for other shapes on {own[0].facts.device}", default_of(own)

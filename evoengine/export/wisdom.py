@@ -18,6 +18,8 @@ from typing import Any, Literal
 
 from evoengine.errors import UserError
 
+PACKAGE = "torch package"
+"""What a folder of wisdom with its cubins and template is called in its listing."""
 VERSION = "1.0"
 SMEM = "EVO_SMEM_BYTES"
 HEAD = ("version", "key", "objective", "tunable_parameters")
