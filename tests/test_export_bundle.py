@@ -71,13 +71,46 @@ def test_it_builds_without_a_warning_in_a_folder_with_a_space_and_skips_without_
     assert "sm_89" in flags  # the architecture of the card in the header, an L4
 
 
+REFUSALS = """
+#include "attention.h"
+#include <cstdio>
+int main() {
+  alignas(16) static char memory[64];
+  const auto call = [](evo::AttentionShape shape, int q, int o, bool lse, bool scratch) {
+    float* sums = lse ? reinterpret_cast<float*>(memory) : nullptr;
+    void* room = scratch ? memory : nullptr;
+    void* out = o < 0 ? nullptr : memory + o;
+    std::printf("%d\\n", evo::attention(memory + q, memory, memory, out, sums, room, shape, 0));
+  };
+  evo::AttentionShape good;
+  good.batch = 1, good.heads = 2, good.kv_heads = 2, good.seq_q = 48, good.seq_k = 48, good.scale = 0.125f;
+  std::printf("%zu\\n", evo::attention_scratch_bytes(good));
+  evo::AttentionShape bad[6] = {good, good, good, good, good, good};
+  bad[0].heads = 3, bad[1].seq_k = 0, bad[2].batch = 65536, bad[3].scale = -1.0f, bad[4].diagonal = 1 << 25;
+  bad[5].seq_q = 1 << 25;
+  for (const auto& shape : bad) call(shape, 0, 0, true, true);
+  call(good, 0, -1, true, true);
+  call(good, 0, 0, false, true);
+  call(good, 0, 0, true, false);
+  call(good, 2, 0, true, true);
+}
+"""
+
+
 @needs_nvcc
-def test_the_launcher_of_a_kernel_with_every_other_parameter_builds_too(tmp_path: Path) -> None:
-    folder = lay_out(tmp_path / "bundle", SMALL, HEAVY_FIRST=1)
+def test_the_launcher_of_a_kernel_with_every_parameter_refuses_what_cannot_be(tmp_path: Path) -> None:
+    axes = dict(HEAVY_FIRST=1, SPLIT_KV=4)
+    folder = lay_out(tmp_path / "bundle", SMALL, **axes)
+    (folder / "main.cpp").write_text(REFUSALS)
     strict = ("-std=c++17", "-arch=sm_89", "-Werror", "all-warnings")
-    built = run("nvcc", "-c", *strict, "-o", "attention.o", "attention.cu", cwd=folder)
+    built = run("nvcc", *strict, "-o", "refusals", "attention.cu", "main.cpp", cwd=folder)
+    printed = run("./refusals", cwd=folder).stdout.split()
+    scratch = TEMPLATE.module.scratch(make_chosen(SMALL, **axes).values, SMALL)  # type: ignore[attr-defined]
+    invalid, misaligned = "1", "716"
 
     assert (0, "") == (built.returncode, built.stderr)
+    assert str(-(-scratch["arrivals"] // 256) * 256 + scratch["partials"]) == printed[0]
+    assert [*[invalid] * 9, misaligned] == printed[1:]
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from command_line import empty_database
-from measured_study import BEST, PROBLEM, SPACE, TEMPLATE, cubin, estimated, spec_of, verdicts, write_study
+from measured_study import BEST, GUESSES, PROBLEM, SPACE, TEMPLATE, cubin, spec_of, verdicts, write_guessed, write_study
 
 from evoengine.archive.archive import Archive
 from evoengine.cli import main
@@ -27,8 +27,7 @@ DEFAULT = next(number for number, (values, _) in enumerate(verdicts()) if {**SPA
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = empty_database(tmp_path_factory.mktemp("database") / "studies.db")
     archive = Archive.open(str(path))
-    spec, guesses = estimated(spec_of(name="guessed"))
-    write_study(archive, spec, guesses, final=False)
+    write_guessed(archive)
     write_study(archive, spec_of(name="refused"), verdicts()[9:], final=False)
     write_study(archive, spec_of(name="searched"), final=False)
     study = write_study(archive, spec_of(name="no winner"))
@@ -53,7 +52,7 @@ def test_the_winner_leaves_or_the_default_where_there_is_none(
     database: Path, study: str | None, trial: int | None, expected: int, confirmed: bool
 ) -> None:
     chosen = find_chosen(study, str(database), trial=trial)
-    values = {**SPACE.default, **(estimated(spec_of())[1] if study == "guessed" else verdicts())[expected][0]}
+    values = {**SPACE.default, **(GUESSES if study == "guessed" else verdicts())[expected][0]}
 
     assert expected == chosen.facts.trial == chosen.row["trial"]
     assert values == chosen.values

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from command_line import empty_database
-from measured_study import BEST, GATES, estimated, spec_of, verdicts, write_study
+from measured_study import BEST, GATES, spec_of, verdicts, write_guessed, write_study
 
 from evoengine.archive.archive import Archive
 from evoengine.cli import main
@@ -31,8 +31,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with the study `measured` and, used before it, `guessed`, which has only estimates."""
     path = empty_database(tmp_path_factory.mktemp("database") / "studies.db")
     archive = Archive.open(str(path))
-    spec, guesses = estimated(spec_of(name="guessed"))
-    write_study(archive, spec, guesses, final=False)
+    write_guessed(archive)
     write_study(archive, spec_of())
     archive.close()
     return path

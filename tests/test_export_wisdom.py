@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from command_line import empty_database
-from measured_study import BEST, PROBLEM, SPACE, TEMPLATE, estimated, make_chosen, measurement, spec_of, write_study
+from measured_study import BEST, PROBLEM, SPACE, TEMPLATE, make_chosen, measurement, spec_of, write_guessed, write_study
 
 from evoengine.archive.archive import Archive
 from evoengine.cli import main
@@ -172,8 +172,7 @@ def test_the_command_line_collects_studies_and_keeps_what_is_there(
     archive = Archive.open(str(database))
     write_study(archive, spec_of())
     write_study(archive, spec_of(LONG, name="long"), [({"STAGES": 1}, measurement(7.0))], final=False)
-    spec, guesses = estimated(spec_of(WIDE, name="guessed"))
-    write_study(archive, spec, guesses, final=False)
+    write_guessed(archive, WIDE)
     archive.close()
 
     def export(*options: str) -> int:

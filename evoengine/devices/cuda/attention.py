@@ -36,13 +36,6 @@ class Call(NamedTuple):
         """All that decides which kernel it goes to."""
         return (*((one.device, one.dtype, one.shape) for one in self[:3]), *self[3:])
 
-    def pytorch(self, attn_mask: torch.Tensor | None = None, dropout_p: float = 0.0) -> torch.Tensor:
-        """PyTorch's own answer."""
-        query, key, value, is_causal, scale, enable_gqa = self
-        return functional.scaled_dot_product_attention(
-            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
-        )
-
     def problem(self) -> AttentionProblem:
         """What is asked.
 
@@ -121,15 +114,18 @@ class Attention:
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> torch.Tensor:
-        call = Call(query, key, value, is_causal, scale, enable_gqa)
+        compiling = torch.compiler.is_compiling()
         unknown = _unknown(attn_mask, dropout_p, query, key, value)
-        if torch.compiler.is_compiling():
-            # Not in eager mode: there the operator would cost eight times what allocating the output does.
-            return call.pytorch(attn_mask, dropout_p) if unknown else _operator(*call, self._number)
         if unknown:
-            self._warn(f"{unknown}: PyTorch's own attention is used", stacklevel=3)
-            return call.pytorch(attn_mask, dropout_p)
-        return self.run(call)
+            if not compiling:
+                self._warn(f"{unknown}: PyTorch's own attention is used", stacklevel=3)
+            return functional.scaled_dot_product_attention(
+                query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+            )
+        if compiling:  # not in eager mode: there the operator would cost eight times what allocating the output does
+            made: torch.Tensor = _operator(query, key, value, is_causal, scale, enable_gqa, self._number)
+            return made
+        return self.run(Call(query, key, value, is_causal, scale, enable_gqa))
 
     def run(self, call: Call) -> torch.Tensor:
         """A call that asks for nothing beyond what kernels do."""
@@ -140,7 +136,11 @@ class Attention:
             for line in lines:
                 self._warn(line, stacklevel=4)
         kernel = self._ready[seen]
-        return call.pytorch() if kernel is None else kernel(*call[:3])
+        if kernel is not None:
+            return kernel(call.query, call.key, call.value)
+        return functional.scaled_dot_product_attention(
+            call.query, call.key, call.value, is_causal=call.is_causal, scale=call.scale, enable_gqa=call.enable_gqa
+        )
 
     def _prepare(self, call: Call, lines: list[str]) -> Deployed | None:
         """The kernel for a call, None where there is none; `lines` are what the user should know of it."""
