@@ -12,9 +12,9 @@ from evoengine.archive.archive import Archive
 from evoengine.archive.study import Study
 from evoengine.cli.parser import SHAPE
 from evoengine.cli.resolve import Target, find_template, reopen, space_path, stored_limits
-from evoengine.cli.sources import from_header
 from evoengine.cli.storage import existing_storage
 from evoengine.errors import UserError
+from evoengine.export.header import parse_header
 from evoengine.gates import Ceilings
 from evoengine.hardware import DeviceLimits, gate_limits
 from evoengine.problem import Problem, parse_shape
@@ -98,10 +98,18 @@ def _find(what: str | None, arguments: argparse.Namespace, target: Target) -> _F
 
 
 def _header(path: Path, arguments: argparse.Namespace) -> _Found:
-    found = from_header(path, arguments.template, arguments.space, stale=True)
-    problem = found.template.module.PROBLEM(**found.facts.problem)
-    digest = found.facts.template_digest
-    return _Found(str(path), found.template, found.space, found.values, problem, recorded_digest=digest)
+    try:
+        facts = parse_header(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): give a header that `evoengine export` wrote") from error
+    template = find_template(arguments.template or facts.template)
+    space = load_space(space_path(arguments.space, template))
+    missing = [axis.name for axis in space if f"EVO_{axis.name}" not in facts.defines]
+    if missing:
+        raise UserError(f"{path} lacks EVO_{missing[0]}, which template {template.name} now has: export it again")
+    values = {axis.name: facts.defines[f"EVO_{axis.name}"] for axis in space}
+    problem = template.module.PROBLEM(**facts.problem)
+    return _Found(str(path), template, space, values, problem, recorded_digest=facts.template_digest)
 
 
 def _study(name: str, arguments: argparse.Namespace, target: Target) -> _Found:

@@ -49,7 +49,7 @@ def choose(study: Study, question: Question, trial: int | None = None) -> Chosen
     """
     launches = {record.number: question.launch(record.config.values) for record in study.records()}
     summary = summarise(study, launches, question.limits, top=study.spec.budget)
-    row = _row(summary, question, trial)
+    row = chosen_row(summary, question, trial)
     elites = {elite.number: elite.cubin for elite in study.elites()}
     facts = _facts(question, study, summary, row)
     cubin = elites.get(row["trial"])
@@ -66,7 +66,8 @@ def better(one: Chosen, other: Chosen) -> Chosen:
     return min(one, other, key=order)
 
 
-def _row(summary: dict[str, Any], question: Question, trial: int | None) -> dict[str, Any]:
+def chosen_row(summary: dict[str, Any], question: Question, trial: int | None) -> dict[str, Any]:
+    """The row of `summary` that stands for a study, as `choose` says."""
     rows: list[dict[str, Any]] = [*summary["elites"], *summary["measured"], *summary["shortlist"]]
     if trial is not None:
         for row in rows:
