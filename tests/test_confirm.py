@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from evoengine import confirm
-from evoengine.cli import export
 from evoengine.devices.cuda.results import Finals, make_final, ratio_interval
 from evoengine.errors import UserError
+from evoengine.export import chosen
 from evoengine.verdict import Artifact, Candidate
 
 FINALISTS, ROUNDS = 8, 50
@@ -164,17 +164,17 @@ class Asked:
 def test_export_keeps_the_default_where_nothing_wins(
     verdicts: tuple[str, ...], trial: int | None, expected: tuple[int, float]
 ) -> None:
-    row = export.chosen(summary(*verdicts), Asked, trial)  # type: ignore[arg-type]
+    row = chosen.chosen_row(summary(*verdicts), Asked, trial)  # type: ignore[arg-type]
 
     assert expected == (row["trial"], row["median_us"])
 
 
 def test_without_a_trial_of_the_default_nothing_is_exported_in_its_place() -> None:
     with pytest.raises(UserError, match=r"no significant winner: keep the default.*--trial N"):
-        export.chosen(summary("SAME", default_tried=False), Asked, None)  # type: ignore[arg-type]
+        chosen.chosen_row(summary("SAME", default_tried=False), Asked, None)  # type: ignore[arg-type]
 
 
 def test_a_header_says_where_its_number_comes_from() -> None:
-    assert "SAME against the default config" in export._method({"median_us": 1.0, "verdict": "SAME"})
-    assert "not confirmed by a final run" in export._method({"median_us": 1.0})
-    assert "none" == export._method({"estimated_us": 1.0})
+    assert "SAME against the default config" in chosen._method({"median_us": 1.0, "verdict": "SAME"})
+    assert "not confirmed by a final run" in chosen._method({"median_us": 1.0})
+    assert "none" == chosen._method({"estimated_us": 1.0})

@@ -69,10 +69,12 @@ def shipped_sources(kind: str, *suffixes: str) -> set[str]:
 def test_the_wheel_carries_code_templates_and_spaces_and_nothing_else(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "evoengine").rglob("*.py")}
-    data = shipped_sources("kernel_templates", ".cu", ".cuh", ".py") | shipped_sources("search_spaces", ".py")
+    data = shipped_sources("kernel_templates", ".cu", ".cuh", ".py", ".h", ".cpp", ".txt", ".md")
+    data |= shipped_sources("search_spaces", ".py")
 
     assert set() == (modules | data | {"evoengine/py.typed"}) - names
     assert "evoengine/kernel_templates/attention/kernel.cu" in names
+    assert "evoengine/kernel_templates/attention/bundle/CMakeLists.txt" in names
     assert {"evoengine", f"evoengine-{evoengine.__version__}.dist-info"} == {name.split("/")[0] for name in names}
     assert [] == [name for name in names if "__pycache__" in name]
 

@@ -1,160 +1,146 @@
-"""`evoengine export`: the best config of a study as a C header."""
+"""`evoengine export`: the best config, or all that a study measured, in a form that other programs use."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable, Mapping
 from contextlib import closing
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from evoengine import __version__
 from evoengine.archive.archive import Archive
 from evoengine.archive.study import Study
+from evoengine.cli.output import write_folder, write_whole
 from evoengine.cli.resolve import reopen
 from evoengine.cli.result import summary_of
-from evoengine.cli.stale import check_trial
+from evoengine.cli.sources import find_chosen
 from evoengine.cli.storage import existing_storage
 from evoengine.cli.tables import console
 from evoengine.errors import UserError
-from evoengine.export.header import GridDim, HeaderFacts, render_header
+from evoengine.export.bundle import bundle_files
+from evoengine.export.cachefile import render_cachefile
+from evoengine.export.chosen import Chosen
+from evoengine.export.document import render_document
+from evoengine.export.gather import wisdom_of
+from evoengine.export.header import render_header
+from evoengine.export.package import package_files
+from evoengine.export.t4 import render_t4
+from evoengine.export.targets import render_targets
+from evoengine.export.wisdom import PACKAGE, Wisdom, merge, parse_wisdom, render_wisdom
 from evoengine.question import Question
-from evoengine.summary import SDPA
-
-METHOD = "device time per launch, warm L2, CUDA-graph windows interleaved with the default config"
 
 
 def run(arguments: argparse.Namespace) -> int:
-    with closing(Archive.open(existing_storage(arguments.storage))) as archive:
-        study = archive.open_study(arguments.study)
-        question = reopen(
-            study.spec, template_folder=arguments.template, space_file=arguments.space, stale=arguments.force
+    whole = _WHOLE.get(arguments.format)
+    if whole is not None:
+        return _study(arguments, whole)
+    return _configs(arguments)
+
+
+def _configs(arguments: argparse.Namespace) -> int:
+    """The formats that hold configs: one or, but for the bundle, several."""
+    sources = arguments.study or [None]
+    if len(sources) > 1 and arguments.trial is not None:
+        raise UserError(f"--trial {arguments.trial} of {len(sources)} studies: name one study")
+    if len(sources) > 1 and arguments.format == "bundle":
+        raise UserError(f"{len(sources)} studies: a bundle is of one config, export them one by one")
+    chosen = [
+        find_chosen(
+            source,
+            arguments.storage,
+            trial=arguments.trial,
+            template=arguments.template,
+            space=arguments.space,
+            stale=arguments.force and arguments.format != "torch",
+            rebuild=not arguments.force,
         )
-        summary = summary_of(question, study, top=study.spec.budget)
-        row = chosen(summary, question, arguments.trial)
-        if not arguments.force:
-            check_trial(study, question, row["trial"])
-        text = render_header(_facts(question, study, summary, row))
-    _write(arguments.output, text, force=arguments.force)
-    if arguments.json:
-        print(json.dumps({"header": str(arguments.output), **row}, indent=2))
-    else:
-        console().print(f"{arguments.output}: trial {row['trial']}, {row['label']}, {_worth(row)}", soft_wrap=True)
-        if arguments.trial is None and summary["elites"] and not _faster(summary):
-            console().print(f"{summary['winner']}, which this is; --trial N exports another config", soft_wrap=True)
+        for source in sources
+    ]
+    path, force = arguments.output, arguments.force
+    match arguments.format:
+        case "header":
+            text = render_header(chosen[0].facts) if len(chosen) == 1 else render_targets(chosen)
+            write_whole(path, text.encode(), force=force)
+        case "wisdom":
+            text = render_wisdom(_merged(path, wisdom_of(chosen), force=force))
+            write_whole(path, text.encode(), force=True)
+        case "bundle":
+            write_folder(path, "bundle", bundle_files(chosen[0]), force=force)
+        case "torch":
+            write_folder(path, PACKAGE, package_files(chosen), force=force)
+    _say(arguments, chosen)
     return 0
 
 
-def chosen(summary: dict[str, Any], question: Question, trial: int | None) -> dict[str, Any]:
-    """The trial that stands for a study: the one asked for, else the winner.
-
-    After a final run without a winner that is the default config, with its time in that run; before any final run the
-    best that was measured, or else estimated.
-
-    Raises:
-        UserError: no such trial passed every gate, or the default config has no trial.
-    """
-    rows: list[dict[str, Any]] = [*summary["elites"], *summary["measured"], *summary["shortlist"]]
-    if trial is not None:
-        for row in rows:
-            if row["trial"] == trial:
-                return row
-        raise UserError(f"trial {trial} of {summary['study']} did not pass every gate: see `evoengine show --top 50`")
-    if not rows:
-        raise UserError(f"study {summary['study']} holds no config that passed every gate: search on with `resume`")
-    if faster := _faster(summary):
-        return faster[0]
-    if not summary["elites"]:
-        return rows[0]
-    default = next((row for row in rows if row["config"] == question.default.values), None)
-    if default is None:
-        raise UserError(
-            f"study {summary['study']}: {summary['winner']}, which has no trial to export: choose another config of "
-            "`evoengine show` with --trial N"
-        )
-    if "verdict" in default or summary["default"]["median_us"] is None:
-        return default
-    return {**default, **summary["default"]}
+def _merged(path: Path, new: Wisdom, *, force: bool) -> Wisdom:
+    """`new` and what the file holds already; with `force` it begins anew."""
+    if force or not path.exists():
+        return new
+    try:
+        return merge(parse_wisdom(path.read_text(encoding="utf-8")), new)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): give another --output") from error
+    except UserError as error:
+        raise UserError(f"{path} {error}") from error
 
 
-def _faster(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    return [row for row in summary["elites"] if row["verdict"] == "FASTER"]
+def _say(arguments: argparse.Namespace, chosen: list[Chosen]) -> None:
+    if arguments.json:
+        rows = [{"from": one.where, "shape": one.facts.shape, "device": one.facts.device, **one.row} for one in chosen]
+        document = {"output": str(arguments.output), "format": arguments.format, "configs": rows}
+        print(json.dumps(document, indent=2))
+        return
+    for one in chosen:
+        what = f"trial {one.row['trial']}, {one.row['label']}, {_worth(one.row)}"
+        shape = f"{one.facts.shape}: " if len(chosen) > 1 else ""
+        console().print(f"{arguments.output}: {shape}{what}", soft_wrap=True)
+        if one.note:
+            console().print(one.note, soft_wrap=True)
 
 
-def _worth(row: dict[str, Any]) -> str:
+def _worth(row: Mapping[str, Any]) -> str:
     if "estimated_us" in row:
         return f"estimated {row['estimated_us']:.2f} us, not measured"
+    if "exported" in row:
+        return f"{row['median_us']:.3f} us, as measured before it was exported on {row['exported']}"
     if "verdict" in row:
         return f"{row['median_us']:.3f} us in the final run ({row['verdict']} against the default config)"
     return f"{row['median_us']:.3f} us in the search, not confirmed by a final run"
 
 
-def _method(row: dict[str, Any]) -> str:
-    if "estimated_us" in row:
-        return "none"
-    if "verdict" in row:
-        return f"{METHOD} and the baselines in a final run: {row['verdict']} against the default config"
-    return f"{METHOD} in the search, not confirmed by a final run"
+def _study(arguments: argparse.Namespace, render: Callable[[Question, Study], str]) -> int:
+    """The formats that hold every trial of one study."""
+    if len(arguments.study) > 1 or arguments.trial is not None:
+        raise UserError(f"--format {arguments.format} is for all trials of one study: name one, without --trial")
+    with closing(Archive.open(existing_storage(arguments.storage))) as archive:
+        study = archive.open_study(arguments.study[0] if arguments.study else None)
+        question = reopen(
+            study.spec, template_folder=arguments.template, space_file=arguments.space, stale=arguments.force
+        )
+        text = render(question, study)
+        trials = len(study.records())
+    write_whole(arguments.output, text.encode(), force=arguments.force)
+    if arguments.json:
+        document = {"output": str(arguments.output), "format": arguments.format, "study": study.name, "trials": trials}
+        print(json.dumps(document, indent=2))
+    else:
+        console().print(f"{arguments.output}: {trials} trials of {study.name}", soft_wrap=True)
+    return 0
 
 
-def _facts(question: Question, study: Study, summary: dict[str, Any], row: dict[str, Any]) -> HeaderFacts:
-    module, problem = question.template.module, question.problem
-    launch = question.launch(question.space.config(row["config"]).values)
-    record = next(record for record in study.records() if record.number == row["trial"])
-    sdpa = next((one for one in summary["baselines"] if one["name"] == SDPA and "median_us" in one), None)
-    measured = row.get("median_us")
-    speedup = row.get("ratio_to_sdpa") or (sdpa["median_us"] / measured if sdpa and measured else None)
-    grid, scratch = getattr(module, "grid", None), getattr(module, "scratch", None)
-    assert record.build is not None, "a config that passed every gate was built"
-    return HeaderFacts(
-        template=study.spec.template,
-        template_digest=study.spec.template_digest,
-        space=study.spec.space,
-        space_digest=study.spec.space_digest,
-        entry=module.ENTRY,
-        config=row["label"],
-        shape=problem.label,
-        problem=study.spec.problem,
-        study=study.name,
-        trial=row["trial"],
-        device=study.spec.device,
-        arch=study.spec.arch,
-        driver=str(summary["environment"].get("driver", "none")),
-        compiler=record.build.compiler,
-        cubin_sha256=record.build.cubin_sha256,
-        registers=record.build.resources.registers,
-        spill_bytes=record.build.resources.spill_bytes,
-        method=_method(row),
-        median_us=measured,
-        noise=row.get("noise"),
-        speedup_over_sdpa=speedup,
-        speedup_over_default=1.0 / row["ratio_to_default"] if measured else None,
-        estimated_us=row.get("estimated_us"),
-        evoengine_version=__version__,
-        date=datetime.now(UTC).strftime("%Y-%m-%d"),
-        command=study.spec.command,
-        defines=module.defines(row["config"], problem),
-        grid_ctas=launch.grid,
-        block_threads=launch.block,
-        smem_bytes=launch.smem_bytes,
-        grid=tuple(GridDim(*dim) for dim in grid(row["config"])) if grid else (),
-        scratch=scratch(row["config"], problem) if scratch else {},
-    )
+def _t4(question: Question, study: Study) -> str:
+    return render_t4(study.spec, study.records(), study.elites())
 
 
-def _write(path: Path, text: str, *, force: bool) -> None:
-    """Write the whole file or nothing.
+def _cachefile(question: Question, study: Study) -> str:
+    size = [getattr(question.problem, name) for name in question.problem.POSITIONAL]
+    return render_cachefile(study.spec, question.template.module.ENTRY, size, study.records())
 
-    Raises:
-        UserError: the file exists (without `force`), or cannot be written.
-    """
-    if path.exists() and not force:
-        raise UserError(f"{path} exists: give --force to overwrite it, or another --output")
-    draft = path.with_name(f".{path.name}.draft")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(text, encoding="ascii")
-        draft.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}): give another --output") from error
+
+def _document(question: Question, study: Study) -> str:
+    summary = summary_of(question, study, top=study.spec.budget)
+    return render_document(summary, study.records(), study.elites())
+
+
+_WHOLE: dict[str, Callable[[Question, Study], str]] = {"t4": _t4, "cachefile": _cachefile, "json": _document}

@@ -261,16 +261,44 @@ def _profile(verbs: Verbs[argparse.ArgumentParser]) -> None:
     parser.add_argument("--top", metavar="N", type=_natural, default=3, help="elites profiled, the fastest first")
     parser.add_argument("--device", metavar="DEVICE", default="auto", help="auto, cuda or cuda:N")
     _own_code(parser)
-    _own_code(parser)
     _storage(parser)
 
 
+EXPORTS = {
+    "header": "C header; of several, one with an #if block for each card and shape",
+    "bundle": "folder with kernel, launcher, CMakeLists and test",
+    "wisdom": "JSON lines, merged with those that PATH holds",
+    "t4": "every trial as T4 results",
+    "cachefile": "every trial as Kernel Tuner's cachefile",
+    "json": "the study and every trial in full",
+    "torch": "folder for evoengine.load",
+}
+
+
 def _export(verbs: Verbs[argparse.ArgumentParser]) -> None:
-    parser = _verb(verbs, "export", "export", "write the best config of a study as a C header")
-    parser.add_argument("study", metavar="STUDY", nargs="?", help="name (default: the last one)")
-    parser.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="header to write")
+    parser = _verb(verbs, "export", "export", "write the best config, or every trial, for other programs to use")
+    parser.add_argument(
+        "study",
+        metavar="STUDY|HEADER",
+        nargs="*",
+        help="study (default: the last one) or exported header; several for header, wisdom and torch",
+    )
+    parser.add_argument(
+        "--format",
+        choices=tuple(EXPORTS),
+        default="header",
+        help="; ".join(f"{name}: {about}" for name, about in EXPORTS.items()),
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="PATH",
+        type=Path,
+        required=True,
+        help="file, or folder for bundle and torch, to write",
+    )
     parser.add_argument("--trial", metavar="N", type=_whole, help="this trial instead of the best")
-    parser.add_argument("--force", action="store_true", help="overwrite FILE, or export a config that went stale")
+    parser.add_argument("--force", action="store_true", help="overwrite PATH, or export a config that went stale")
     _own_code(parser)
     _storage(parser)
 

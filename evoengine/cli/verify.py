@@ -17,13 +17,13 @@ from evoengine.archive.archive import Archive
 from evoengine.build import Builder
 from evoengine.cli.compare import measure
 from evoengine.cli.entries import header_template, header_values, read_header
-from evoengine.cli.export import chosen
 from evoengine.cli.resolve import Target, find_target, reopen, space_path
 from evoengine.cli.result import summary_of
 from evoengine.cli.storage import existing_storage
 from evoengine.cli.tables import console, table
 from evoengine.devices.interpreter import InterpreterDevice
 from evoengine.errors import TemplateError, UserError
+from evoengine.export.chosen import chosen_row
 from evoengine.gates import Ceilings
 from evoengine.hardware import CARDS, gate_limits
 from evoengine.problem import make_problem
@@ -122,7 +122,7 @@ def _of_study(arguments: argparse.Namespace, target: Target) -> Subject:
     with closing(Archive.open(existing_storage(arguments.storage))) as archive:
         study = archive.open_study(arguments.what)
         question = reopen(study.spec, template_folder=arguments.template, space_file=arguments.space, stale=True)
-        row = chosen(summary_of(question, study, top=study.spec.budget), question, arguments.trial)
+        row = chosen_row(summary_of(question, study, top=study.spec.budget), question, arguments.trial)
         record = next(record for record in study.records() if record.number == row["trial"])
         elite = next((elite for elite in study.elites() if elite.number == row["trial"]), None)
     if target.ordinal is not None:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,9 +99,19 @@ def render_header(facts: HeaderFacts) -> str:
     Raises:
         TemplateError: a macro or the entry is no C identifier, or the grid formula disagrees with the launch.
     """
+    return signed([_TITLE, *provenance(facts), "", "#pragma once", "", *body(facts)])
+
+
+def body(facts: HeaderFacts) -> Iterator[str]:
+    """The lines that C sees: macros, launch, static checks. Raises what `render_header` raises."""
     _check(facts)
-    lines = [_TITLE, *_provenance(facts), "", "#pragma once", "", *_macros(facts), *_launch(facts), ""]
-    text = "\n".join(lines)
+    yield from _macros(facts)
+    yield from _launch(facts)
+
+
+def signed(lines: Iterable[str]) -> str:
+    """The text of a header with its checksum."""
+    text = "\n".join([*lines, ""])
     return f"{text}// sha256 of the lines above: {hashlib.sha256(text.encode()).hexdigest()}\n"
 
 
@@ -144,7 +154,8 @@ def _check(facts: HeaderFacts) -> None:
         raise TemplateError(f"template {facts.template}: grid formula gives {grid}, the launch is {facts.grid_ctas}")
 
 
-def _provenance(facts: HeaderFacts) -> Iterator[str]:
+def provenance(facts: HeaderFacts) -> Iterator[str]:
+    """Where the config comes from, as lines of a comment."""
     if facts.median_us is None:
         yield "// NOT MEASURED: this config was proven correct without a GPU and chosen by an estimate."
     yield "//"

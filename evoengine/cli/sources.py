@@ -1,0 +1,64 @@
+"""What `export` and `evoengine.load` take a config from: a study of a database, or a header that was exported."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+from evoengine.archive.archive import Archive
+from evoengine.cli.entries import header_template, header_values, read_header
+from evoengine.cli.resolve import reopen, space_path
+from evoengine.cli.stale import check_trial
+from evoengine.cli.storage import existing_storage
+from evoengine.errors import UserError
+from evoengine.export.chosen import Chosen, choose
+from evoengine.space import load_space
+
+
+def find_chosen(
+    source: str | None,
+    storage: str,
+    *,
+    trial: int | None = None,
+    template: str | None = None,
+    space: str | None = None,
+    stale: bool = False,
+    rebuild: bool = False,
+) -> Chosen:
+    """The config of one source: an exported header where that is a file, else a study (None: the last one).
+
+    Raises:
+        UserError: there is neither, it holds nothing to export, or (unless `stale`) its template has changed since, or
+            (with `rebuild`) a study's compiler makes another cubin of it now.
+    """
+    if source is not None and Path(source).is_file():
+        if trial is not None:
+            raise UserError(f"--trial {trial} with {source}: a header is of one trial; name the study instead")
+        return from_header(Path(source), template, space, stale=stale)
+    with closing(Archive.open(existing_storage(storage))) as archive:
+        study = archive.open_study(source)
+        question = reopen(study.spec, template_folder=template, space_file=space, stale=stale)
+        chosen = choose(study, question, trial)
+        if rebuild:
+            check_trial(study, question, chosen.row["trial"])
+        return chosen
+
+
+def from_header(path: Path, folder: str | None = None, space_file: str | None = None, *, stale: bool = False) -> Chosen:
+    """What a header says, with the template of its name, or that in `folder`, and its space, or that in `space_file`.
+
+    Raises:
+        UserError: it cannot be read, or (unless `stale`) the template has changed since.
+    """
+    facts = read_header(path)
+    template = header_template(path, facts, folder)
+    if template.digest != facts.template_digest and not stale:
+        raise UserError(
+            f"the template of {path} has changed since ({facts.template_digest}, now {template.digest}): search again, "
+            "or name the folder that it was exported from with --template"
+        )
+    space = load_space(space_path(space_file, template))
+    values = header_values(path, facts, space)
+    us = {"median_us": facts.median_us} if facts.median_us is not None else {"estimated_us": facts.estimated_us}
+    row = {"trial": facts.trial, "label": facts.config, "config": values, "exported": facts.date, **us}
+    return Chosen(str(path), facts, values, space, template, row)
