@@ -16,6 +16,7 @@ from measured_study import BEST, GUESSES, PROBLEM, SPACE, TEMPLATE, cubin, spec_
 from evoengine.archive.archive import Archive
 from evoengine.cli import main, sources
 from evoengine.cli.sources import find_chosen
+from evoengine.cli.trusted import trust
 from evoengine.errors import UserError
 from evoengine.export.header import parse_header
 
@@ -109,7 +110,7 @@ def test_json_says_what_was_written(
         (("measured", "--trial", "10"), "trial 10 of measured did not pass every gate"),
         (("refused",), "holds no config that passed every gate"),
         (("measured", "searched", "--trial", "1"), "--trial 1 of 2 studies"),
-        (("measured", "--template", "mine"), "a study has its own template"),
+        (("measured", "--template", "mine"), "template 'mine' is neither a folder nor a shipped template"),
         (("measured", "--format", "bundle", "-o", "kernel.cu/x"), "cannot write kernel.cu/x"),
         (("measured", "-o", ".", "--force"), "cannot write . ("),
     ],
@@ -154,6 +155,8 @@ def make_stale(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Cal
         kernel.write("// another line\n")
 
     def make(to: Path) -> Callable[..., int]:
+        trust(folder / "attention")
+
         def export(form: str, *options: str) -> int:
             return main(["export", "--format", form, "-o", str(to / "out"), "--storage", str(database), *options])
 

@@ -19,6 +19,7 @@ from evoengine.archive.records import Elite
 from evoengine.cli import main
 from evoengine.cli import verify as command
 from evoengine.cli.resolve import Target
+from evoengine.cli.trusted import trust
 from evoengine.devices.cuda.results import Final, Finals, make_final
 from evoengine.hardware import card
 from evoengine.oracle import Factors
@@ -51,6 +52,7 @@ def searched(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """A copy of it to work in, with a template of its own."""
     monkeypatch.chdir(shutil.copytree(finished, tmp_path / "copy"))
     change(f"UPDATE evo_study SET spec = replace(spec, '{finished}', '{tmp_path}/copy')")
+    trust(tmp_path / "copy")
     return tmp_path / "copy"
 
 
@@ -113,7 +115,7 @@ class TestWithoutGpu:
         assert (0, "best.h", []) == (ran.code, ran.document["what"], ran.document["differences"])
         one_line(run("verify", "best.h", "--trial", "0"), 2, "--trial 0", "leave it out")
         one_line(run("verify", "worst.h"), 2, "'worst.h' is no file")
-        one_line(run("verify", NAME, "--template", "mine"), 2, "are for headers")
+        assert 0 == run("verify", NAME, "--template", "mine").code
         one_line(run("verify", NAME, "--trial", "99"), 2, "trial 99", "did not pass every gate")
 
     def test_a_wrong_kernel_fails(self, run: Run, searched: Path) -> None:
@@ -208,10 +210,11 @@ class TestOnACard:
             target: Target,
             control: tuple[Any, Artifact],
             work: list[tuple[Candidate, Artifact]],
+            force: bool,
             seed: int,
             competitors: tuple[str, ...],
         ) -> Finals:
-            assert (command.SEED, ()) == (seed, competitors)
+            assert (False, command.SEED, ()) == (force, seed, competitors)
 
             def final(name: str, us: float) -> Final:
                 return make_final(name, [us, us * 1.001, us * 0.999], [10.0] * 3, 100, 1, (CHECK,))
