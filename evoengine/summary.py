@@ -1,9 +1,10 @@
-"""A study as one JSON document: what `--json` prints and what the tables are drawn from."""
+"""A study as one JSON document: what `--json` prints and what tables and reports are drawn from."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evoengine.archive.records import Elite, Record
@@ -26,8 +27,7 @@ def summarise(study: Study, launches: dict[int, Launch], limits: DeviceLimits, t
     records = study.records()
     by_number = {record.number: record for record in records}
     elites = study.elites()
-    figures = [_figures(record, launches.get(record.number), limits) for record in records]
-    rows = {row["trial"]: row for row in figures}
+    rows = {record.number: _figures(record, launches.get(record.number), limits) for record in records}
     return {
         "study": study.name,
         "template": study.spec.template,
@@ -46,7 +46,7 @@ def summarise(study: Study, launches: dict[int, Launch], limits: DeviceLimits, t
         "sources": [source.about() for source in study.spec.sources],
         "budget": study.spec.budget,
         "spent": sum(is_paid(record.verdict, record.twin_of) for record in records),
-        "verdicts": dict(_verdicts(records)),
+        "verdicts": dict(Counter(map(outcome, records))),
         "rejections": _rejections(records),
         "free": study.counts(),
         "elites": [rows[elite.number] | _elite(elite, by_number[elite.number]) for elite in elites[:top]],
@@ -66,20 +66,41 @@ def winner(elites: list[Elite]) -> str:
     return f"trial {faster[0].number}" if faster else "no significant winner: keep the default"
 
 
-def _verdicts(records: list[Record]) -> Counter[str]:
-    counts: Counter[str] = Counter()
+def trials(
+    records: Sequence[Record], launches: Mapping[int, Launch], limits: DeviceLimits, *, measured: bool
+) -> list[dict[str, Any]]:
+    """A row a trial, in order of number: what plots are drawn from.
+
+    `outcome` is the word that `verdicts` counts, `reason` why a rejected one was. `time_us` is the search's own
+    median or, where nothing is `measured`, the estimate: one scale for all, `worth`'s. `evaluation` is the trial's
+    place among those that `worth` counts, from 1; None for twins, static rejections and what is in flight.
+    """
+    rows, evaluation = [], 0
     for record in records:
-        if record.twin_of is not None:
-            counts["twin"] += 1
-        elif isinstance(record.verdict, Rejection):
-            counts[str(record.verdict.gate)] += 1
-        elif isinstance(record.verdict, Measurement):
-            counts["measured"] += 1
-        elif isinstance(record.verdict, Estimate):
-            counts["estimated"] += 1
-        else:
-            counts["in flight"] += 1
-    return counts
+        seen = record.seen(measures=measured)
+        counts = seen.state == "done" and is_paid(record.verdict, record.twin_of)
+        evaluation += counts
+        rows.append(
+            {
+                **_figures(record, launches.get(record.number), limits),
+                "outcome": outcome(record),
+                "evaluation": evaluation if counts else None,
+                "time_us": seen.value,
+                "reason": record.verdict.reason if isinstance(record.verdict, Rejection) else None,
+            }
+        )
+    return rows
+
+
+def outcome(record: Record) -> str:
+    """What became of a trial: the gate that refused it, or `measured`, `estimated`, `twin`, `in flight`."""
+    if record.twin_of is not None:
+        return "twin"
+    if isinstance(record.verdict, Rejection):
+        return str(record.verdict.gate)
+    if isinstance(record.verdict, Measurement):
+        return "measured"
+    return "estimated" if isinstance(record.verdict, Estimate) else "in flight"
 
 
 def _rejections(records: list[Record]) -> list[dict[str, Any]]:

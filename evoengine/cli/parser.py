@@ -28,6 +28,7 @@ def make_parser() -> argparse.ArgumentParser:
     _space(verbs)
     _studies(verbs)
     _show(verbs)
+    _report(verbs)
     _export(verbs)
     _compare(verbs)
     _replay(verbs)
@@ -144,6 +145,21 @@ def _show(verbs: Verbs[argparse.ArgumentParser]) -> None:
     parser = _verb(verbs, "show", "studies", "show a study: best configs, verdicts by gate, baselines")
     parser.add_argument("study", metavar="STUDY", nargs="?", help="name (default: the last one)")
     parser.add_argument("--top", metavar="N", type=_natural, default=8, help="rows of the table")
+    _storage(parser)
+
+
+def _report(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    parser = _verb(verbs, "report", "report", "write a study as one offline page, as Markdown, or as a figure")
+    parser.add_argument("study", metavar="STUDY", nargs="?", help="name (default: the last one)")
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="file to write")
+    parser.add_argument(
+        "--format",
+        choices=("html", "md", "png"),
+        help="html: an interactive page, all in one file; md: tables for a pull request; png: one figure for a paper "
+        "(default: by the suffix of FILE)",
+    )
+    parser.add_argument("--top", metavar="N", type=_natural, default=8, help="rows of the tables of configs")
+    parser.add_argument("--force", action="store_true", help="overwrite FILE")
     _storage(parser)
 
 

@@ -1,0 +1,146 @@
+"""What plots share: colours by role, axes, ticks, labels that do not overlap. Figures are plain plotly JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any, NamedTuple
+
+Json = dict[str, Any]
+
+INK, MUTED, GRID, SURFACE = "var(--ink)", "var(--muted)", "var(--grid)", "var(--surface)"
+OURS, OTHER, REFUSED, FAINT = "var(--ours)", "var(--other)", "var(--refused)", "var(--faint)"
+STEPS = ("var(--step-1)", "var(--step-2)", "var(--step-3)", "var(--step-4)", "var(--step-5)")
+"""Colours are roles: the page replaces them by those of the reader's light or dark scheme."""
+SLOW_TO_FAST = [[0.0, "var(--grid)"], [0.9, "var(--step-1)"], [0.9, "var(--step-3)"], [1.0, "var(--step-5)"]]
+"""Over the share of configs that are slower: the fastest tenth stands out."""
+NO_TIME = "No config has a time yet."
+LABEL = 15
+"""Pixels from one line of text to the next."""
+STEPS_OF_TEN, CLOSE_STEPS = (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+"""Ticks in a decade of a logarithmic axis; the closer ones where it spans little more than a decade."""
+
+
+def text(plain: str) -> str:
+    """`plain` as plotly shows it literally: its labels know tags and entities."""
+    return escape(plain, quote=False)
+
+
+class Plot(NamedTuple):
+    """One picture with what it says. `figure` is None where there is nothing to draw; `caption` then says why."""
+
+    id: str
+    title: str
+    caption: str
+    figure: Json | None
+
+
+def figure(data: list[Json], height: int, **layout: Any) -> Json:
+    """A figure on the page's background, its hover labels and legend in the page's colours."""
+    base: Json = {
+        "height": height,
+        "margin": {"l": 64, "r": 24, "t": 16, "b": 52},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 12, "color": INK},
+        "hoverlabel": {"bgcolor": SURFACE, "bordercolor": GRID, "font": {"color": INK, "size": 12}, "align": "left"},
+        "hovermode": "closest",
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": MUTED, "activecolor": INK},
+        "showlegend": False,
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"},
+        "dragmode": "zoom",
+    }
+    return {"data": data, "layout": base | layout}
+
+
+def axis(title: str = "", **more: Any) -> Json:
+    """An axis with a quiet grid."""
+    plain: Json = {
+        "title": {"text": text(title), "standoff": 8},
+        "gridcolor": GRID,
+        "linecolor": MUTED,
+        "tickcolor": MUTED,
+        "tickfont": {"color": MUTED},
+        "zeroline": False,
+        "showline": True,
+        "ticks": "outside",
+        "automargin": True,
+    }
+    return plain | more
+
+
+def log_axis(title: str, low: float, high: float, steps: Sequence[float] = (), **more: Any) -> Json:
+    """A logarithmic axis from `low` to `high`, with ticks that a reader can say aloud (`steps` of each decade)."""
+    values = log_ticks(low, high, steps)
+    span = [math.log10(low), math.log10(high)]
+    ticks = {"tickvals": values, "ticktext": [f"{value:g}" for value in values]}
+    return axis(title, type="log", range=span, tickmode="array", **ticks) | more
+
+
+def log_ticks(low: float, high: float, steps: Sequence[float] = ()) -> list[float]:
+    """About four to ten round numbers from `low` to `high`, or those at `steps` of each decade."""
+    decades = math.log10(high / low)
+    steps = steps or (CLOSE_STEPS if decades < 1.4 else STEPS_OF_TEN if decades < 3.5 else (1.0,))
+    places = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    values = [step * 10.0**place for place in places for step in steps]
+    return [float(f"{value:g}") for value in values if low <= value <= high]
+
+
+def apart(places: Mapping[str, float], gap: float) -> dict[str, float]:
+    """Positions at least `gap` apart, in the same order, moved as little as one pass up and one pass down can."""
+    names = sorted(places, key=lambda name: places[name])
+    moved = [places[name] for name in names]
+    for _ in range(len(moved)):
+        for at in range(1, len(moved)):
+            overlap = gap - (moved[at] - moved[at - 1])
+            if overlap > 1e-9:
+                moved[at - 1] -= overlap / 2
+                moved[at] += overlap / 2
+    return dict(zip(names, moved, strict=True))
+
+
+def side_labels(
+    lines: Mapping[str, float], low: float, high: float, height: float, colours: Mapping[str, str]
+) -> list[Json]:
+    """Labels right of a logarithmic y axis of `height` pixels, one a line at its height, none over another."""
+    per_pixel = math.log10(high / low) / height
+    places = apart({name: math.log10(value) for name, value in lines.items()}, LABEL * per_pixel)
+    return [
+        {
+            "text": text(name),
+            "x": 1.0,
+            "xref": "paper",
+            "xanchor": "left",
+            "xshift": 6,
+            "y": place,
+            "yref": "y",
+            "yanchor": "middle",
+            "showarrow": False,
+            "align": "left",
+            "font": {"size": 11, "color": colours.get(name, MUTED)},
+        }
+        for name, place in places.items()
+    ]
+
+
+def line(axis_name: str, value: float, colour: str, dash: str = "dash", **more: Any) -> Json:
+    """A line across the whole plot at `value` of its x or y axis."""
+    other = "y" if axis_name.startswith("x") else "x"
+    ends = {f"{axis_name[0]}0": value, f"{axis_name[0]}1": value, f"{other}0": 0, f"{other}1": 1}
+    refs = {f"{axis_name[0]}ref": axis_name, f"{other}ref": f"{other}{axis_name[1:]} domain"}
+    return {
+        "type": "line",
+        **refs,
+        **ends,
+        "line": {"color": colour, "width": 1, "dash": dash},
+        "layer": "below",
+    } | more
+
+
+def shares(values: Sequence[float], share: float) -> float:
+    """The `share` quantile of `values` (ascending), between neighbours."""
+    at = share * (len(values) - 1)
+    low = math.floor(at)
+    high = min(low + 1, len(values) - 1)
+    return values[low] + (values[high] - values[low]) * (at - low)
