@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evoengine.archive.records import Elite, Record
+from evoengine.archive.records import Elite, Record, fastest, shortlist
 from evoengine.archive.study import Study
 from evoengine.hardware import DeviceLimits, occupancy
 from evoengine.template import Launch
@@ -17,14 +17,15 @@ SDPA = "sdpa"
 """The baseline that users compare with: PyTorch's own choice of backend."""
 
 
-def summarise(study: Study, launches: dict[int, Launch], limits: DeviceLimits, top: int) -> dict[str, Any]:
-    """Everything a reader wants to know of a study. `launches` are those of its trials, by number.
+def summarise(
+    study: Study, records: Sequence[Record], launches: Mapping[int, Launch], limits: DeviceLimits, top: int
+) -> dict[str, Any]:
+    """Everything a reader wants to know of a study and its `records`. `launches` are those of its trials, by number.
 
     `elites` are confirmed in a final run; `measured` are the search's own medians, which a final run has to confirm;
     `shortlist` is estimated and not measured. Times are microseconds a launch, noise is IQR over median, `error` the
     largest relative Frobenius error against float64 over all checks, `ratio_to_sdpa` SDPA's time over the config's.
     """
-    records = study.records()
     by_number = {record.number: record for record in records}
     elites = study.elites()
     rows = {record.number: _figures(record, launches.get(record.number), limits) for record in records}
@@ -51,8 +52,8 @@ def summarise(study: Study, launches: dict[int, Launch], limits: DeviceLimits, t
         "free": study.counts(),
         "elites": [rows[elite.number] | _elite(elite, by_number[elite.number]) for elite in elites[:top]],
         "winner": winner(elites),
-        "measured": [rows[record.number] | _measured(record) for record in study.best(top)],
-        "shortlist": [rows[record.number] | _estimated(record) for record in study.shortlist(top)],
+        "measured": [rows[record.number] | _measured(record) for record in fastest(records, top)],
+        "shortlist": [rows[record.number] | _estimated(record) for record in shortlist(records, top)],
         "baselines": [_baseline(baseline) for baseline in study.baselines()],
         "environment": dict(elites[0].environment if elites else records[-1].environment if records else {}),
     }
@@ -103,7 +104,7 @@ def outcome(record: Record) -> str:
     return "estimated" if isinstance(record.verdict, Estimate) else "in flight"
 
 
-def _rejections(records: list[Record]) -> list[dict[str, Any]]:
+def _rejections(records: Sequence[Record]) -> list[dict[str, Any]]:
     """Why candidates were refused, the commonest first: reasons that differ in their numbers alone are one."""
     alike: dict[tuple[Gate, str], list[tuple[int, str]]] = {}
     for record in records:
@@ -136,7 +137,7 @@ def _error(checks: tuple[Check, ...]) -> float | None:
 
 
 def _measured(record: Record) -> dict[str, Any]:
-    assert isinstance(record.verdict, Measurement), "best() holds measurements"
+    assert isinstance(record.verdict, Measurement), "fastest() holds measurements"
     verdict = record.verdict
     return {
         "median_us": verdict.median_us,

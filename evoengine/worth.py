@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +18,8 @@ from evoengine.space import Axis, FeasibleSet, SearchSpace
 from evoengine.verdict import Measurement, is_paid
 
 Floats = NDArray[np.float64]
+Searched = Callable[[], tuple[SearchSpace, FeasibleSet]]
+"""What was searched, when it is asked for: to enumerate the attention space takes over a second."""
 
 CLOSE = (5, 1)
 """Percent of the search's best within which it is as good as found."""
@@ -39,7 +41,7 @@ def worth(
     records: Sequence[Record],
     elites: int,
     axes: Sequence[Axis],
-    searched: tuple[SearchSpace, FeasibleSet] | None,
+    searched: Searched | None,
     seed: int,
 ) -> dict[str, Any] | None:
     """What is known in hindsight, JSON-ready; None where no config has a time.
@@ -72,7 +74,7 @@ def worth(
 
 
 def random_search(
-    counted: Sequence[Seen], searched: tuple[SearchSpace, FeasibleSet] | None, end: Converged | None, seed: int
+    counted: Sequence[Seen], searched: Searched | None, end: Converged | None, seed: int
 ) -> dict[str, Any]:
     """What random search is expected to find in as many `evaluations`, and how we know: `basis`.
 
@@ -104,7 +106,7 @@ def random_search(
         return {**said, "reason": f"{why}, and its model is not to be asked before the search has converged"}
     if searched is None:
         return {**said, "reason": f"{why}, and the space has changed since, so its model cannot be asked"}
-    space, feasible = searched
+    space, feasible = searched()
     imagined = imagined_times(space, feasible, counted, seed=seed, count=IMAGINED)
     mean = np.mean([expected_best(np.sort(times), len(counted)) for times in imagined], axis=0)
     curve = [[k, float(mean[k - 1])] for k in _spread(len(counted))]

@@ -75,7 +75,7 @@ def shuffled(count: int, seed: int = 0) -> list[Point]:
     return [POINTS[at] for at in np.random.default_rng(seed).permutation(len(POINTS))[:count]]
 
 
-def judged(records: Sequence[Record], elites: int = 0, searched: Any = (SPACE, FEASIBLE)) -> dict[str, Any]:
+def judged(records: Sequence[Record], elites: int = 0, searched: Any = lambda: (SPACE, FEASIBLE)) -> dict[str, Any]:
     found = worth(records, elites, AXES, searched, 0)
     assert found is not None
     return found
@@ -108,8 +108,8 @@ class TestCounts:
     def test_nothing_to_say_without_a_time(self) -> None:
         refused = study(POINTS[:3], lambda point: Rejection(Gate.COMPILE, "no"))
 
-        assert worth(refused, 0, AXES, (SPACE, FEASIBLE), 0) is None
-        assert worth([], 0, AXES, (SPACE, FEASIBLE), 0) is None
+        assert worth(refused, 0, AXES, lambda: (SPACE, FEASIBLE), 0) is None
+        assert worth([], 0, AXES, lambda: (SPACE, FEASIBLE), 0) is None
 
 
 class TestRandomSearch:

@@ -24,9 +24,9 @@ def summary_of(question: Question, study: Study, top: int) -> dict[str, Any]:
     records, spec = study.records(), study.spec
     launches = {record.number: question.launch(record.config.values) for record in records}
     fresh = question.space.digest == spec.space_digest and question.template.digest == spec.template_digest
-    searched = (question.space, question.feasible) if fresh else None
+    searched = (lambda: (question.space, question.feasible)) if fresh else None
     found = worth(records, len(study.elites()), spec.axes, searched, spec.seed)
-    return {**summarise(study, launches, question.limits, top), "worth": found}
+    return {**summarise(study, records, launches, question.limits, top), "worth": found}
 
 
 def show_result(summary: dict[str, Any]) -> None:

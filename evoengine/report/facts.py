@@ -42,6 +42,11 @@ class Facts:
         return bool(self.summary["worth"] and self.summary["worth"]["measured"])
 
     @property
+    def estimated(self) -> bool:
+        """Whether estimates are all there is."""
+        return bool(self.summary["worth"]) and not self.measured
+
+    @property
     def time_name(self) -> str:
         return "time" if self.measured else "estimated time"
 

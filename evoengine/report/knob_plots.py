@@ -12,7 +12,6 @@ from evoengine.report.style import (
     NO_TIME,
     OURS,
     SLOW_TO_FAST,
-    STEPS_OF_TEN,
     SURFACE,
     Json,
     Plot,
@@ -61,11 +60,12 @@ def weights(facts: Facts) -> Plot:
     ]
     layout = {
         "bargap": 0.3,
+        "margin": {"l": 64, "r": 24, "t": 28, "b": 52},
         "xaxis": axis("weight, %", range=[0, 112 * rows[0]["weight"]]),
         "yaxis": axis(autorange="reversed", showgrid=False, ticks=""),
     }
     caption = f"{what_weight_is(knobs)[0].upper()}{what_weight_is(knobs)[1:]}."
-    return Plot("weights", title, caption, figure(data, max(180, 84 + 19 * len(rows)), **layout))
+    return Plot("weights", title, caption, figure(data, max(180, 92 + 19 * len(rows)), **layout))
 
 
 def coordinates(facts: Facts) -> Plot:
@@ -76,7 +76,7 @@ def coordinates(facts: Facts) -> Plot:
         return Plot("coordinates", title, "Fewer than two configs have a time.", None)
     times = [float(row["time_us"]) for row in facts.timed]
     low, high = times[-1], times[0]
-    steps = log_ticks(low * 0.999, high * 1.001)
+    steps = log_ticks(low * 0.999, high * 1.001, most=7)
     data = [
         {
             "type": "parcoords",
@@ -92,7 +92,7 @@ def coordinates(facts: Facts) -> Plot:
                     for knob in knobs
                 ),
                 {
-                    "label": "µs" if facts.measured else "estimated µs",
+                    "label": "µs" if facts.measured else "est. µs",
                     "values": [_log(us) for us in times],
                     "range": [_log(low), _log(high)],
                     "tickvals": [_log(us) for us in steps],
@@ -116,7 +116,7 @@ def coordinates(facts: Facts) -> Plot:
     caption = "A line is a config; the fastest tenth is coloured and on top. Drag along an axis to keep a range of it."
     if omitted:
         caption += f" The {len(knobs)} heaviest of {len(facts.knobs)} knobs that vary."
-    return Plot("coordinates", title, caption, figure(data, 420, margin={"l": 56, "r": 56, "t": 96, "b": 24}))
+    return Plot("coordinates", title, caption, figure(data, 420, margin={"l": 56, "r": 76, "t": 96, "b": 24}))
 
 
 def slices(facts: Facts) -> Plot:
@@ -143,10 +143,9 @@ def slices(facts: Facts) -> Plot:
             ticktext=[text(knob.show(choice)) for choice in knob.choices],
             showgrid=False,
             tickangle=0,
+            tickfont={"color": MUTED, "size": 10},
         )
-        layout[f"yaxis{number}"] = log_axis(
-            "µs" if column == 0 else "", times[-1] * 0.93, times[0] * 1.07, STEPS_OF_TEN
-        ) | {
+        layout[f"yaxis{number}"] = log_axis("µs" if column == 0 else "", times[-1] * 0.93, times[0] * 1.07, most=4) | {
             "domain": [max(top - ROW / inner, 0), top],
             "anchor": f"x{number}",
             "showticklabels": column == 0,
@@ -206,7 +205,8 @@ def _slice(facts: Facts, knob: Axis, number: str) -> list[Json]:
 
 def _place(row: Row, knob: Axis, spread: float) -> float:
     """The index of a config's choice, moved by golden-ratio steps of its number: evenly, the same in every report."""
-    return round(knob.choices.index(row["config"][knob.name]) + spread * ((row["trial"] * GOLDEN) % 1 - 0.5), 3)
+    choice = knob.choices.index(row["config"][knob.name])
+    return float(round(choice + spread * ((row["trial"] * GOLDEN) % 1 - 0.5), 3))
 
 
 def _band(knob: Axis) -> float:
@@ -215,4 +215,4 @@ def _band(knob: Axis) -> float:
 
 
 def _log(us: float) -> float:
-    return float(round(math.log10(us), 5))
+    return round(math.log10(us), 5)

@@ -47,7 +47,7 @@ def render_page(facts: Facts, plotly: str) -> str:
     )
     figures = [{"id": plot.id, "figure": plot.figure} for plot in plots if plot.figure]
     return f"""<!DOCTYPE html>
-<html lang="en"{"" if facts.measured or not facts.summary["shortlist"] else ' class="estimated"'}>
+<html lang="en"{' class="estimated"' if facts.estimated else ""}>
 <head>
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="{policy}">
@@ -96,7 +96,7 @@ def _head(facts: Facts) -> str:
     banner = (
         '<p class="banner"><strong>ESTIMATED.</strong> Nothing here was timed. These configs compile, fit and compute '
         "the right answer in the PTX interpreter; the order is a model's guess.</p>"
-        if summary["shortlist"]
+        if facts.estimated
         else ""
     )
     tiles = "".join(

@@ -146,7 +146,7 @@ def funnel(facts: Facts) -> Plot:
     free = facts.summary["free"]
     spared = f" Free of charge, never compiled: {', '.join(f'{n} {name}' for name, n in free.items())}." if free else ""
     ends = f"{kept[-1]} of {steps[0][1]} trials {'were measured' if facts.measured else 'passed and were estimated'}"
-    return Plot("funnel", title, f"{ends}.{spared}", figure(data, 340, **layout))
+    return Plot("funnel", title, f"{ends}.{spared}", figure(data, 300, **layout))
 
 
 def _range(facts: Facts, values: list[float]) -> tuple[float, float]:

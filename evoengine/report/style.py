@@ -18,8 +18,15 @@ SLOW_TO_FAST = [[0.0, "var(--grid)"], [0.9, "var(--step-1)"], [0.9, "var(--step-
 NO_TIME = "No config has a time yet."
 LABEL = 15
 """Pixels from one line of text to the next."""
-STEPS_OF_TEN, CLOSE_STEPS = (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
-"""Ticks in a decade of a logarithmic axis; the closer ones where it spans little more than a decade."""
+LADDER = (
+    (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0),
+    (1.0, 1.5, 2.0, 3.0, 5.0, 7.0),
+    (1.0, 2.0, 5.0),
+    (1.0, 3.0),
+    (1.0,),
+)
+"""Ticks in a decade of a logarithmic axis, the closest first."""
+FEWEST_TICKS = 3
 
 
 def text(plain: str) -> str:
@@ -70,21 +77,33 @@ def axis(title: str = "", **more: Any) -> Json:
     return plain | more
 
 
-def log_axis(title: str, low: float, high: float, steps: Sequence[float] = (), **more: Any) -> Json:
-    """A logarithmic axis from `low` to `high`, with ticks that a reader can say aloud (`steps` of each decade)."""
-    values = log_ticks(low, high, steps)
+def log_axis(title: str, low: float, high: float, most: int = 9, **more: Any) -> Json:
+    """A logarithmic axis from `low` to `high` with at most `most` ticks that a reader can say aloud."""
+    values = log_ticks(low, high, most)
     span = [math.log10(low), math.log10(high)]
     ticks = {"tickvals": values, "ticktext": [f"{value:g}" for value in values]}
     return axis(title, type="log", range=span, tickmode="array", **ticks) | more
 
 
-def log_ticks(low: float, high: float, steps: Sequence[float] = ()) -> list[float]:
-    """About four to ten round numbers from `low` to `high`, or those at `steps` of each decade."""
-    decades = math.log10(high / low)
-    steps = steps or (CLOSE_STEPS if decades < 1.4 else STEPS_OF_TEN if decades < 3.5 else (1.0,))
+def log_ticks(low: float, high: float, most: int = 9) -> list[float]:
+    """The most round numbers from `low` to `high` that are no more than `most`."""
     places = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    values = [step * 10.0**place for place in places for step in steps]
-    return [float(f"{value:g}") for value in values if low <= value <= high]
+    for steps in LADDER:
+        values = [float(f"{step * 10.0**place:g}") for place in places for step in steps]
+        shown = [value for value in values if low <= value <= high]
+        if FEWEST_TICKS <= len(shown) <= most:
+            return shown
+    if len(shown) > most:
+        return shown[:: -(-len(shown) // most)]
+    return _even_ticks(low, high)
+
+
+def _even_ticks(low: float, high: float) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten, for a range so narrow that no ladder has a rung in it."""
+    rough = (high - low) / FEWEST_TICKS
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = max(unit * factor for factor in (1, 2, 5) if unit * factor <= rough)
+    return [float(f"{at * step:.10g}") for at in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def apart(places: Mapping[str, float], gap: float) -> dict[str, float]:
