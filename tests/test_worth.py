@@ -209,7 +209,7 @@ def test_the_words_fit_a_terminal_and_hold_the_figures(
     text = " ".join(out.split())
 
     assert max(len(line) for line in out.splitlines()) <= width
-    assert "what the search was worth best 10.100 us in the search's own timing (#53), within 5 % after 7 and" in text
+    assert "what the search was worth best 10.100 us in the search's own timing (trial 53), within 5 % after 7 and" in text
     assert "8 confirmed, one for every 7.5 evaluations" in text
     assert "us), bootstrap of the 60 configs drawn at random" in text
     assert "trials with a time; PED-ANOVA)" in text

@@ -6,12 +6,12 @@ import argparse
 import json
 from contextlib import closing
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from evoengine import __version__
 from evoengine.archive.archive import Archive
 from evoengine.archive.study import Study
+from evoengine.cli.output import write_whole
 from evoengine.cli.resolve import reopen
 from evoengine.cli.result import summary_of
 from evoengine.cli.storage import existing_storage
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
         summary = summary_of(question, study, top=study.spec.budget)
         row = _row(summary, question, arguments.trial)
         text = render_header(_facts(question, study, summary, row))
-    _write(arguments.output, text, force=arguments.force)
+    write_whole(arguments.output, text.encode("ascii"), force=arguments.force)
     if arguments.json:
         print(json.dumps({"header": str(arguments.output), **row}, indent=2))
     else:
@@ -111,20 +111,3 @@ def _facts(question: Question, study: Study, summary: dict[str, Any], row: dict[
         grid=tuple(GridDim(*dim) for dim in grid(row["config"])) if grid else (),
         scratch=scratch(row["config"], problem) if scratch else {},
     )
-
-
-def _write(path: Path, text: str, *, force: bool) -> None:
-    """Write the whole file or nothing.
-
-    Raises:
-        UserError: the file exists (without `force`), or cannot be written.
-    """
-    if path.exists() and not force:
-        raise UserError(f"{path} exists: give --force to overwrite it, or another --output")
-    draft = path.with_name(f".{path.name}.draft")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(text, encoding="ascii")
-        draft.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}): give another --output") from error

@@ -10,6 +10,7 @@ from evoengine.report.style import (
     LABEL,
     MUTED,
     NO_TIME,
+    NOT_CONFIRMED,
     OURS,
     REFUSED,
     STEPS,
@@ -34,7 +35,7 @@ def finalists(facts: Facts) -> Plot:
     title = "Finalists"
     elites: Sequence[Row] = facts.summary["elites"]
     if not elites:
-        return Plot("finalists", title, "No final run has confirmed a config.", None)
+        return Plot("finalists", title, NOT_CONFIRMED, None)
     names = [f"#{row['trial']}" for row in elites]
     ratio = [1 / row["ratio_to_default"] for row in elites]
     bounds = [row["ratio_to_default_95"] for row in elites]
@@ -153,7 +154,7 @@ def resources(facts: Facts) -> Plot:
         "annotations": [
             _mark("x", "y", registers, f"limit {registers}", REFUSED),
             _mark("x2", "y2", smem / KIB, f"limit {smem / KIB:g}", REFUSED),
-            *(_mark("x2", "y2", at / KIB, f"{n} fit", MUTED) for n, at in steps),
+            *(_mark("x2", "y2", at / KIB, "2 CTAs" if n == 2 else str(n), MUTED) for n, at in steps),
         ],
     }
     most = max(timed, key=lambda row: row["registers"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -73,6 +74,11 @@ class Facts:
         return sorted(varying, key=lambda axis: place.get(axis.name, len(place)))
 
     @property
+    def typical_us(self) -> float:
+        """Where nine tenths of the timed configs are faster: an axis up to the slowest would hide the others."""
+        return quantile([float(row["time_us"]) for row in reversed(self.timed)], 0.9)
+
+    @property
     def best(self) -> Row | None:
         """The row that answers the study: the winner, else the fastest confirmed, measured or estimated config."""
         elites: Sequence[Row] = self.summary["elites"]
@@ -137,3 +143,11 @@ class Facts:
             for axis in self.axes
             if row["config"][axis.name] != self.default.get(axis.name)
         }
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The `share` quantile of `values` (ascending), between neighbours."""
+    at = share * (len(values) - 1)
+    low = math.floor(at)
+    high = min(low + 1, len(values) - 1)
+    return values[low] + (values[high] - values[low]) * (at - low)

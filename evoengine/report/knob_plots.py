@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from evoengine.report.facts import Facts, Row
+from evoengine.report.facts import Facts, Row, quantile
 from evoengine.report.style import (
     GRID,
     INK,
@@ -19,7 +19,6 @@ from evoengine.report.style import (
     figure,
     log_axis,
     log_ticks,
-    shares,
     text,
 )
 from evoengine.report.words import what_weight_is
@@ -29,6 +28,8 @@ COORDINATES = 12
 """Axes of the parallel coordinates: more have no room for their names at 1,180 pixels."""
 COLUMNS, ROW, BETWEEN = 3, 118, 58
 """Slices in a row, and the height in pixels of a row and of what is between two."""
+BOX = {"lowerfence": 0.1, "q1": 0.25, "median": 0.5, "q3": 0.75, "upperfence": 0.9}
+"""Quantiles that a box of times shows."""
 GOLDEN = 0.618034
 SPREAD = 0.36
 """Width over which the configs of a choice are spread, so that many do not look like one."""
@@ -178,11 +179,10 @@ def _slice(facts: Facts, knob: Axis, number: str) -> list[Json]:
         at.setdefault(knob.choices.index(row["config"][knob.name]), []).append(float(row["time_us"]))
     places = sorted(at)
     where: Json = {"xaxis": f"x{number}", "yaxis": f"y{number}"}
-    quantiles = {"lowerfence": 0.1, "q1": 0.25, "median": 0.5, "q3": 0.75, "upperfence": 0.9}
     box: Json = {
         "type": "box",
         "x": places,
-        **{name: [shares(at[place], share) for place in places] for name, share in quantiles.items()},
+        **{name: [quantile(at[place], share) for place in places] for name, share in BOX.items()},
         "line": {"color": MUTED, "width": 1},
         "fillcolor": SURFACE,
         "hoverinfo": "y",

@@ -16,7 +16,6 @@ from evoengine.report.style import (
     axis,
     figure,
     log_axis,
-    shares,
     side_labels,
     text,
 )
@@ -151,8 +150,7 @@ def funnel(facts: Facts) -> Plot:
 
 def _range(facts: Facts, values: list[float]) -> tuple[float, float]:
     """Limits of the time axis: all that is drawn, but for the slowest tenth of the configs."""
-    times = [float(row["time_us"]) for row in reversed(facts.timed)]
-    typical = shares(times, 0.9)
+    typical = facts.typical_us
     ends = [value for value in values if value <= 2 * typical] + [typical]
     return min(ends) * 0.9, max(ends) * 1.12
 

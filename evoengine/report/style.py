@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ STEPS = ("var(--step-1)", "var(--step-2)", "var(--step-3)", "var(--step-4)", "va
 SLOW_TO_FAST = [[0.0, "var(--grid)"], [0.9, "var(--step-1)"], [0.9, "var(--step-3)"], [1.0, "var(--step-5)"]]
 """Over the share of configs that are slower: the fastest tenth stands out."""
 NO_TIME = "No config has a time yet."
+NOT_CONFIRMED = "No final run has confirmed a config."
 LABEL = 15
 """Pixels from one line of text to the next."""
 LADDER = (
@@ -155,11 +156,3 @@ def line(axis_name: str, value: float, colour: str, dash: str = "dash", **more: 
         "line": {"color": colour, "width": 1, "dash": dash},
         "layer": "below",
     } | more
-
-
-def shares(values: Sequence[float], share: float) -> float:
-    """The `share` quantile of `values` (ascending), between neighbours."""
-    at = share * (len(values) - 1)
-    low = math.floor(at)
-    high = min(low + 1, len(values) - 1)
-    return values[low] + (values[high] - values[low]) * (at - low)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -52,7 +53,7 @@ def baselines(facts: Facts) -> Table:
 def rejections(facts: Facts) -> Table:
     """Why candidates were refused, the commonest first."""
     found = facts.summary["rejections"]
-    rows = [[row["gate"], str(row["count"]), row["example"], f"#{row['trial']}"] for row in found[:REASONS]]
+    rows = [[row["gate"], str(row["count"]), row["example"], str(row["trial"])] for row in found[:REASONS]]
     hidden = sum(row["count"] for row in found[REASONS:])
     note = f"{hidden} more for {len(found) - REASONS} other reasons." if hidden else ""
     return Table("rejections", "Rejected", ["gate", ">configs", "why (an example)", ">trial"], rows, note)
@@ -86,8 +87,10 @@ def provenance(facts: Facts) -> Table:
 
 def commands(facts: Facts) -> list[str]:
     """How to get the numbers again, and how to use them."""
-    name = facts.summary["study"]
+    name = shlex.quote(facts.summary["study"])
     found = [facts.summary["command"], f"evoengine show {name}"]
+    if facts.estimated:
+        found.append(f"evoengine resume {name}  # on a machine with the card: measures the shortlist")
     return [*found, f"evoengine export {name} -o config.h"] if facts.best else found
 
 
@@ -97,7 +100,7 @@ def _configs(
     heads = [">trial", *(head for head, _ in columns), *(head for head, _ in _RESOURCES), "differs from the default in"]
     cells = [
         [
-            f"#{row['trial']}",
+            str(row["trial"]),
             *(cell(row) for _, cell in (*columns, *_RESOURCES)),
             " ".join(f"{name}={value}" for name, value in facts.changed(row).items()) or "nothing",
         ]

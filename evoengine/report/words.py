@@ -20,17 +20,17 @@ def answer(summary: Mapping[str, Any]) -> str:
         best = faster[0]
         sdpa = f" and {best['ratio_to_sdpa']:.2f} times as fast as PyTorch SDPA" if best["ratio_to_sdpa"] else ""
         ratio = f"{1 / best['ratio_to_default']:.2f} times as fast as the default config"
-        return f"Trial #{best['trial']} takes {best['median_us']:.3f} µs a launch, {ratio}{sdpa}."
+        return f"Trial {best['trial']} takes {best['median_us']:.3f} µs a launch, {ratio}{sdpa}."
     if summary["measured"]:
         best = summary["measured"][0]
         return (
-            f"Trial #{best['trial']} is the fastest that the search measured, {best['median_us']:.3f} µs a launch; no "
+            f"Trial {best['trial']} is the fastest that the search measured, {best['median_us']:.3f} µs a launch; no "
             "final run has confirmed it."
         )
     if summary["shortlist"]:
         best = summary["shortlist"][0]
         return (
-            f"Nothing was measured. Trial #{best['trial']} has the lowest estimate, {best['estimated_us']:.2f} µs; "
+            f"Nothing was measured. Trial {best['trial']} has the lowest estimate, {best['estimated_us']:.2f} µs; "
             "resume the study on a machine with the card to measure the shortlist."
         )
     return "No config passed every gate." if summary["rejections"] else "No config was judged yet."
@@ -82,7 +82,7 @@ def what_weight_is(knobs: dict[str, Any]) -> str:
 def _best(found: dict[str, Any], unit: str) -> str:
     timing = "in the search's own timing" if found["measured"] else "estimated"
     reached = " and ".join(f"within {close} % after {found[f'evaluations_to_{close}_percent']}" for close in CLOSE)
-    best = f"{found['best_us']:.3f} {unit} {timing} (#{found['best_trial']})"
+    best = f"{found['best_us']:.3f} {unit} {timing} (trial {found['best_trial']})"
     return f"{best}, {reached} of {found['evaluations']} evaluations"
 
 
