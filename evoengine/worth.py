@@ -120,6 +120,8 @@ def knobs(axes: Sequence[Axis], timed: Sequence[Seen]) -> dict[str, Any]:
     said: dict[str, Any] = {"evaluator": "PED-ANOVA", "trials": len(timed), "importance": []}
     if len(timed) < LEAST_TRIALS:
         return {**said, "reason": f"{len(timed)} configs have a time, at least {LEAST_TRIALS} are needed"}
+    if len({one.value for one in timed}) == 1:
+        return {**said, "reason": "every config has the same time"}
     found = importance(axes, timed)
     ranked = [{"knob": name, "weight": weight} for name, weight in found.items()]
     return {**said, "top_share": top_share(len(timed)), "importance": ranked}

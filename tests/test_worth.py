@@ -192,6 +192,11 @@ class TestKnobs:
 
         assert (LEAST_TRIALS, 0.25) == (found["knobs"]["trials"], found["knobs"]["top_share"])
 
+    def test_are_not_weighed_where_no_config_is_faster_than_another(self) -> None:
+        found = judged(study(shuffled(40), lambda point: measured(10.0)))["knobs"]
+
+        assert ([], "every config has the same time") == (found["importance"], found["reason"])
+
     def test_are_not_weighed_over_a_handful(self) -> None:
         found = judged(study(POINTS[: LEAST_TRIALS - 1]))["knobs"]
 
@@ -209,7 +214,9 @@ def test_the_words_fit_a_terminal_and_hold_the_figures(
     text = " ".join(out.split())
 
     assert max(len(line) for line in out.splitlines()) <= width
-    assert "what the search was worth best 10.100 us in the search's own timing (trial 53), within 5 % after 7 and" in text
+    assert (
+        "what the search was worth best 10.100 us in the search's own timing (trial 53), within 5 % after 7 and" in text
+    )
     assert "8 confirmed, one for every 7.5 evaluations" in text
     assert "us), bootstrap of the 60 configs drawn at random" in text
     assert "trials with a time; PED-ANOVA)" in text

@@ -195,7 +195,7 @@ def _slice(facts: Facts, knob: Axis, number: str) -> list[Json]:
         "mode": "markers",
         "x": [_place(row, knob, SPREAD) for row in fast],
         "y": [row["time_us"] for row in fast],
-        "text": [f"#{row['trial']}, {knob.name} {knob.show(row['config'][knob.name])}" for row in fast],
+        "text": [text(f"#{row['trial']}, {knob.name} {knob.show(row['config'][knob.name])}") for row in fast],
         "hovertemplate": "%{text}: %{y:.3f} µs<extra></extra>",
         "marker": {"size": 4, "color": OURS, "opacity": 0.75},
         **where,
