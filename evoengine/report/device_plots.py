@@ -77,7 +77,8 @@ def finalists(facts: Facts) -> Plot:
         }
         for row, name in zip(elites, names, strict=True)
     ]
-    left, right = min([1.0, low, *near.values()]), max([1.0, high, *near.values()])
+    ends = [1.0, low, high, *near.values(), *(1 / end for bound in bounds for end in bound if end)]
+    left, right = min(ends), max(ends)
     pad = (right - left) * 0.08 or 0.1
     marks = {"default config": 1.0} | near
     top, storeys = _top_labels(marks, left - pad, right + pad)

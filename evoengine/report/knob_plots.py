@@ -128,6 +128,8 @@ def slices(facts: Facts) -> Plot:
     rows = -(-len(facts.knobs) // COLUMNS)
     inner = rows * ROW + (rows - 1) * BETWEEN
     times = [float(row["time_us"]) for row in facts.timed]
+    low, high = times[-1] * 0.93, times[0] * 1.07
+    ticks = log_ticks(low, high, most=4)
     data: list[Json] = []
     layout: Json = {"annotations": [], "boxgap": 0.3, "margin": {"l": 56, "r": 12, "t": 28, "b": 36}}
     for at, knob in enumerate(facts.knobs):
@@ -146,7 +148,7 @@ def slices(facts: Facts) -> Plot:
             tickangle=0,
             tickfont={"color": MUTED, "size": 10},
         )
-        layout[f"yaxis{number}"] = log_axis("µs" if column == 0 else "", times[-1] * 0.93, times[0] * 1.07, most=4) | {
+        layout[f"yaxis{number}"] = log_axis("µs" if column == 0 else "", low, high, ticks) | {
             "domain": [max(top - ROW / inner, 0), top],
             "anchor": f"x{number}",
             "showticklabels": column == 0,

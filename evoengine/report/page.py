@@ -100,8 +100,7 @@ def _head(facts: Facts) -> str:
         else ""
     )
     tiles = "".join(
-        f"<div{' class=ours' if name.startswith('best') else ''}><dt>{escape(name)}</dt><dd>{escape(value)}"
-        f"{f' <small>{escape(unit)}</small>' if unit else ''}</dd></div>"
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)} <small>{escape(unit)}</small></dd></div>"
         for name, value, unit in _tiles(facts)
     )
     return f"""<header>
@@ -109,7 +108,7 @@ def _head(facts: Facts) -> str:
 <p class="about">{escape(where + limits)}</p>
 {banner}
 <p class="answer">{escape(answer(summary))}</p>
-<dl class="tiles">{tiles}</dl>
+<dl class="tiles{" timed" if facts.best else ""}">{tiles}</dl>
 </header>"""
 
 
@@ -120,11 +119,12 @@ def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
     if best and "estimated_us" in best:
         tiles.append(("best, ESTIMATED", f"{best['estimated_us']:.2f}", "µs"))
     elif best:
-        kind = "confirmed" if "verdict" in best else "not confirmed"
-        tiles.append((f"best, {kind}", f"{best['median_us']:.3f}", f"µs ±{best['noise']:.1%}"))
-        tiles.append(("against the default config", f"{1 / best['ratio_to_default']:.2f}", "x"))
+        verdict = best.get("verdict", "not confirmed")
+        kind = "best, confirmed" if verdict == "FASTER" else f"fastest, {verdict}"
+        tiles.append((kind, f"{best['median_us']:.3f}", f"µs ±{best['noise']:.1%}"))
+        tiles.append(("vs the default config", f"{1 / best['ratio_to_default']:.2f}", "x"))
         if best.get("ratio_to_sdpa"):
-            tiles.append(("against PyTorch SDPA", f"{best['ratio_to_sdpa']:.2f}", "x"))
+            tiles.append(("vs PyTorch SDPA", f"{best['ratio_to_sdpa']:.2f}", "x"))
     tiles.append(("candidates", str(summary["spent"]), f"of {summary['budget']}"))
     if summary["worth"]:
         tiles.append(("within 1 % after", str(summary["worth"]["evaluations_to_1_percent"]), "evaluations"))

@@ -13,7 +13,7 @@ MEASURED, ESTIMATED, OTHER, INK, FAINT = "#0b62a8", "#9a3a8c", "#b35900", "#444c
 SIZE, DPI = (7.2, 5.6), 220
 """Inches: the width of two columns; dots an inch."""
 KNOBS = 10
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 9,
     "axes.titlelocation": "left",

@@ -19,7 +19,7 @@ def roofline(facts: Facts) -> Plot:
     title = "Roofline"
     best, device = facts.best, facts.device
     if not facts.measured or best is None:
-        return Plot("roofline", title, "Nothing was measured: an estimate reaches no rate.", None)
+        return Plot("roofline", title, "Nothing was measured, and an estimate reaches no rate.", None)
     flops, moved = facts.problem.flops, facts.problem.bytes_moved
     if device is None or not flops or not moved:
         why = "the problem counts no operations" if device else f"the rates of {facts.summary['device']} are not known"

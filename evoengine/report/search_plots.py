@@ -16,6 +16,7 @@ from evoengine.report.style import (
     axis,
     figure,
     log_axis,
+    log_ticks,
     side_labels,
     text,
 )
@@ -39,6 +40,8 @@ def curve(facts: Facts) -> Plot:
     low, high = _range(facts, [*times, *(us for _, us in random["curve"]), *lines.values()])
     shown = {name: us for name, us in lines.items() if low < us < high}
     last = worth["evaluations"]
+    left, right = 0.9, max(last, 2) * 1.05
+    whole = [count for count in log_ticks(left, right) if count.is_integer()]
     data: list[Json] = [
         {
             "type": "scatter",
@@ -52,11 +55,12 @@ def curve(facts: Facts) -> Plot:
         },
         {
             "type": "scatter",
-            "mode": "lines",
+            "mode": "lines+markers",
             "name": "best so far",
             "x": places,
             "y": times,
             "line": {"color": OURS, "width": 2.5, "shape": "hv"},
+            "marker": {"color": OURS, "size": 6},
             "hovertemplate": "best after %{x}: %{y:.3f} µs<extra></extra>",
         },
     ]
@@ -78,7 +82,7 @@ def curve(facts: Facts) -> Plot:
             "mode": "lines",
             "name": text(name),
             "showlegend": False,
-            "x": [1, last],
+            "x": [left, right],
             "y": [us, us],
             "line": {"color": MUTED, "width": 1, "dash": "dash"},
             "hoverinfo": "skip",
@@ -89,7 +93,7 @@ def curve(facts: Facts) -> Plot:
     layout = {
         "margin": {"l": 64, "r": 150, "t": 40, "b": 52},
         "showlegend": True,
-        "xaxis": log_axis("evaluations (candidates sent to the compiler)", 0.9, max(last, 2) * 1.05),
+        "xaxis": log_axis("evaluations (candidates sent to the compiler)", left, right, whole),
         "yaxis": log_axis(f"{facts.time_name} a launch, µs", low, high),
         "annotations": side_labels(labels, low, high, CURVE_HEIGHT - 92, {f"best {times[-1]:.3f}": OURS}),
     }
@@ -139,13 +143,15 @@ def funnel(facts: Facts) -> Plot:
         "bargap": 0.35,
         "showlegend": True,
         "margin": {"l": 84, "r": 24, "t": 40, "b": 48},
-        "xaxis": axis("trials", range=[0, steps[0][1] * 1.16], rangemode="tozero"),
+        "xaxis": axis("trials", range=[0, steps[0][1] * 1.16], dtick=1 if steps[0][1] < 10 else None),
         "yaxis": axis(autorange="reversed", showgrid=False, ticks=""),
     }
-    free = facts.summary["free"]
-    spared = f" Free of charge, never compiled: {', '.join(f'{n} {name}' for name, n in free.items())}." if free else ""
-    ends = f"{kept[-1]} of {steps[0][1]} trials {'were measured' if facts.measured else 'passed and were estimated'}"
-    return Plot("funnel", title, f"{ends}.{spared}", figure(data, 300, **layout))
+    flying = facts.summary["verdicts"].get("in flight", 0)
+    free = ", ".join(f"{count} {name}" for name, count in facts.summary["free"].items())
+    caption = f"{kept[-1]} of {steps[0][1]} trials passed every gate{f', {flying} are in flight' if flying else ''}."
+    if free:
+        caption += f" Free of charge, never compiled: {free}."
+    return Plot("funnel", title, caption, figure(data, 300, **layout))
 
 
 def _range(facts: Facts, values: list[float]) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
@@ -78,12 +78,12 @@ def axis(title: str = "", **more: Any) -> Json:
     return plain | more
 
 
-def log_axis(title: str, low: float, high: float, most: int = 9, **more: Any) -> Json:
-    """A logarithmic axis from `low` to `high` with at most `most` ticks that a reader can say aloud."""
-    values = log_ticks(low, high, most)
+def log_axis(title: str, low: float, high: float, ticks: Sequence[float] = (), **more: Any) -> Json:
+    """A logarithmic axis from `low` to `high`, with `ticks` or with some that a reader can say aloud."""
+    values = list(ticks) or log_ticks(low, high)
     span = [math.log10(low), math.log10(high)]
-    ticks = {"tickvals": values, "ticktext": [f"{value:g}" for value in values]}
-    return axis(title, type="log", range=span, tickmode="array", **ticks) | more
+    texts = [f"{value:g}" for value in values]
+    return axis(title, type="log", range=span, tickmode="array", tickvals=values, ticktext=texts) | more
 
 
 def log_ticks(low: float, high: float, most: int = 9) -> list[float]:
