@@ -1,4 +1,4 @@
-"""Files that a command writes for the user."""
+"""Files that a command writes for the user: whole or not at all, and nobody's work is overwritten unasked."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ def write_whole(path: Path, content: bytes, *, force: bool) -> None:
     Raises:
         UserError: the file exists (without `force`), or cannot be written.
     """
-    check_new(path, force=force)
+    if path.exists() and not force:
+        raise UserError(f"{path} exists: give --force to overwrite it, or another --output")
     draft = path.with_name(f".{path.name}.draft")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -21,12 +22,3 @@ def write_whole(path: Path, content: bytes, *, force: bool) -> None:
         draft.replace(path)
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}): give another --output") from error
-
-
-def check_new(path: Path, *, force: bool) -> None:
-    """
-    Raises:
-        UserError: the file exists (without `force`).
-    """
-    if path.exists() and not force:
-        raise UserError(f"{path} exists: give --force to overwrite it, or another --output")

@@ -13,9 +13,9 @@ from pathlib import Path
 from evoengine import __version__
 from evoengine.archive.archive import Archive
 from evoengine.archive.study import Study
-from evoengine.cli.output import check_new, write_whole
+from evoengine.cli.output import write_whole
 from evoengine.cli.resolve import reopen
-from evoengine.cli.result import summary_of
+from evoengine.cli.result import launches_of, summary_of
 from evoengine.cli.storage import existing_storage
 from evoengine.cli.tables import console
 from evoengine.errors import UserError
@@ -34,7 +34,6 @@ FORMATS = {".html": "html", ".htm": "html", ".md": "md", ".markdown": "md", ".pn
 def run(arguments: argparse.Namespace) -> int:
     path: Path = arguments.output
     kind = _format(path, arguments.format)
-    check_new(path, force=arguments.force)
     render = _renderer(kind)
     with closing(Archive.open(existing_storage(arguments.storage))) as archive:
         study = archive.open_study(arguments.study)
@@ -80,12 +79,11 @@ def _renderer(kind: str) -> Callable[[Facts], bytes]:
 def _facts(question: Question, study: Study, top: int) -> Facts:
     summary = summary_of(question, study, top)
     records = study.records()
-    launches = {record.number: question.launch(record.config.values) for record in records}
     measured = bool(summary["worth"] and summary["worth"]["measured"])
     known = {one.name: one for one in (*CARDS.values(), question.limits)}
     return Facts(
         summary=summary,
-        trials=trials(records, launches, question.limits, measured=measured),
+        trials=trials(records, launches_of(question, records), question.limits, measured=measured),
         axes=study.spec.axes,
         default=study.spec.default,
         problem=question.problem,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from rich.text import Text
 
+from evoengine.archive.records import Record
 from evoengine.archive.study import Study
 from evoengine.cli.tables import console, table
 from evoengine.cli.worth import show_worth
 from evoengine.question import Question
 from evoengine.summary import summarise
+from evoengine.template import Launch
 from evoengine.verdict import Gate
 from evoengine.worth import worth
 
@@ -22,11 +24,16 @@ REASONS = 8
 def summary_of(question: Question, study: Study, top: int) -> dict[str, Any]:
     """The study as one JSON document, with what its search was `worth`."""
     records, spec = study.records(), study.spec
-    launches = {record.number: question.launch(record.config.values) for record in records}
+    launches = launches_of(question, records)
     fresh = question.space.digest == spec.space_digest and question.template.digest == spec.template_digest
     searched = (lambda: (question.space, question.feasible)) if fresh else None
     found = worth(records, len(study.elites()), spec.axes, searched, spec.seed)
     return {**summarise(study, records, launches, question.limits, top), "worth": found}
+
+
+def launches_of(question: Question, records: Iterable[Record]) -> dict[int, Launch]:
+    """The launch of every trial, by number."""
+    return {record.number: question.launch(record.config.values) for record in records}
 
 
 def show_result(summary: dict[str, Any]) -> None:
