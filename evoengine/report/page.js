@@ -27,6 +27,8 @@
       Plotly.react(id, data, layout, config);
     }
   };
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  for (const query of ["(prefers-color-scheme: dark)", "print"]) {
+    matchMedia(query).addEventListener("change", draw);
+  }
   draw();
 })();

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from evoengine.report.facts import Facts, Row
 from evoengine.report.style import (
     FAINT,
@@ -31,8 +33,7 @@ def curve(facts: Facts) -> Plot:
     worth = facts.summary["worth"]
     if worth is None:
         return Plot("curve", title, NO_TIME, None)
-    places, times = facts.best_so_far()
-    every = [row for row in facts.trials if row["evaluation"] is not None and row["time_us"] is not None]
+    _, times = facts.best_so_far()
     random = worth["random"]
     lines = dict(facts.baselines)
     if facts.default_us is not None:
@@ -42,53 +43,6 @@ def curve(facts: Facts) -> Plot:
     last = worth["evaluations"]
     left, right = 0.9, max(last, 2) * 1.05
     whole = [count for count in log_ticks(left, right) if count.is_integer()]
-    data: list[Json] = [
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "name": "each evaluation",
-            "x": [row["evaluation"] for row in every],
-            "y": [row["time_us"] for row in every],
-            "text": [_about(row) for row in every],
-            "hovertemplate": "evaluation %{x}: %{y:.3f} µs<br>%{text}<extra></extra>",
-            "marker": {"size": 4, "color": FAINT},
-        },
-        {
-            "type": "scatter",
-            "mode": "lines+markers",
-            "name": "best so far",
-            "x": places,
-            "y": times,
-            "line": {"color": OURS, "width": 2.5, "shape": "hv"},
-            "marker": {"color": OURS, "size": 6},
-            "hovertemplate": "best after %{x}: %{y:.3f} µs<extra></extra>",
-        },
-    ]
-    if random["curve"]:
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "name": "random search, expected",
-                "x": [count for count, _ in random["curve"]],
-                "y": [us for _, us in random["curve"]],
-                "line": {"color": OTHER, "width": 2, "dash": "dot"},
-                "hovertemplate": "random search after %{x}: %{y:.3f} µs expected<extra></extra>",
-            }
-        )
-    data += [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": text(name),
-            "showlegend": False,
-            "x": [left, right],
-            "y": [us, us],
-            "line": {"color": MUTED, "width": 1, "dash": "dash"},
-            "hoverinfo": "skip",
-        }
-        for name, us in shown.items()
-    ]
     labels = {f"{name} {us:.2f}": us for name, us in shown.items()} | {f"best {times[-1]:.3f}": times[-1]}
     layout = {
         "margin": {"l": 64, "r": 150, "t": 40, "b": 52},
@@ -105,7 +59,7 @@ def curve(facts: Facts) -> Plot:
     )
     if hidden:
         caption += f" Off the scale: {', '.join(hidden)}."
-    return Plot("curve", title, caption, figure(data, CURVE_HEIGHT, **layout))
+    return Plot("curve", title, caption, figure(_traces(facts, shown, left, right), CURVE_HEIGHT, **layout))
 
 
 def funnel(facts: Facts) -> Plot:
@@ -152,6 +106,60 @@ def funnel(facts: Facts) -> Plot:
     if free:
         caption += f" Free of charge, never compiled: {free}."
     return Plot("funnel", title, caption, figure(data, 300, **layout))
+
+
+def _traces(facts: Facts, lines: Mapping[str, float], left: float, right: float) -> list[Json]:
+    """Every evaluation, the best so far, random search, and a level line from `left` to `right` for each baseline."""
+    places, times = facts.best_so_far()
+    every = [row for row in facts.trials if row["evaluation"] is not None and row["time_us"] is not None]
+    random = facts.summary["worth"]["random"]["curve"]
+    data: list[Json] = [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": "each evaluation",
+            "x": [row["evaluation"] for row in every],
+            "y": [row["time_us"] for row in every],
+            "text": [_about(row) for row in every],
+            "hovertemplate": "evaluation %{x}: %{y:.3f} µs<br>%{text}<extra></extra>",
+            "marker": {"size": 4, "color": FAINT},
+        },
+        {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": "best so far",
+            "x": places,
+            "y": times,
+            "line": {"color": OURS, "width": 2.5, "shape": "hv"},
+            "marker": {"color": OURS, "size": 6},
+            "hovertemplate": "best after %{x}: %{y:.3f} µs<extra></extra>",
+        },
+    ]
+    if random:
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": "random search, expected",
+                "x": [count for count, _ in random],
+                "y": [us for _, us in random],
+                "line": {"color": OTHER, "width": 2, "dash": "dot"},
+                "hovertemplate": "random search after %{x}: %{y:.3f} µs expected<extra></extra>",
+            }
+        )
+    return data + [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": text(name),
+            "showlegend": False,
+            "x": [left, right],
+            "y": [us, us],
+            "line": {"color": MUTED, "width": 1, "dash": "dash"},
+            "hoverinfo": "skip",
+        }
+        for name, us in lines.items()
+    ]
 
 
 def _range(facts: Facts, values: list[float]) -> tuple[float, float]:
