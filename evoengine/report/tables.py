@@ -40,14 +40,14 @@ def configs(facts: Facts) -> list[Table]:
 def baselines(facts: Facts) -> Table:
     """What the finalists are compared with, timed in the same run."""
     default = facts.default_us
-    rows = [["default config", f"{default:.3f}", "-", "1.00x", "-"]] if default else []
+    rows = [["default config", f"{default:.3f}", "-", "1.00x", "-", ""]] if default else []
     for row in facts.summary["baselines"]:
         if "unavailable" in row:
-            rows.append([row["name"], "-", "-", "-", f"does not run here: {row['unavailable']}"])
+            rows.append([row["name"], "-", "-", "-", "-", f"does not run here: {row['unavailable']}"])
         else:
             ratio = f"{default / row['median_us']:.2f}x" if default else "-"
-            rows.append([row["name"], f"{row['median_us']:.3f}", f"{row['noise']:.1%}", ratio, _error(row)])
-    return Table("baselines", "Baselines", ["baseline", ">µs", ">noise", ">vs default", ">error"], rows)
+            rows.append([row["name"], f"{row['median_us']:.3f}", f"{row['noise']:.1%}", ratio, _error(row), ""])
+    return Table("baselines", "Baselines", ["baseline", ">µs", ">noise", ">vs default", ">error", ""], rows)
 
 
 def rejections(facts: Facts) -> Table:
