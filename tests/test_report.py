@@ -150,6 +150,17 @@ class TestFunnel:
     def test_leaves_out_what_is_in_flight(self) -> None:
         assert ("static", 2, 0) == state("interrupted").funnel()[0]
 
+    @pytest.mark.parametrize(
+        ("name", "end"),
+        [
+            ("estimated", ("estimated", 30, 0)),
+            ("estimated and measured", ("passed", 3, 0)),
+            ("twins", ("measured", 2, 0)),
+        ],
+    )
+    def test_ends_in_what_was_measured_or_estimated(self, name: str, end: tuple[str, int, int]) -> None:
+        assert end == state(name).funnel()[-1]
+
 
 def test_best_so_far_counts_what_worth_counts(thousand: Facts) -> None:
     places, times = thousand.best_so_far()

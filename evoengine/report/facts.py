@@ -134,7 +134,8 @@ class Facts:
             refused = counts.get(str(gate), 0)
             steps.append((str(gate), left, refused))
             left -= refused
-        return [*steps, ("measured" if self.measured else "estimated" if self.estimated else "passed", left, 0)]
+        ends = [word for word in ("measured", "estimated") if counts.get(word)]
+        return [*steps, (ends[0] if len(ends) == 1 else "passed", left, 0)]
 
     def changed(self, row: Row) -> dict[str, str]:
         """The knobs in which a config differs from the default, as tables name their values."""
