@@ -92,8 +92,8 @@ def finalists(facts: Facts) -> Plot:
     faster = sum(row["verdict"] == "FASTER" for row in elites)
     far = [f"{name} ({at:.2f})" for name, at in rivals.items() if name not in near]
     caption = (
-        f"{faster} of {len(elites)} finalists are faster than the default config with 95 % certainty. All were timed "
-        "again together, interleaved, in a fresh process."
+        f"{faster} of {len(elites)} finalists are judged FASTER than the default config. All were timed again "
+        "together, interleaved, in a fresh process."
     )
     if far:
         caption += f" Off the scale: {', '.join(far)}."
