@@ -1,14 +1,14 @@
-"""A study as one JSON document: what `--json` prints and what the tables are drawn from."""
+"""A study as one JSON document: what `--json` prints and what tables and reports are drawn from."""
 
 from __future__ import annotations
 
 import re
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evoengine.archive.records import Elite, Record
+from evoengine.archive.records import Elite, Record, fastest, shortlist
 from evoengine.archive.study import Study
 from evoengine.errors import UserError
 from evoengine.hardware import DeviceLimits, occupancy
@@ -19,8 +19,10 @@ SDPA = "sdpa"
 """The baseline that users compare with: PyTorch's own choice of backend."""
 
 
-def summarise(study: Study, launches: dict[int, Launch], limits: DeviceLimits, top: int) -> dict[str, Any]:
-    """Everything a reader wants to know of a study. `launches` are those of its trials, by number.
+def summarise(
+    study: Study, records: Sequence[Record], launches: Mapping[int, Launch], limits: DeviceLimits, top: int
+) -> dict[str, Any]:
+    """Everything a reader wants to know of a study and its `records`. `launches` are those of its trials, by number.
 
     `elites` are confirmed in a final run, in which `default` is the default config; `measured` are the search's own
     medians, which a final run has to confirm; `shortlist` is estimated and not measured. Times are microseconds a
@@ -32,13 +34,11 @@ def summarise(study: Study, launches: dict[int, Launch], limits: DeviceLimits, t
     Raises:
         UserError: an elite is no trial of the study.
     """
-    records = study.records()
     by_number = {record.number: record for record in records}
     elites = study.elites()
     if strange := [elite.number for elite in elites if elite.number not in by_number]:
         raise UserError(f"study {study.name} is damaged: it has no trial {strange[0]}, which it says is an elite")
-    figures = [_figures(record, launches.get(record.number), limits) for record in records]
-    rows = {row["trial"]: row for row in figures}
+    rows = {record.number: _figures(record, launches.get(record.number), limits) for record in records}
     return {
         "study": study.name,
         "template": study.spec.template,
@@ -57,14 +57,14 @@ def summarise(study: Study, launches: dict[int, Launch], limits: DeviceLimits, t
         "sources": [source.about() for source in study.spec.sources],
         "budget": study.spec.budget,
         "spent": sum(is_paid(record.verdict, record.twin_of) for record in records),
-        "verdicts": dict(_verdicts(records)),
+        "verdicts": dict(Counter(map(outcome, records))),
         "rejections": _rejections(records),
         "free": study.counts(),
         "elites": [rows[elite.number] | _elite(elite, by_number[elite.number]) for elite in elites[:top]],
         "winner": winner(elites),
         "default": _default(elites[0]) if elites else None,
-        "measured": [rows[record.number] | _measured(record) for record in study.best(top)],
-        "shortlist": [rows[record.number] | _estimated(record) for record in study.shortlist(top)],
+        "measured": [rows[record.number] | _measured(record) for record in fastest(records, top)],
+        "shortlist": [rows[record.number] | _estimated(record) for record in shortlist(records, top)],
         "baselines": [_baseline(baseline) for baseline in study.baselines()],
         "environment": dict(elites[0].environment if elites else records[-1].environment if records else {}),
     }
@@ -78,23 +78,44 @@ def winner(elites: list[Elite]) -> str:
     return f"trial {faster[0].number}" if faster else "no significant winner: keep the default"
 
 
-def _verdicts(records: list[Record]) -> Counter[str]:
-    counts: Counter[str] = Counter()
+def trials(
+    records: Sequence[Record], launches: Mapping[int, Launch], limits: DeviceLimits, *, measured: bool
+) -> list[dict[str, Any]]:
+    """A row a trial, in order of number: what plots are drawn from.
+
+    `outcome` is the word that `verdicts` counts, `reason` why a rejected one was. `time_us` is the search's own
+    median or, where nothing is `measured`, the estimate: one scale for all, `worth`'s. `evaluation` is the trial's
+    place among those that `worth` counts, from 1; None for twins, static rejections and what is in flight.
+    """
+    rows, evaluation = [], 0
     for record in records:
-        if record.twin_of is not None:
-            counts["twin"] += 1
-        elif isinstance(record.verdict, Rejection):
-            counts[str(record.verdict.gate)] += 1
-        elif isinstance(record.verdict, Measurement):
-            counts["measured"] += 1
-        elif isinstance(record.verdict, Estimate):
-            counts["estimated"] += 1
-        else:
-            counts["in flight"] += 1
-    return counts
+        seen = record.seen(measures=measured)
+        counts = seen.state == "done" and is_paid(record.verdict, record.twin_of)
+        evaluation += counts
+        rows.append(
+            {
+                **_figures(record, launches.get(record.number), limits),
+                "outcome": outcome(record),
+                "evaluation": evaluation if counts else None,
+                "time_us": seen.value,
+                "reason": record.verdict.reason if isinstance(record.verdict, Rejection) else None,
+            }
+        )
+    return rows
 
 
-def _rejections(records: list[Record]) -> list[dict[str, Any]]:
+def outcome(record: Record) -> str:
+    """What became of a trial: the gate that refused it, or `measured`, `estimated`, `twin`, `in flight`."""
+    if record.twin_of is not None:
+        return "twin"
+    if isinstance(record.verdict, Rejection):
+        return str(record.verdict.gate)
+    if isinstance(record.verdict, Measurement):
+        return "measured"
+    return "estimated" if isinstance(record.verdict, Estimate) else "in flight"
+
+
+def _rejections(records: Sequence[Record]) -> list[dict[str, Any]]:
     """Why candidates were refused, the commonest first: reasons that differ in their numbers alone are one."""
     alike: dict[tuple[Gate, str], list[tuple[int, str, str]]] = {}
     for record in records:
@@ -135,7 +156,7 @@ def _error(checks: tuple[Check, ...]) -> float | None:
 
 
 def _measured(record: Record) -> dict[str, Any]:
-    assert isinstance(record.verdict, Measurement), "best() holds measurements"
+    assert isinstance(record.verdict, Measurement), "fastest() holds measurements"
     verdict = record.verdict
     return {
         "median_us": verdict.median_us,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +18,8 @@ from evoengine.space import Axis, FeasibleSet, SearchSpace
 from evoengine.verdict import Measurement, is_paid
 
 Floats = NDArray[np.float64]
+Searched = Callable[[], tuple[SearchSpace, FeasibleSet]]
+"""What was searched, when it is asked for: to enumerate the attention space takes over a second."""
 
 CLOSE = (5, 1)
 """Percent of the search's best within which it is as good as found."""
@@ -26,6 +28,8 @@ LEAST_RANDOM = 8
 LEAST_TRIALS = 20
 """Trials with a value under which weights of knobs are chance."""
 UNSURE = 0.05
+CURVE_POINTS = 48
+"""Of random search's expectation over the evaluations, evenly spread on a logarithmic axis."""
 IMAGINED = 16
 """Draws from the model; their mean then moves by under 1 % from seed to seed."""
 MODEL_ERROR = (0.93, 1.08)
@@ -37,7 +41,7 @@ def worth(
     records: Sequence[Record],
     elites: int,
     axes: Sequence[Axis],
-    searched: tuple[SearchSpace, FeasibleSet] | None,
+    searched: Searched | None,
     seed: int,
 ) -> dict[str, Any] | None:
     """What is known in hindsight, JSON-ready; None where no config has a time.
@@ -70,7 +74,7 @@ def worth(
 
 
 def random_search(
-    counted: Sequence[Seen], searched: tuple[SearchSpace, FeasibleSet] | None, end: Converged | None, seed: int
+    counted: Sequence[Seen], searched: Searched | None, end: Converged | None, seed: int
 ) -> dict[str, Any]:
     """What random search is expected to find in as many `evaluations`, and how we know: `basis`.
 
@@ -84,24 +88,31 @@ def random_search(
     that has not converged is no basis: after 60 evaluations it is wrong by up to a half.
 
     None: neither can be had, and `reason` says why.
+
+    `curve` is the expectation after fewer evaluations, as (evaluations, microseconds); its end is `best_us`.
     """
     drawn = [one for one in counted if one.operator == "random"]
-    said = {"draws": len(drawn), "evaluations": len(counted), "basis": None, "best_us": None, "best_us_95": None}
+    said: dict[str, Any] = {"draws": len(drawn), "evaluations": len(counted), "basis": None}
+    said |= {"best_us": None, "best_us_95": None, "curve": []}
     if len(drawn) >= LEAST_RANDOM and any(one.value is not None for one in drawn):
         slowest = max(_time(one) for one in counted if one.value is not None)
         times = np.sort([slowest if one.value is None else one.value for one in drawn])
         count = min(len(counted), len(times))
-        figures = {"best_us": _bootstrapped(times, count), "best_us_95": [None, _surely(times, count)]}
+        curve = [[k, _bootstrapped(times, k)] for k in _spread(count)]
+        figures = {"best_us": curve[-1][1], "best_us_95": [None, _surely(times, count)], "curve": curve}
         return {**said, "basis": "draws", "evaluations": count, **figures}
     why = f"{len(drawn)} of its configs were drawn at random, at least {LEAST_RANDOM} are needed"
     if end is None:
         return {**said, "reason": f"{why}, and its model is not to be asked before the search has converged"}
     if searched is None:
         return {**said, "reason": f"{why}, and the space has changed since, so its model cannot be asked"}
-    space, feasible = searched
+    space, feasible = searched()
     imagined = imagined_times(space, feasible, counted, seed=seed, count=IMAGINED)
-    best = float(np.mean([expected_best(np.sort(times), len(counted))[-1] for times in imagined]))
-    return {**said, "basis": "model", "best_us": best, "best_us_95": [best * factor for factor in MODEL_ERROR]}
+    mean = np.mean([expected_best(np.sort(times), len(counted)) for times in imagined], axis=0)
+    curve = [[k, float(mean[k - 1])] for k in _spread(len(counted))]
+    best = curve[-1][1]
+    interval = [best * factor for factor in MODEL_ERROR]
+    return {**said, "basis": "model", "best_us": best, "best_us_95": interval, "curve": curve}
 
 
 def knobs(axes: Sequence[Axis], timed: Sequence[Seen]) -> dict[str, Any]:
@@ -109,9 +120,16 @@ def knobs(axes: Sequence[Axis], timed: Sequence[Seen]) -> dict[str, Any]:
     said: dict[str, Any] = {"evaluator": "PED-ANOVA", "trials": len(timed), "importance": []}
     if len(timed) < LEAST_TRIALS:
         return {**said, "reason": f"{len(timed)} configs have a time, at least {LEAST_TRIALS} are needed"}
+    if len({one.value for one in timed}) == 1:
+        return {**said, "reason": "every config has the same time"}
     found = importance(axes, timed)
     ranked = [{"knob": name, "weight": weight} for name, weight in found.items()]
     return {**said, "top_share": top_share(len(timed)), "importance": ranked}
+
+
+def _spread(count: int) -> list[int]:
+    """Evaluations from 1 to `count` at which a curve is drawn."""
+    return sorted({round(k) for k in np.geomspace(1, count, CURVE_POINTS)})
 
 
 def _bootstrapped(times: Floats, count: int) -> float:

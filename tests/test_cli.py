@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -421,6 +423,65 @@ class TestOwnTemplate:
         assert "every feasible config has been tried" == ran.document["stopped"]
         assert {"estimated": 3, "twin": 3} == ran.document["verdicts"]
         assert 3 == ran.document["spent"]
+
+
+class TestReport:
+    def test_holds_what_show_prints(self, run: Run, searched: Path) -> None:
+        pytest.importorskip("plotly", reason="not installed: pip install -c constraints.txt -e '.[report]'")
+        shown = run("show", "--json").document
+        ran = run("report", "-o", "out/report.html")
+        page = (searched / "out" / "report.html").read_text()
+        held = re.search(r'<script type="application/json" id="summary">(.*?)</script>', page)
+
+        assert 0 == ran.code, ran.err
+        assert held is not None
+        assert shown == json.loads(held[1])
+        assert f'<td class="right">{shown["shortlist"][0]["estimated_us"]:.2f}</td>' in page
+        assert ran.out.startswith("out/report.html: Nothing was measured. Trial ")
+
+    @pytest.mark.parametrize(
+        ("options", "format", "begin"),
+        [
+            (("-o", "a.md"), "md", f"## {NAME}\n".encode()),
+            (("-o", "a.png"), "png", b"\x89PNG"),
+            (("-o", "a.txt", "--format", "md"), "md", f"## {NAME}\n".encode()),
+        ],
+    )
+    def test_goes_by_the_suffix_or_by_what_is_asked_for(
+        self, run: Run, searched: Path, options: tuple[str, ...], format: str, begin: bytes
+    ) -> None:
+        if format == "png":
+            pytest.importorskip("matplotlib", reason="not installed: pip install -c constraints.txt -e '.[report]'")
+        document = run("report", NAME, *options, "--json").document
+        content = (searched / options[1]).read_bytes()
+
+        assert content.startswith(begin)
+        assert {"report": options[1], "format": format, "bytes": len(content), "study": NAME} == document
+
+    def test_overwrites_only_by_force(self, run: Run, searched: Path) -> None:
+        (searched / "a.md").write_text("mine")
+
+        one_line(run("report", "-o", "a.md"), 2, "a.md exists", "--force")
+        assert "mine" == (searched / "a.md").read_text()
+        assert 0 == run("report", "-o", "a.md", "--force").code
+        assert "mine" != (searched / "a.md").read_text()
+
+    def test_a_suffix_that_names_no_format(self, run: Run, searched: Path) -> None:
+        one_line(run("report", "-o", "a.pdf"), 2, "a.pdf", "--format html, md or png")
+
+    @pytest.mark.parametrize(("suffix", "package"), [("html", "plotly"), ("png", "matplotlib")])
+    def test_without_the_extra_says_what_to_install(
+        self, run: Run, searched: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, package: str
+    ) -> None:
+        for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setitem(sys.modules, package, None)
+
+        one_line(run("report", "-o", f"a.{suffix}"), 2, f"needs {package}", "pip install", "[report]", "--format md")
+        assert [] == list(searched.glob("a.*"))
+
+    def test_an_unknown_study(self, run: Run, searched: Path) -> None:
+        one_line(run("report", "frist", "-o", "a.md"), 2, "did you mean first?")
 
 
 def test_help_names_every_verb_and_option(run: Run) -> None:

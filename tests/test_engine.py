@@ -128,7 +128,7 @@ class Bench:
         return self.study().records()
 
     def summary(self) -> dict[str, Any]:
-        return summarise(self.study(), {}, fakes.question().limits, top=100)
+        return summarise(self.study(), self.study().records(), {}, fakes.question().limits, top=100)
 
 
 @pytest.fixture

@@ -71,6 +71,7 @@ def test_the_wheel_carries_code_templates_and_spaces_and_nothing_else(wheel: Pat
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "evoengine").rglob("*.py")}
     data = shipped_sources("kernel_templates", ".cu", ".cuh", ".py", ".h", ".cpp", ".txt", ".md")
     data |= shipped_sources("search_spaces", ".py")
+    data |= {f"evoengine/report/page.{suffix}" for suffix in ("css", "js")}
 
     assert set() == (modules | data | {"evoengine/py.typed"}) - names
     assert "evoengine/kernel_templates/attention/kernel.cu" in names

@@ -75,7 +75,7 @@ def shuffled(count: int, seed: int = 0) -> list[Point]:
     return [POINTS[at] for at in np.random.default_rng(seed).permutation(len(POINTS))[:count]]
 
 
-def judged(records: Sequence[Record], elites: int = 0, searched: Any = (SPACE, FEASIBLE)) -> dict[str, Any]:
+def judged(records: Sequence[Record], elites: int = 0, searched: Any = lambda: (SPACE, FEASIBLE)) -> dict[str, Any]:
     found = worth(records, elites, AXES, searched, 0)
     assert found is not None
     return found
@@ -108,8 +108,8 @@ class TestCounts:
     def test_nothing_to_say_without_a_time(self) -> None:
         refused = study(POINTS[:3], lambda point: Rejection(Gate.COMPILE, "no"))
 
-        assert worth(refused, 0, AXES, (SPACE, FEASIBLE), 0) is None
-        assert worth([], 0, AXES, (SPACE, FEASIBLE), 0) is None
+        assert worth(refused, 0, AXES, lambda: (SPACE, FEASIBLE), 0) is None
+        assert worth([], 0, AXES, lambda: (SPACE, FEASIBLE), 0) is None
 
 
 class TestRandomSearch:
@@ -192,6 +192,11 @@ class TestKnobs:
 
         assert (LEAST_TRIALS, 0.25) == (found["knobs"]["trials"], found["knobs"]["top_share"])
 
+    def test_are_not_weighed_where_no_config_is_faster_than_another(self) -> None:
+        found = judged(study(shuffled(40), lambda point: measured(10.0)))["knobs"]
+
+        assert ([], "every config has the same time") == (found["importance"], found["reason"])
+
     def test_are_not_weighed_over_a_handful(self) -> None:
         found = judged(study(POINTS[: LEAST_TRIALS - 1]))["knobs"]
 
@@ -209,7 +214,9 @@ def test_the_words_fit_a_terminal_and_hold_the_figures(
     text = " ".join(out.split())
 
     assert max(len(line) for line in out.splitlines()) <= width
-    assert "what the search was worth best 10.100 us in the search's own timing (#53), within 5 % after 7 and" in text
+    assert (
+        "what the search was worth best 10.100 us in the search's own timing (trial 53), within 5 % after 7 and" in text
+    )
     assert "8 confirmed, one for every 7.5 evaluations" in text
     assert "us), bootstrap of the 60 configs drawn at random" in text
     assert "trials with a time; PED-ANOVA)" in text

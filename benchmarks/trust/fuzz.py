@@ -348,7 +348,7 @@ def _read_study(path: Path) -> None:
         archive.studies()
         study = archive.open_study(None)
         question = reopen(study.spec, stale=True)
-        summarise(study, {}, question.limits, 8)
+        summarise(study, study.records(), {}, question.limits, 8)
         study.acquire(Owner.current())
         study.recover()
         for record in study.records():

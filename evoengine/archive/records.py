@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -193,3 +193,23 @@ class Elite:
     environment: Evidence
     evidence: Evidence = field(default_factory=dict)
     confirmed_at: str = ""
+
+
+def fastest(records: Iterable[Record], n: int) -> list[Record]:
+    """The `n` fastest measured configs, twins left out."""
+    measured = [
+        (one.verdict.median_us, one.number, one)
+        for one in records
+        if isinstance(one.verdict, Measurement) and one.twin_of is None
+    ]
+    return [one for *_, one in sorted(measured)[:n]]
+
+
+def shortlist(records: Iterable[Record], n: int) -> list[Record]:
+    """The `n` configs that wait for a measurement with the lowest estimates, twins left out."""
+    estimated = [
+        (one.verdict.estimated_us, one.number, one)
+        for one in records
+        if isinstance(one.verdict, Estimate) and one.twin_of is None
+    ]
+    return [one for *_, one in sorted(estimated)[:n]]

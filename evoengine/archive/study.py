@@ -21,12 +21,12 @@ from evoengine.archive.codec import build_columns, verdict_columns
 from evoengine.archive.database import Database
 from evoengine.archive.lease import Owner
 from evoengine.archive.ledger import Ledger
-from evoengine.archive.records import Baseline, Elite, Record, StudySpec
+from evoengine.archive.records import Baseline, Elite, Record, StudySpec, fastest, shortlist
 from evoengine.archive.recovery import requeue
 from evoengine.archive.trials import newborn, optuna_state, read_record
 from evoengine.errors import UserError
 from evoengine.sampler import Proposal
-from evoengine.verdict import Artifact, Candidate, Estimate, Evidence, Measurement, Rejection, Verdict
+from evoengine.verdict import Artifact, Candidate, Estimate, Evidence, Rejection, Verdict
 
 candidates = tables.candidate
 NOTHING: Mapping[str, int] = MappingProxyType({})
@@ -197,21 +197,11 @@ class Study:
 
     def best(self, n: int) -> list[Record]:
         """The `n` fastest measured configs, twins left out."""
-        measured = [
-            (one.verdict.median_us, one.number, one)
-            for one in self.records()
-            if isinstance(one.verdict, Measurement) and one.twin_of is None
-        ]
-        return [one for *_, one in sorted(measured)[:n]]
+        return fastest(self.records(), n)
 
     def shortlist(self, n: int) -> list[Record]:
         """The `n` configs that wait for a measurement with the lowest estimates, twins left out."""
-        estimated = [
-            (one.verdict.estimated_us, one.number, one)
-            for one in self.records()
-            if isinstance(one.verdict, Estimate) and one.twin_of is None
-        ]
-        return [one for *_, one in sorted(estimated)[:n]]
+        return shortlist(self.records(), n)
 
     # *** beside the trials ***
 

@@ -86,6 +86,7 @@ def make_parser() -> argparse.ArgumentParser:
     _studies(verbs)
     _show(verbs)
     _profile(verbs)
+    _report(verbs)
     _export(verbs)
     _compare(verbs)
     _verify(verbs)
@@ -250,6 +251,22 @@ def _show(verbs: Verbs[argparse.ArgumentParser]) -> None:
         type=_factor,
         help="judge every stored check again, with F times the baseline's error allowed, and say what changes",
     )
+    _own_code(parser)
+    _storage(parser)
+
+
+def _report(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    parser = _verb(verbs, "report", "report", "write a study as one offline page, as Markdown, or as a figure")
+    parser.add_argument("study", metavar="STUDY", nargs="?", help="name (default: the last one)")
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="file to write")
+    parser.add_argument(
+        "--format",
+        choices=("html", "md", "png"),
+        help="html: an interactive page, all in one file; md: tables for a pull request; png: one figure for a paper "
+        "(default: by the suffix of FILE)",
+    )
+    parser.add_argument("--top", metavar="N", type=_natural, default=8, help="rows of the tables of configs")
+    parser.add_argument("--force", action="store_true", help="overwrite FILE")
     _own_code(parser)
     _storage(parser)
 

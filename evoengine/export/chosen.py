@@ -49,8 +49,9 @@ def choose(study: Study, question: Question, trial: int | None = None) -> Chosen
     Raises:
         UserError: no such trial passed every gate.
     """
-    launches = {record.number: question.launch(record.config.values) for record in study.records()}
-    summary = summarise(study, launches, question.limits, top=study.spec.budget)
+    records = study.records()
+    launches = {record.number: question.launch(record.config.values) for record in records}
+    summary = summarise(study, records, launches, question.limits, top=study.spec.budget)
     row = chosen_row(summary, question, trial)
     elites = {elite.number: elite.cubin for elite in study.elites()}
     facts = _facts(question, study, summary, row)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import optuna
+from threadpoolctl import threadpool_limits
 
 from evoengine.sampler import Seen
 from evoengine.sampler.encoding import distributions, to_params
 from evoengine.sampler.features import Features
 from evoengine.sampler.model import History, Model
+from evoengine.sampler.proposer import BLAS_THREADS
 from evoengine.sampler.surrogate import Floats
 from evoengine.sampler.valid import ValidSet
 from evoengine.space import Axis, FeasibleSet, SearchSpace
@@ -47,14 +49,14 @@ def importance(axes: Sequence[Axis], trials: Sequence[Seen]) -> dict[str, float]
 
 def imagined_times(
     space: SearchSpace, feasible: FeasibleSet, trials: Sequence[Seen], *, seed: int, count: int
-) -> Iterator[Floats]:
+) -> list[Floats]:
     """`count` times over the feasible set (a sample of it where it is large), each what the surrogate, fitted to all
     finished trials, believes possible. A rejected config counts as the slowest that ran. Microseconds."""
     valid = ValidSet(space, feasible)
     rows = valid.rows([one.point for one in trials])
     values = np.array([np.nan if one.value is None else one.value for one in trials])
     model = Model(Features(space.axes), valid, seed=seed)
-    model.learn(History(rows[rows >= 0], values[rows >= 0], np.array([], dtype=np.intp)))
     rng = np.random.default_rng([seed])
-    for _ in range(count):
-        yield model.imagine(rng)
+    with threadpool_limits(BLAS_THREADS, "blas"):
+        model.learn(History(rows[rows >= 0], values[rows >= 0], np.array([], dtype=np.intp)))
+        return [model.imagine(rng) for _ in range(count)]
