@@ -57,7 +57,7 @@ def blocks(page: Path, language: str) -> Iterator[tuple[int, str]]:
 
 
 def commands(page: Path) -> Iterator[Command]:
-    """Every command of a page's `sh` blocks, in order. `&&` joins two, a backslash joins lines; a redirection is cut."""
+    """Every command of a page's `sh` blocks, in order. `&&` joins two, a backslash joins lines; `>` is cut."""
     for line, block in blocks(page, "sh"):
         for text in re.split(r"\n|&&", block.replace("\\\n", " ")):
             words = shlex.split(text, comments=True)
@@ -66,7 +66,7 @@ def commands(page: Path) -> Iterator[Command]:
 
 
 def reduced(command: Command) -> list[str]:
-    """The same arguments for little work. Away from the README, what names no template and shape is of the small one."""
+    """The same arguments for little work. Away from the README, what names no template or shape is of rmsnorm."""
     words = [NAMES.get(word, word) for word in command.arguments or ()]
     fewer = dict(FEWER.get(words[0], {}))
     if words[0] in ("search", "knobs") and command.page != README and not {"--template", "--shape"} & set(words):
