@@ -14,10 +14,13 @@ from pathlib import Path
 import pytest
 from documented import PAGES, ROOT, blocks
 
+from evoengine.archive import tables
+
 sys.path.insert(0, str(ROOT / "docs"))
 from draw_result import draw  # scripts beside the pages, not a package
 from generate_cli import reference
 
+FORMATS = ROOT / "docs" / "formats.md"
 DRAWN = ROOT / "studies" / "h200" / "elites" / "B1_H8_S512_D64_fp16.json"
 MESSAGES = [line for _, block in blocks(ROOT / "docs" / "troubleshooting.md", "text") for line in block.splitlines()]
 COMING = (
@@ -92,6 +95,34 @@ def test_thresholds_are_those_of_the_code(name: str, value: str) -> None:
 
 def test_the_page_of_thresholds_has_them_all() -> None:
     assert 30 < len(THRESHOLDS)
+
+
+def test_examples_are_json() -> None:
+    examples = [block for _, block in blocks(FORMATS, "json")]
+
+    assert 7 < len(examples)
+    for example in examples:
+        for document in [example] if example.startswith("{\n") else example.splitlines():
+            assert json.loads(document)
+
+
+def test_every_column_of_the_database_is_told() -> None:
+    told = {
+        name: set(re.findall(r"`(\w+)`", columns))
+        for name, columns in re.findall(r"^\| `(evo_\w+)` \| [^|]* \| (.*) \|$", FORMATS.read_text(), re.MULTILINE)
+    }
+    columns = {table.name: set(table.columns.keys()) for table in tables.metadata.sorted_tables}
+    told["evo_baseline"] |= set(tables.VERDICT_COLUMNS)
+
+    assert columns.keys() == told.keys()
+    coming = {"proposal"}  # of schema 2
+    assert {} == {name: differ for name in columns if (differ := (columns[name] ^ told[name]) - coming)}
+
+
+def test_every_member_of_a_result_is_told() -> None:
+    text = FORMATS.read_text()
+
+    assert [] == [member for member in json.loads(DRAWN.read_text()) if f"`{member}`" not in text]
 
 
 def test_the_picture_is_of_the_recorded_search() -> None:
