@@ -97,6 +97,8 @@ def test_command(
     except SystemExit as left:  # argparse
         code = int(str(left.code))
     said = capsys.readouterr()
+    if "pip install -c constraints.txt -e '.[report]'" in said.err:
+        pytest.skip(said.err.strip())
     if refusal is None:
         assert code in OTHER_EXIT_CODES.get(arguments[0], (0,)), said.err
     else:
