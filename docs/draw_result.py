@@ -28,7 +28,7 @@ LATER: Mapping[str, Mapping[str, Any]] = {
     "elites": {"verdict_confidence": None, "cold_median_us": None},
     "baselines": {"cold_median_us": None},
 }
-"""Members of rows that documents of evoengine 0.1.0 do not have yet, and what says so."""
+"""Members of rows that the recorded documents are too old for, as a summary has them where nothing is known."""
 
 
 class Terminal(io.StringIO):
@@ -40,7 +40,7 @@ class Terminal(io.StringIO):
 
 def draw(document: Mapping[str, Any]) -> str:
     """The picture as SVG, without anything that a browser would have to fetch."""
-    shown = {"default": None, **document, "elites": document["elites"][:ROWS], "rejections": []}
+    shown = {"default": None, **document, "elites": document["elites"][:ROWS]}
     for rows, members in LATER.items():
         shown[rows] = [{**members, **row} for row in shown[rows]]
     shown["default"] = shown["default"] or {"median_us": None}

@@ -71,6 +71,7 @@ def folders(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Pa
     return work
 
 
+@pytest.mark.usefixtures("no_orphans")
 @pytest.mark.parametrize("command", COMMANDS, ids=str)
 def test_command(
     command: Command, folders: dict[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -130,6 +130,7 @@ def test_plots_can_be_made(study: optuna.Study) -> None:
         assert plot(study).data
 
 
+@pytest.mark.usefixtures("no_orphans")
 def test_the_dashboard_shows_the_study(study: optuna.Study, folder: Path) -> None:
     beside = Path(sys.executable).parent / "optuna-dashboard"
     program = str(beside) if beside.exists() else shutil.which("optuna-dashboard")
