@@ -97,6 +97,15 @@ def test_the_page_of_thresholds_has_them_all() -> None:
     assert 30 < len(THRESHOLDS)
 
 
+def test_every_proof_that_was_run_is_told() -> None:
+    document = ROOT / "studies" / "h200" / "trust.json"
+    if not document.exists():
+        pytest.skip("no proof was run yet")
+    told = set(re.findall(r"^\| `(\w+)`", (ROOT / "docs" / "trust.md").read_text(), re.MULTILINE))
+
+    assert set() == {name for name, one in json.loads(document.read_text()).items() if isinstance(one, dict)} - told
+
+
 def test_examples_are_json() -> None:
     examples = [block for _, block in blocks(FORMATS, "json")]
 
