@@ -25,7 +25,7 @@ EXEMPT = {
 NOT_MEASURED = ("no measured time",)
 WITHOUT_A_GPU = {
     "compare": ("compare measures, and there is no GPU here",),
-    "profile": ("needs ncu", "no such GPU here"),
+    "profile": ("profile needs ncu", "here is no GPU"),
     "search --sanitize": ("--sanitize needs compute-sanitizer", "--sanitize launches finalists on a GPU"),
     "--format wisdom": NOT_MEASURED,
     "--format t4": NOT_MEASURED,
