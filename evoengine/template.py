@@ -116,10 +116,10 @@ class Work:
 class TemplateModule(Protocol):
     """What `template.py` in a template folder defines. Arrays are numpy; values are already rounded to the dtype.
 
-    For exported headers it may also define `grid(values)`, for each grid dimension (field of the problem, tile, times):
-    ceil(field / tile) * times CTAs; and `scratch(values, problem)`, bytes of each scratch tensor that this config uses.
-    For the full gate, which finalists meet, it may define `full_checks(values, problem)`: FullChecks that the same
-    cubin must also pass, beside those every candidate has.
+    For exported headers it may also define `grid(values)`, for x, y and z (field of the problem, tile, times):
+    ceil(field / tile) * times CTAs, and 1 for those that it leaves out; and `scratch(values, problem)`, bytes of each
+    scratch tensor that this config uses. For the full gate, which finalists meet, it may define
+    `full_checks(values, problem)`: FullChecks that the same cubin must also pass, beside those every candidate has.
     """
 
     ENTRY: str

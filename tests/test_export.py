@@ -223,6 +223,14 @@ def test_a_split_edited_by_hand_is_refused(right: str, wrong: str) -> None:
         parse_header(render_header(SPLIT).replace(right, wrong))
 
 
+def test_dimensions_that_the_formula_leaves_out_are_one() -> None:
+    rows = dataclasses.replace(FACTS, grid_ctas=(16, 1, 1), grid=(GridDim("seq_q", 32),))
+    text = render_header(rows)
+
+    assert rows == parse_header(text)
+    assert "return dim3(EVO_ATTENTION_GRID_X(seq_q));" in text
+
+
 def test_a_grid_formula_that_contradicts_the_launch_is_refused() -> None:
     wrong = dataclasses.replace(FACTS, grid=(GridDim("seq_q", 64), GridDim("heads", 1), GridDim("batch", 1)))
 

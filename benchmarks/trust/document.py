@@ -17,11 +17,13 @@ from evoengine import __version__
 def put_section(path: Path, name: str, section: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
     """Write `section` under `name`, in place of an earlier one; the other sections stay as they are.
 
-    `environment` is what the section was measured with: device, driver, toolchain, source digest.
+    `environment` is what the section was measured with: device, driver, toolchain, source digest. The command is
+    recorded with the file's name alone: its folder is the machine's own affair.
     """
+    arguments = [path.name if argument == str(path) else argument for argument in sys.argv[1:]]
     document = json.loads(path.read_text()) if path.exists() else {}
     document[name] = {
-        "command": shlex.join(["python", "-m", f"benchmarks.trust.{name}", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", f"benchmarks.trust.{name}", *arguments]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "evoengine": __version__,
         "environment": dict(environment),

@@ -150,6 +150,7 @@ def _check(facts: HeaderFacts) -> None:
             formula = f"ceil({dim.extent}={extent!r} / {dim.tile}) * {dim.times}"
             raise TemplateError(f"template {facts.template}: no grid of {formula}")
         grid.append(-(-extent // dim.tile) * dim.times)
+    grid += [1] * (3 - len(grid))
     if facts.grid and tuple(grid) != facts.grid_ctas:
         raise TemplateError(f"template {facts.template}: grid formula gives {grid}, the launch is {facts.grid_ctas}")
 
@@ -229,10 +230,10 @@ def _launch(facts: HeaderFacts) -> Iterator[str]:
 def _grid_formula(facts: HeaderFacts, prefix: str) -> Iterator[str]:
     used = {dim.extent for dim in facts.grid}
     extents = [name for name in facts.problem if name in used]
-    for axis, dim in zip("XYZ", facts.grid, strict=True):
+    for axis, dim in zip("XYZ", facts.grid, strict=False):
         times = f" * {dim.times}" * (dim.times > 1)
         yield f"#define {prefix}_GRID_{axis}({dim.extent}) ((({dim.extent}) + {dim.tile - 1}) / {dim.tile}{times})"
-    arguments = ", ".join(f"{prefix}_GRID_{axis}({dim.extent})" for axis, dim in zip("XYZ", facts.grid, strict=True))
+    arguments = ", ".join(f"{prefix}_GRID_{axis}({dim.extent})" for axis, dim in zip("XYZ", facts.grid, strict=False))
     yield "#if defined(__CUDACC__) && !defined(__CUDACC_RTC__)"  # NVRTC refuses host functions
     yield f"static inline dim3 {facts.entry}_grid({', '.join(f'unsigned int {name}' for name in extents)}) {{"
     yield f"  return dim3({arguments});"

@@ -1,6 +1,18 @@
 // y = w * x / sqrt(mean(x^2) + epsilon) for every row (RMSNorm, arXiv:1910.07467): fp16 in and out, sums in fp32.
-#if !defined(EVO_WARPS) || !defined(EVO_ROWS) || !defined(EVO_VECTOR) || !defined(EVO_KEEP) || !defined(EVO_HIDDEN)
-#error "EVO missing one of EVO_WARPS, EVO_ROWS, EVO_VECTOR, EVO_KEEP, EVO_HIDDEN"
+#ifndef EVO_WARPS
+#error "EVO missing EVO_WARPS"
+#endif
+#ifndef EVO_ROWS
+#error "EVO missing EVO_ROWS"
+#endif
+#ifndef EVO_VECTOR
+#error "EVO missing EVO_VECTOR"
+#endif
+#ifndef EVO_KEEP
+#error "EVO missing EVO_KEEP"
+#endif
+#ifndef EVO_HIDDEN
+#error "EVO missing EVO_HIDDEN"
 #endif
 
 namespace {
