@@ -32,8 +32,8 @@ from benchmarks.knobs import tables
 from benchmarks.knobs.neighbours import Neighbour, neighbours
 from evoengine import __version__
 from evoengine.build import Builder, BuildRequest
+from evoengine.cli.arguments import STORAGE
 from evoengine.cli.entries import Entry, entries
-from evoengine.cli.parser import STORAGE
 from evoengine.cli.resolve import Target, find_target, find_template, space_path
 from evoengine.devices.cuda import CudaDevice, Final, Finals
 from evoengine.errors import EvoengineError, TemplateError, UserError

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-from evoengine.cli.parser import Verbs, make_parser
+from evoengine.cli.arguments import Verbs
+from evoengine.cli.parser import make_parser
 
 HEAD = """\
 # Command reference

@@ -164,7 +164,7 @@ class Search:
         default = self._question.default
         self._listener.phase("proving the default config")
         candidate = Candidate(-1, default, "default")
-        (built,) = self._builder.build(self._requests([candidate]))
+        (built,) = self._builder.build([self._request(candidate)])
         if isinstance(built, Rejection):
             raise TemplateError(f"the default config {default.label} does not build: {built.reason}")
         if self._timing is not None:
@@ -209,16 +209,12 @@ class Search:
         self._proposer.observe(self._seen[candidate.number] for candidate in claimed)
         return claimed
 
-    def _requests(self, batch: Sequence[Candidate]) -> list[BuildRequest]:
-        module, problem = self._question.template.module, self._question.problem
-        return [
-            BuildRequest(module.defines(values, problem), module.launch(values, problem).smem_bytes)
-            for values in (candidate.config.values for candidate in batch)
-        ]
+    def _request(self, candidate: Candidate) -> BuildRequest:
+        return self._question.build_request(candidate.config.values)
 
     def _built(self, batch: Sequence[Candidate]) -> Generator[tuple[Candidate, Artifact | Rejection], None, None]:
         """Every candidate of the batch as soon as it is built; the others go on being built meanwhile."""
-        with closing(self._builder.stream(self._requests(batch))) as stream:
+        with closing(self._builder.stream([self._request(candidate) for candidate in batch])) as stream:
             for done, (index, result) in enumerate(stream, start=1):
                 self._listener.building(done, len(batch))
                 self._check_stop()
@@ -308,7 +304,7 @@ class Search:
         candidates = [Candidate(one.number, one.config, one.operator, one.generation, one.parents) for one in best]
         work = [
             (candidate, built)
-            for candidate, built in zip(candidates, self._builder.build(self._requests(candidates)), strict=True)
+            for candidate, built in zip(candidates, self._builder.build([*map(self._request, candidates)]), strict=True)
             if isinstance(built, Artifact)
         ]
         notes: dict[int, Evidence] = {}

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evoengine.cli.arguments import STORAGE
 from evoengine.cli.output import LISTING
-from evoengine.cli.parser import STORAGE
 from evoengine.cli.resolve import find_template
 from evoengine.errors import UserError
 from evoengine.export.wisdom import PACKAGE, Wisdom, merge, parse_wisdom, valid

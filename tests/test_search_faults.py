@@ -21,7 +21,7 @@ from test_cuda_protocol import ARTIFACT, candidate
 import evoengine.devices.cuda
 from evoengine.archive.archive import Archive
 from evoengine.cli import main
-from evoengine.cli import search as search_command
+from evoengine.cli import judges
 from evoengine.devices.cuda import CudaDevice, device
 from evoengine.devices.cuda.process import KILL_SECONDS
 from evoengine.hardware import card
@@ -64,7 +64,7 @@ def run(
     """Runs the command line on the stand-in: exit code, its document, standard error."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(evoengine.devices.cuda, "find_gpu", lambda ordinal=0: card("l4"))
-    monkeypatch.setattr(search_command, "CudaDevice", partial(CudaDevice, worker=worker))
+    monkeypatch.setattr(judges, "CudaDevice", partial(CudaDevice, worker=worker))
     (tmp_path / "studies").mkdir()
     empty_database(tmp_path / "studies" / "evoengine.db")
     shutil.copytree(HERE / "templates" / "axpb", tmp_path / "mine", ignore=shutil.ignore_patterns("__pycache__"))

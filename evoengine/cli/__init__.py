@@ -1,7 +1,6 @@
 """The command line: parse, hand over to one command, turn errors into one line and an exit code.
 
-Exit codes: 0 done; 1 evoengine or the template is broken, nothing passed, or a knob is dead; 2 bad input; 130 stopped
-by Ctrl-C.
+Exit codes are in the parser's epilog.
 """
 
 from __future__ import annotations

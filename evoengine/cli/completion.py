@@ -8,7 +8,8 @@ from pathlib import Path
 
 import shtab
 
-from evoengine.cli.parser import Verbs, make_parser
+from evoengine.cli.arguments import Verbs
+from evoengine.cli.parser import make_parser
 
 
 def run(arguments: argparse.Namespace) -> int:

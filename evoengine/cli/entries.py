@@ -11,7 +11,7 @@ from pathlib import Path
 
 from evoengine.archive.archive import Archive
 from evoengine.archive.study import Study
-from evoengine.cli.parser import SHAPE
+from evoengine.cli.arguments import SHAPE
 from evoengine.cli.resolve import Target, find_template, named_template, reopen, space_path, stored_limits
 from evoengine.cli.storage import existing_storage
 from evoengine.errors import UserError

@@ -22,6 +22,7 @@ from evoengine.archive.study import Study
 from evoengine.build import Builder
 from evoengine.cli import space as space_command
 from evoengine.cli.display import Display
+from evoengine.cli.judges import check_sanitizer, device_for, screening_for
 from evoengine.cli.resolve import Target, find_question, find_target, reopen, resume_target
 from evoengine.cli.result import nothing_passed, show_result, summary_of
 from evoengine.cli.stale import check_elites
@@ -29,11 +30,6 @@ from evoengine.cli.storage import existing_storage, storage_url
 from evoengine.cli.tables import console
 from evoengine.cli.warm_start import find_sources
 from evoengine.convergence import check_can_converge
-from evoengine.devices import Device, TimingDevice
-from evoengine.devices.cuda import CudaDevice
-from evoengine.devices.cuda.sanitizer import PROGRAM, Sanitizer
-from evoengine.devices.cuda.watched import require_tool
-from evoengine.devices.interpreter.session import InterpreterDevice
 from evoengine.engine import Search
 from evoengine.errors import EvoengineError, TemplateError, UserError
 from evoengine.forecast import Forecast
@@ -43,8 +39,6 @@ from evoengine.question import Question
 from evoengine.sampler import INFORMED, check_sampler
 from evoengine.sampler.proposer import Proposer
 from evoengine.sampler.source import Source
-from evoengine.screening import Screening
-from evoengine.verdict import Measurement
 from evoengine.verification import compiler_of
 
 INTERRUPTED = 130
@@ -64,7 +58,7 @@ def _search(arguments: argparse.Namespace) -> int:
     if arguments.until_converged:
         check_can_converge(arguments.sampler)
     target = find_target(arguments.device, arguments.target, arguments.limits)
-    _check_sanitizer(arguments, target)
+    check_sanitizer(arguments, target)
     question, path = find_question(arguments, target)
     builder = Builder(question.template, target.device.arch, compiler=arguments.compiler, jobs=arguments.jobs)
     # Before anything is written: a space in which nothing is feasible must not leave an empty study behind.
@@ -171,7 +165,7 @@ def _resume_study(arguments: argparse.Namespace, study: Study) -> int:
             "search"
         )
     target, note = resume_target(study.spec, arguments.device)
-    _check_sanitizer(arguments, target)
+    check_sanitizer(arguments, target)
     compiler = compiler_of(study.spec.toolchain)
     builder = Builder(question.template, study.spec.arch, compiler=compiler, jobs=arguments.jobs)
     if builder.toolchain.version != study.spec.toolchain:
@@ -214,7 +208,7 @@ def _run(
         if budget.candidates > study.spec.budget:
             study.set_budget(budget.candidates)
         stack.enter_context(builder)
-        device, timing = _device(question, target, study, builder.jobs, force=arguments.force)
+        device, timing = device_for(question, target, study, builder.jobs, force=arguments.force)
         stack.callback(device.close)
         display = Display(out, budget.candidates, measures=measures, quiet=arguments.quiet, verbose=arguments.verbose)
         display.note(
@@ -238,7 +232,7 @@ def _run(
             budget=budget,
             batch=arguments.batch or min(max(2 * builder.jobs, 8), 32),
             listener=stack.enter_context(display),
-            screening=_screening(question, target, study) if arguments.sanitize else None,
+            screening=screening_for(question, target, study) if arguments.sanitize else None,
         )
         _stop_on_signals(search, display)
         try:
@@ -250,44 +244,6 @@ def _run(
                 raise
             raise type(error)(f"{error}; then go on with: {_resume_command(arguments, study)}") from error
     return _finish(arguments, question, study, outcome)
-
-
-def _device(
-    question: Question, target: Target, study: Study, jobs: int, *, force: bool
-) -> tuple[Device, TimingDevice | None]:
-    if target.ordinal is None:
-        return InterpreterDevice(question.template, question.problem, question.limits, jobs=jobs), None
-    measured = [record.verdict for record in study.records() if isinstance(record.verdict, Measurement)]
-    device = CudaDevice(
-        question.template,
-        question.problem,
-        target.device,
-        ordinal=target.ordinal,
-        seed=study.spec.seed,
-        force=force,
-        reference_us=measured[0].control_reference_us if measured else None,
-        best_us=min((one.median_us for one in measured), default=float("inf")),
-    )
-    return device, device
-
-
-def _check_sanitizer(arguments: argparse.Namespace, target: Target) -> None:
-    """Before anything is spent.
-
-    Raises:
-        UserError: --sanitize is given and there is no GPU, or no compute-sanitizer.
-    """
-    if not arguments.sanitize:
-        return
-    require_tool(PROGRAM, "--sanitize")
-    if target.ordinal is None:
-        raise UserError("--sanitize launches finalists on a GPU, and there is none to use: leave it out")
-
-
-def _screening(question: Question, target: Target, study: Study) -> Screening:
-    assert target.ordinal is not None, "checked before the search"
-    executable = require_tool(PROGRAM, "--sanitize")
-    return Screening(question, Sanitizer(executable, question.template, target.ordinal, study.spec.seed))
 
 
 def _stop_on_signals(search: Search, display: Display) -> None:
