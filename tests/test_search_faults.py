@@ -20,8 +20,7 @@ from test_cuda_protocol import ARTIFACT, candidate
 
 import evoengine.devices.cuda
 from evoengine.archive.archive import Archive
-from evoengine.cli import main
-from evoengine.cli import judges
+from evoengine.cli import judges, main
 from evoengine.devices.cuda import CudaDevice, device
 from evoengine.devices.cuda.process import KILL_SECONDS
 from evoengine.hardware import card
