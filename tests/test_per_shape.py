@@ -8,21 +8,25 @@ import shlex
 import signal
 import statistics
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import fakes
+import measured_study
 import pytest
 from command_line import JOBS, empty_database, lay_out
 
 from evoengine.archive.archive import Archive
 from evoengine.archive.study import Study
 from evoengine.cli import main, per_shape, running
-from evoengine.cli.resolve import Target
+from evoengine.cli.dispatch import dispatch_row, dispatch_table
+from evoengine.cli.resolve import Target, reopen
 from evoengine.devices import Work
 from evoengine.devices.cuda.results import BaselineTiming, Final, Finals, Setup, make_final
 from evoengine.errors import TemplateError
 from evoengine.hardware import card
+from evoengine.problem import AttentionProblem
 from evoengine.progress import Budget, End
 from evoengine.question import Question
 from evoengine.space import Values
@@ -175,6 +179,27 @@ class TestTable:
         assert LABELS[:2] == [row["shape"] for row in rows] == bench.searched
 
 
+class TestExports:
+    def test_attention_is_for_pytorch_too(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        storage = str(tmp_path / "studies.db")
+        problems = [AttentionProblem(), AttentionProblem(seq_q=1024)]
+        with closing(Archive.open(storage)) as archive:
+            rows = []
+            for problem in problems:
+                study = measured_study.write_study(archive, measured_study.spec_of(problem, name=f"of {problem.label}"))
+                rows.append(dispatch_row(reopen(study.spec), study, ""))
+        table = dispatch_table(measured_study.TEMPLATE, rows, f" --storage {storage}")
+        for command in table["exports"]:  # forced, because the study's cubins are none
+            words = shlex.split(command)
+            assert 0 == main([*words[1:-1], str(tmp_path / words[-1]), "--force"]), capfd.readouterr().err
+
+        made = {path.name for path in tmp_path.iterdir()}
+        assert {"attention.h", "attention.wisdom", "attention_kernels"} <= made
+        assert (tmp_path / "attention_kernels" / "attention.wisdom").is_file()
+        assert [4.04, 4.04] == [pytest.approx(row["median_us"]) for row in rows]
+        assert [9.0 / 4.0] * 2 == [pytest.approx(row["speedup_over_sdpa"]) for row in rows]
+
+
 class TestWarmStart:
     def test_every_study_begins_with_what_those_before_it_measured_the_nearest_first(self, bench: Bench) -> None:
         names = [row["study"] for row in bench.table("--study", "set")["shapes"]]
@@ -239,6 +264,30 @@ class TestGoingOn:
         after = {one.number: one for one in stored("set-N4000").records()}
         assert 2 <= len(before)
         assert before == {number: after[number] for number in before}
+
+    def test_a_run_that_died_in_its_final_run_is_not_finished(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def die(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        bench.table("--study", "set", shapes=["4000"])
+        with monkeypatch.context() as patch:
+            patch.setattr(Card, "finals", die)
+            bench("--study", "set", "--budget", "6", shapes=["4000"], code=130)
+        [row] = bench.table("--study", "set", "--budget", "6", shapes=["4000"])["shapes"]
+
+        assert LABELS[1:2] == bench.searched
+        assert (End.SPENT_BEFORE, 6) == (row["state"], stored("set-N4000").spec.budget)
+
+    def test_what_was_measured_and_not_confirmed_is_not_finished(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bench.table(shapes=["4000"])
+        monkeypatch.setattr(Study, "elites", lambda study: [])
+        bench.table(shapes=["4000"])
+
+        assert LABELS[1:2] == bench.searched
 
     def test_a_stop_between_two_studies_says_it_too(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
         def stop(*_: Any) -> None:

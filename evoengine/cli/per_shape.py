@@ -11,7 +11,7 @@ from contextlib import closing
 from typing import Any
 
 from evoengine.archive.archive import Archive
-from evoengine.archive.records import StudySpec
+from evoengine.archive.records import StudySpec, fastest
 from evoengine.archive.study import Study
 from evoengine.cli.dispatch import dispatch_row, dispatch_table, show_dispatch
 from evoengine.cli.judges import check_sanitizer
@@ -100,10 +100,13 @@ def _budget(arguments: argparse.Namespace) -> Budget:
 
 
 def _finished(arguments: argparse.Namespace, study: Study, status: str, asked: Asked) -> bool:
-    """Whether another run would find nothing to do: nothing is in flight or waits for the card, the budget is spent."""
+    """Whether another run would find nothing to do: nothing is in flight, waits for the card or for the final run, and
+    the budget is spent."""
     records = study.records()
-    measures = asked.target.ordinal is not None
-    waits = any(one.verdict is None or (measures and isinstance(one.verdict, Estimate)) for one in records)
+    waits = any(one.verdict is None for one in records)
+    if asked.target.ordinal is not None:
+        waits |= any(isinstance(one.verdict, Estimate) for one in records)
+        waits |= not study.elites() and bool(fastest(records, 1))
     spent = sum(is_paid(one.verdict, one.twin_of) for one in records)
     return not waits and _budget(arguments).granted(status, spent)
 
