@@ -88,8 +88,7 @@ class Search:
         self._remember(self._study.records())
         setup: Setup | None = None
         finals: Finals | None = None
-        stopped: str = End.SPENT_BEFORE
-        interrupted = False
+        stopped, interrupted = End.SPENT_BEFORE, False
         try:
             setup = self._prove_default()
             while batch := self._next_batch():

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Protocol
 
 from evoengine.devices.cuda.results import Finals, Setup
 from evoengine.verdict import Artifact, Candidate, Verdict
 
 
-class End(StrEnum):
+class End:
     """How a run ended: the status of its study, or how that begins. One out of time says `Budget.time_is_over`."""
 
     SPENT = "budget spent"

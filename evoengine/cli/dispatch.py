@@ -85,7 +85,9 @@ def show_dispatch(document: dict[str, Any]) -> None:
         drawn.add_row(*(cell(row) or "-" for _, cell in shown))
     out.print(drawn)
     if any(row.get("estimated_us") for row in rows):
-        out.print(Text("ESTIMATED, not measured: the same command on a machine with the card measures them", "yellow"))
+        out.print(
+            Text("ESTIMATED, not measured: resume the studies on a machine with the card to measure them", "yellow")
+        )
     worst, mean = document["worst_over_default"], document["geometric_mean_over_default"]
     if worst is not None:
         where = next(row["shape"] for row in rows if row.get("speedup_over_default") == worst)
