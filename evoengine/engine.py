@@ -20,7 +20,7 @@ from evoengine.convergence import Converged, converged, timer_noise
 from evoengine.devices import Device, TimingDevice
 from evoengine.devices.cuda.results import Finals, Setup
 from evoengine.errors import TemplateError
-from evoengine.progress import Budget, Listener, Outcome
+from evoengine.progress import Budget, End, Listener, Outcome
 from evoengine.question import Question
 from evoengine.sampler import Proposal, Seen
 from evoengine.sampler.proposer import Proposer
@@ -32,7 +32,6 @@ FINALISTS = 8
 """Configs that meet in the final run: as many as Helion re-times (autotuner/base_search.py)."""
 FINAL_SEED = 1_000_003
 """Added to the run's seed for the final run, so that it judges on inputs that no search has seen."""
-SPENT_BEFORE = "nothing to do: the budget was spent before, raise it with --budget"
 
 
 class Interrupted(Exception):
@@ -89,24 +88,24 @@ class Search:
         self._remember(self._study.records())
         setup: Setup | None = None
         finals: Finals | None = None
-        stopped, interrupted = SPENT_BEFORE, False
+        stopped, interrupted = End.SPENT_BEFORE, False
         try:
             setup = self._prove_default()
             while batch := self._next_batch():
                 self._evaluate(batch)
-                stopped = "budget spent"
+                stopped = End.SPENT
                 if self._budget.seconds is not None and time.monotonic() - started >= self._budget.seconds:
-                    stopped = f"{self._budget.seconds:g} s are over"
+                    stopped = self._budget.time_is_over
                     break
             else:
                 if self._converged is not None:
-                    stopped = f"converged after {len(self._paid)} of {self._budget.candidates}: {self._converged}"
+                    stopped = f"{End.CONVERGED} after {len(self._paid)} of {self._budget.candidates}: {self._converged}"
                     self._listener.note(stopped)
                 elif self._left > 0:
-                    stopped = "every feasible config has been tried"
+                    stopped = End.ALL_TRIED
             finals = self._confirm()
         except Interrupted:
-            stopped, interrupted = "stopped by the user", True
+            stopped, interrupted = End.STOPPED, True
         except TemplateError as error:
             self._study.set_status(str(error))
             raise

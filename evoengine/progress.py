@@ -9,6 +9,16 @@ from evoengine.devices.cuda.results import Finals, Setup
 from evoengine.verdict import Artifact, Candidate, Verdict
 
 
+class End:
+    """How a run ended: the status of its study, or how that begins. One out of time says `Budget.time_is_over`."""
+
+    SPENT = "budget spent"
+    SPENT_BEFORE = "nothing to do: the budget was spent before, raise it with --budget"
+    ALL_TRIED = "every feasible config has been tried"
+    CONVERGED = "converged"
+    STOPPED = "stopped by the user"
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
     """When to stop: candidates sent to the compiler over the life of the study, seconds of this run, and whether to
@@ -17,6 +27,21 @@ class Budget:
     candidates: int
     seconds: float | None = None
     until_converged: bool = False
+
+    @property
+    def time_is_over(self) -> str:
+        return f"{self.seconds:g} s are over"
+
+    def granted(self, status: str, spent: int) -> bool:
+        """Whether a study has had all of this: its last run ended with this `status`, after `spent` candidates in all.
+
+        A status is set once the final run is over, so that a run that was killed in it has not had all.
+        """
+        if status in (End.SPENT, End.SPENT_BEFORE):
+            return spent >= self.candidates
+        in_time = self.seconds is not None and status == self.time_is_over
+        converged = self.until_converged and status.startswith(End.CONVERGED)
+        return in_time or converged or status == End.ALL_TRIED
 
 
 class Listener(Protocol):

@@ -21,10 +21,10 @@ from evoengine.archive.archive import Archive
 from evoengine.archive.lease import Owner, process_start
 from evoengine.archive.records import Record, StudySpec
 from evoengine.archive.study import Study
-from evoengine.engine import SPENT_BEFORE, Search
+from evoengine.engine import Search
 from evoengine.errors import TemplateError
 from evoengine.gates import Ceilings
-from evoengine.progress import Budget, Outcome
+from evoengine.progress import Budget, End, Outcome
 from evoengine.sampler.proposer import Proposer
 from evoengine.space import Values
 from evoengine.summary import summarise, winner
@@ -275,7 +275,7 @@ class TestBudget:
 
     def test_covers_the_study_over_all_its_runs(self, bench: Bench) -> None:
         bench.run(FakeGpu(), budget=6)
-        assert SPENT_BEFORE == bench.run(FakeGpu(), budget=6).stopped
+        assert End.SPENT_BEFORE == bench.run(FakeGpu(), budget=6).stopped
         outcome = bench.run(FakeGpu(), budget=9)
 
         assert ("budget spent", 9) == (outcome.stopped, outcome.spent)

@@ -15,6 +15,7 @@ from command_line import QUESTION, empty_database, lay_out
 from recorded_files import Row, t4, write
 
 from evoengine.archive.archive import Archive
+from evoengine.archive.documents import typed
 from evoengine.archive.lease import Owner
 from evoengine.archive.records import StudySpec
 from evoengine.cli import main
@@ -134,7 +135,7 @@ class TestSource:
 
     def test_comes_back_from_json_and_its_digest_says_what_it_holds(self) -> None:
         one = source([here(point) for point in POINTS[:50]], POINTS[:50])
-        back = Source.from_json(json.loads(json.dumps(one.as_json())))
+        back = typed(Source, json.loads(json.dumps(one.as_json())))
         other = replace(one, values=(one.values[0], None, *one.values[2:]))
 
         assert one == back
@@ -206,7 +207,7 @@ class TestSearch:
     def test_a_resumed_search_goes_on_as_if_it_had_never_stopped(self) -> None:
         sources = [source([there(point) for point in POINTS[::3]], POINTS[::3])]
         whole = searched(sources, seed=2, budget=40)
-        kept = [Source.from_json(json.loads(json.dumps(one.as_json()))) for one in sources]
+        kept = [typed(Source, json.loads(json.dumps(one.as_json()))) for one in sources]
         resumed = Proposer(SPACE, FEASIBLE, sampler="evolution", seed=2, sources=kept)
         resumed.observe(whole[:24])
 

@@ -210,10 +210,10 @@ class Study:
         self._ledger.write(lambda c: sessions.set_environment(c, self._own, environment))
 
     def set_budget(self, candidates: int) -> None:
-        """Raise the budget, so that later resumes know it too."""
+        """Raise the budget, so that later resumes know it too. A study that had ended has not any more."""
         spec = replace(self.spec, budget=candidates)
         mine = tables.study.c.id == self._ledger.id
-        self._ledger.update(update(tables.study).where(mine).values(spec=spec.as_json()))
+        self._ledger.update(update(tables.study).where(mine).values(spec=spec.as_json(), status="budget raised"))
         self.spec = spec
 
     def set_status(self, status: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -21,7 +22,7 @@ MESSAGE_CHARS = 4000
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; `argv` defaults to the process's own arguments. Returns the exit code."""
     arguments = make_parser().parse_args(argv)
-    arguments.command_line = " ".join(["evoengine", *(sys.argv[1:] if argv is None else argv)])
+    arguments.command_line = shlex.join(["evoengine", *(sys.argv[1:] if argv is None else argv)])
     try:
         command = importlib.import_module(f"evoengine.cli.{arguments.module}")
         return int(command.run(arguments))

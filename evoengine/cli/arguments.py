@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+from pathlib import Path
 from typing import NoReturn
 
 STORAGE = "studies/evoengine.db"
@@ -71,8 +72,8 @@ def own_code(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--space", metavar="FILE", help="the same for its search space")
 
 
-def question(parser: argparse.ArgumentParser) -> None:
-    """What to search: template, space, shape, target."""
+def question(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """What to search: template, space, shape (or `several`), target."""
     parser.add_argument(
         "--template",
         metavar="DIR",
@@ -81,11 +82,24 @@ def question(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--space", metavar="FILE", help="search space: a Python file that runs (default: the template's own)"
     )
+    again = "; may be given again, with --per-shape" if several else ""
     parser.add_argument(
         "--shape",
         metavar="SHAPE",
-        help=f"problem (default: the template's own, for attention {SHAPE}): {SHAPE_HELP}",
+        action="append" if several else "store",
+        help=f"problem (default: the template's own, for attention {SHAPE}): {SHAPE_HELP}{again}",
     )
+    if several:
+        parser.add_argument(
+            "--shapes", metavar="FILE", type=Path, help="more shapes, one a line; # begins a comment; with --per-shape"
+        )
+        parser.add_argument(
+            "--per-shape",
+            action="store_true",
+            help="a study for every shape, one after the other, each with the whole budget and begun with what those "
+            "before it measured; at the end a table of the config for each. The same command again goes on where it "
+            "was stopped, and keeps the studies of the same search that are finished",
+        )
     parser.add_argument(
         "--device",
         metavar="DEVICE",

@@ -55,7 +55,7 @@ def entries(arguments: argparse.Namespace, target: Target) -> list[Entry]:
     Raises:
         UserError: a WHAT, a shape or a file cannot be read.
     """
-    shapes = [*(arguments.shape or ()), *(_shapes_of(arguments.shapes) if arguments.shapes else ())]
+    shapes = [*(arguments.shape or ()), *(shapes_in(arguments.shapes) if arguments.shapes else ())]
     return [
         entry
         for what in arguments.what or [None]
@@ -71,7 +71,7 @@ def _on_shapes(found: _Found, shapes: list[str], target: Target) -> Iterator[Ent
         yield Entry(found.what, question, config, found.recorded_digest)
 
 
-def _shapes_of(path: Path) -> list[str]:
+def shapes_in(path: Path) -> list[str]:
     """One shape a line; what follows a `#` is a comment."""
     remedy = "give a text file with one shape a line"
     lines = read_text(path, MAX_SHAPES_BYTES, remedy).splitlines()

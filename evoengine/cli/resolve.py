@@ -110,11 +110,11 @@ def find_target(device: str, target: str, limits: str | None) -> Target:
     return Target(gpu, gate_limits(gpu, named) if named else gpu, ordinal)
 
 
-def find_question(arguments: argparse.Namespace, target: Target) -> tuple[Question, Path]:
-    """The question that the options ask, and the file its space came from."""
+def find_question(arguments: argparse.Namespace, target: Target, shape: str | None) -> tuple[Question, Path]:
+    """The question that the options ask of a shape (None: the template's own), and the file its space came from."""
     template = find_template(arguments.template)
     path = space_path(arguments.space, template)
-    problem = parse_shape(template.module.PROBLEM, arguments.shape or "")
+    problem = parse_shape(template.module.PROBLEM, shape or "")
     ceilings = Ceilings(arguments.max_registers, arguments.max_smem, arguments.max_spill_bytes)
     question = Question(template, load_space(path), problem, target.limits, ceilings)
     _try_out(question, path)

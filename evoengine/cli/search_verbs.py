@@ -23,11 +23,15 @@ from evoengine.sampler import SAMPLERS
 def add_search(verbs: Verbs[argparse.ArgumentParser]) -> None:
     parser = verb(verbs, "search", "search", "search a space for the fastest correct config")
     parser.add_argument("--budget", metavar="N", type=natural, default=200, help="candidates sent to the compiler")
-    question(parser)
+    question(parser, several=True)
     parser.add_argument("--sampler", metavar="NAME", default="evolution", help=f"one of {', '.join(SAMPLERS)}")
     parser.add_argument("--seed", metavar="N", type=whole, default=0, help="seed of sampler, inputs and final run")
     parser.add_argument("--compiler", choices=("nvrtc", "nvcc"), default="nvrtc", help="compiler")
-    parser.add_argument("--study", metavar="NAME", help="name of the new study (default: made from the question)")
+    parser.add_argument(
+        "--study",
+        metavar="NAME",
+        help="name of the new study, which --per-shape puts before each shape (default: made from the question)",
+    )
     parser.add_argument(
         "--warm-start",
         metavar="STUDY|auto",

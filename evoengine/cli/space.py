@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 
 from evoengine.cli.resolve import find_question, find_target
 from evoengine.cli.tables import console, table
@@ -12,12 +13,19 @@ from evoengine.question import Question
 
 
 def run(arguments: argparse.Namespace) -> int:
+    return show_spaces(arguments, [arguments.shape])
+
+
+def show_spaces(arguments: argparse.Namespace, shapes: Sequence[str | None]) -> int:
+    """The space at every shape; as JSON a list where there are several."""
     target = find_target(arguments.device, arguments.target, arguments.limits)
-    question, _ = find_question(arguments, target)
+    questions = [find_question(arguments, target, shape)[0] for shape in shapes]
     if arguments.json:
-        print(json.dumps(describe(question), indent=2))
+        described = [describe(question) for question in questions]
+        print(json.dumps(described if len(described) > 1 else described[0], indent=2))
     else:
-        show_space(question)
+        for question in questions:
+            show_space(question)
     return 0
 
 

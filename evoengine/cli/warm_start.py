@@ -22,21 +22,23 @@ NEAREST = 4
 """Studies that `auto` takes at most. Each costs a fit of 400 configs at the start, and the nearest say most."""
 
 
-def find_sources(names: Sequence[str], archive: Archive, question: Question, target: Target) -> tuple[Source, ...]:
+def find_sources(
+    names: Sequence[str], archive: Archive, question: Question, target: Target, before: Sequence[StudySpec] = ()
+) -> tuple[Source, ...]:
     """What the named studies measured, in their order; for `auto` the studies of the same template and axes at other
-    shapes or cards, the nearest shape first.
+    shapes or cards, the nearest shape first; without it those of the same run that came `before`, chosen likewise.
 
     Raises:
         UserError: no such study, or one of another template or other axes, or one that has measured nothing.
     """
     studies = [archive.open_study(name) for name in dict.fromkeys(names) if name != AUTO]
     sources = [_source(study, question) for study in studies]
-    if AUTO in names:
-        known = {study.name for study in studies}
-        for spec in sorted(_others(archive, question, target), key=lambda spec: _distance(spec, question, target)):
-            found = None if spec.name in known else _made(archive.open_study(spec.name), question)
-            if found is not None and len(sources) < len(studies) + NEAREST:
-                sources.append(found)
+    known = {study.name for study in studies}
+    near = _others(archive, question, target) if AUTO in names else before
+    for spec in sorted(near, key=lambda spec: _distance(spec, question, target)):
+        found = None if spec.name in known else _made(archive.open_study(spec.name), question)
+        if found is not None and len(sources) < len(studies) + NEAREST:
+            sources.append(found)
     return tuple(sources)
 
 

@@ -1,0 +1,167 @@
+"""From the options of `search` to a study of its own, or to one of the same search that was begun before."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from evoengine.archive.archive import Archive
+from evoengine.archive.records import StudySpec, StudySummary
+from evoengine.archive.study import Study
+from evoengine.build import Builder
+from evoengine.cli.resolve import Target, find_question, stored_limits
+from evoengine.cli.tables import console
+from evoengine.cli.warm_start import find_sources
+from evoengine.forecast import Forecast
+from evoengine.problem import problem_digest, problem_fields
+from evoengine.question import Question
+from evoengine.sampler import INFORMED
+from evoengine.sampler.proposer import Proposer
+from evoengine.sampler.source import Source
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What `search` is asked: a question with where its space came from, the card, and what builds for it."""
+
+    question: Question
+    space_path: Path
+    target: Target
+    builder: Builder
+
+
+def ask(arguments: argparse.Namespace, target: Target, shape: str | None) -> Asked:
+    """What the options ask of a shape; None is the template's own.
+
+    Raises:
+        UserError: they cannot be read, or nothing is feasible, which must not leave an empty study behind.
+    """
+    question, path = find_question(arguments, target, shape)
+    builder = Builder(question.template, target.device.arch, compiler=arguments.compiler, jobs=arguments.jobs)
+    _ = question.default
+    return Asked(question, path, target, builder)
+
+
+def create(
+    arguments: argparse.Namespace, archive: Archive, asked: Asked, name: str | None, before: Sequence[StudySpec] = ()
+) -> tuple[Study, Proposer]:
+    """A new study, called `name` or by its question, and who proposes for it; the same run has searched those `before`.
+
+    Raises:
+        UserError: the name is taken, or a study to start from cannot be used.
+    """
+    question = asked.question
+    sources = _sources(arguments, archive, question, asked.target, before)
+    proposer = Proposer(
+        question.space, question.feasible, sampler=arguments.sampler, seed=arguments.seed, sources=sources
+    )
+    spec = _spec(arguments, name or _free_name(archive, asked), asked, sources)
+    return archive.create_study(spec), proposer
+
+
+def proposer_of(study: Study, question: Question) -> Proposer:
+    """Who goes on proposing for a study that exists."""
+    spec = study.spec
+    return Proposer(question.space, question.feasible, sampler=spec.sampler, seed=spec.seed, sources=spec.sources)
+
+
+def begun(
+    arguments: argparse.Namespace, studies: Sequence[StudySummary], asked: Asked, name: str | None
+) -> StudySummary | None:
+    """The study in which this search was begun, of that `name` if there is one; the last of several."""
+    same = (one for one in studies if name in (None, one.spec.name) and _same_search(one.spec, arguments, asked))
+    return next(same, None)
+
+
+def _same_search(spec: StudySpec, arguments: argparse.Namespace, asked: Asked) -> bool:
+    """Whether a study has this question and is searched in the same way; one that measures needs the card."""
+    question, target = asked.question, asked.target
+    there = (spec.template_digest, spec.space_digest, spec.problem_digest, spec.ceilings, spec.device, spec.toolchain)
+    here = (
+        question.template.digest,
+        question.space.digest,
+        problem_digest(question.problem),
+        dataclasses.asdict(question.ceilings),
+        target.device.name,
+        asked.builder.toolchain.version,
+    )
+    alike = there == here and (spec.sampler, spec.seed) == (arguments.sampler, arguments.seed)
+    return alike and stored_limits(spec) == target.limits and not (spec.measures and target.ordinal is None)
+
+
+def _sources(
+    arguments: argparse.Namespace, archive: Archive, question: Question, target: Target, before: Sequence[StudySpec]
+) -> tuple[Source, ...]:
+    """What the search is told before it begins: the estimate, and what other studies measured."""
+    informed = arguments.sampler in INFORMED
+    studies = find_sources(arguments.warm_start or (), archive, question, target, before if informed else ())
+    if arguments.warm_start and not studies:
+        console(stderr=True).print(f"no study of another shape or card in {archive.name} to start from")
+    if not informed:
+        return studies
+    feasible = question.feasible.points
+    forecast = Forecast(question.template.module, question.problem, target.device, question.space, feasible)
+    estimated = forecast.source(arguments.seed)
+    return studies if estimated is None else (*studies, estimated)
+
+
+def _spec(arguments: argparse.Namespace, name: str, asked: Asked, sources: tuple[Source, ...]) -> StudySpec:
+    question, target = asked.question, asked.target
+    template = question.template
+    return StudySpec(
+        name=name,
+        template=template.name,
+        template_digest=template.digest,
+        template_folder=str(template.folder),
+        space=question.space.name,
+        space_digest=question.space.digest,
+        space_path=str(asked.space_path),
+        axes=question.space.axes,
+        default=question.space.default,
+        problem=problem_fields(question.problem),
+        problem_label=question.problem.label,
+        problem_digest=problem_digest(question.problem),
+        device=target.device.name,
+        limits=target.limits.as_json(),
+        arch=target.device.arch,
+        toolchain=asked.builder.toolchain.version,
+        sampler=arguments.sampler,
+        seed=arguments.seed,
+        budget=arguments.budget,
+        seconds=arguments.seconds,
+        ceilings=dataclasses.asdict(question.ceilings),
+        command=arguments.command_line,
+        measures=target.ordinal is not None,
+        created_at=datetime.now(UTC).isoformat(),
+        sources=sources,
+    )
+
+
+def _free_name(archive: Archive, asked: Asked) -> str:
+    """`attention-B1_H8_S512_D64_fp16-l4-1a2b3c4d`, and `-2`, `-3`... when the same question is asked again.
+
+    The digits stand for space, template, problem, device, limits and toolchain: what must not be mixed in one study.
+    """
+    question, target = asked.question, asked.target
+    parts = (
+        question.space.digest,
+        question.template.digest,
+        problem_digest(question.problem),
+        target.device.name,
+        repr(target.limits),
+        repr(question.ceilings),
+        asked.builder.toolchain.digest,
+    )
+    digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
+    card = "".join(c for c in target.device.name.removeprefix("NVIDIA ").lower() if c.isalnum())
+    base = f"{question.template.name}-{question.problem.label}-{card}-{digest}"
+    taken = {summary.spec.name for summary in archive.studies()}
+    number = 1
+    while (name := base if number == 1 else f"{base}-{number}") in taken:
+        number += 1
+    return name

@@ -1,0 +1,122 @@
+"""`evoengine search --per-shape`: a study for every shape, one after the other."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from typing import Any
+
+from evoengine.archive.archive import Archive
+from evoengine.archive.records import StudySpec, fastest
+from evoengine.archive.study import Study
+from evoengine.cli.dispatch import dispatch_row, dispatch_table, show_dispatch
+from evoengine.cli.judges import check_sanitizer
+from evoengine.cli.new_study import Asked, ask, begun, create, proposer_of
+from evoengine.cli.resolve import find_target
+from evoengine.cli.running import INTERRUPTED, Ran, Run, search_study, storage_option
+from evoengine.cli.storage import storage_url
+from evoengine.cli.tables import console
+from evoengine.errors import TemplateError
+from evoengine.problem import problem_digest
+from evoengine.progress import Budget
+from evoengine.verdict import Estimate, is_paid
+
+KEPT = "kept"
+NOT_BEGUN = "not begun"
+
+
+def run(arguments: argparse.Namespace, shapes: Sequence[str | None]) -> int:
+    """Search every shape, those first that come first; a shape that is given twice counts once."""
+    target = find_target(arguments.device, arguments.target, arguments.limits)
+    check_sanitizer(arguments, target)
+    every = [ask(arguments, target, shape) for shape in shapes]
+    distinct = list({problem_digest(asked.question.problem): asked for asked in every}.values())
+    with closing(Archive.open(storage_url(arguments.storage))) as archive:
+        go_on = _same_command(arguments)
+        try:
+            rows, stopped = _search_all(arguments, archive, distinct, go_on)
+        except KeyboardInterrupt:
+            _say_how_to_go_on(go_on)
+            raise
+    document = dispatch_table(distinct[0].question.template, rows, storage_option(arguments))
+    if arguments.json:
+        print(json.dumps(document, indent=2))
+    else:
+        show_dispatch(document)
+    if stopped:
+        _say_how_to_go_on(go_on)
+        return INTERRUPTED
+    without = [row for row in rows if "why" in row]
+    for row in without:
+        print(f"evoengine: {row['shape']}: {row['why']}", file=sys.stderr)
+    return int(bool(without))
+
+
+def _search_all(
+    arguments: argparse.Namespace, archive: Archive, every: Sequence[Asked], go_on: str
+) -> tuple[list[dict[str, Any]], bool]:
+    """A row for every shape, and whether the user stopped it before the last."""
+    studies = archive.studies()
+    rows: list[dict[str, Any]] = []
+    before: list[StudySpec] = []
+    stopped = False
+    for number, asked in enumerate(every, start=1):
+        label = asked.question.problem.label
+        name = f"{arguments.study}-{label}" if arguments.study else None
+        found = begun(arguments, studies, asked, name)
+        study, state = (None, NOT_BEGUN) if found is None else (archive.open_study(found.spec.name), found.status)
+        if study is not None and _finished(arguments, study, state, asked):
+            state = f"{KEPT}: {state}"
+        elif not stopped:
+            if not arguments.quiet:
+                console(stderr=True).print(f"shape {number} of {len(every)}: {label}")
+            if study is None:
+                study, proposer = create(arguments, archive, asked, name, before)
+            else:
+                proposer = proposer_of(study, asked.question)
+            run = Run(asked.question, asked.target, asked.builder, proposer, study, _budget(arguments), go_on)
+            ran = _search_one(arguments, run)
+            state = ran.outcome.stopped
+            stopped = ran.outcome.interrupted or (ran.told_to_stop and number < len(every))
+        if study is not None:
+            before.append(study.spec)
+        rows.append(dispatch_row(asked.question, study, state))
+    return rows, stopped
+
+
+def _search_one(arguments: argparse.Namespace, run: Run) -> Ran:
+    try:
+        return search_study(arguments, run)
+    except TemplateError as error:
+        raise TemplateError(f"{run.question.problem.label}: {error}; the studies before it are kept") from error
+
+
+def _budget(arguments: argparse.Namespace) -> Budget:
+    return Budget(arguments.budget, arguments.seconds, arguments.until_converged)
+
+
+def _finished(arguments: argparse.Namespace, study: Study, status: str, asked: Asked) -> bool:
+    """Whether another run would find nothing to do: nothing is in flight, waits for the card or for the final run, and
+    the budget is spent."""
+    records = study.records()
+    waits = any(one.verdict is None for one in records)
+    if asked.target.ordinal is not None:
+        waits |= any(isinstance(one.verdict, Estimate) for one in records)
+        waits |= not study.elites() and bool(fastest(records, 1))
+    spent = sum(is_paid(one.verdict, one.twin_of) for one in records)
+    return not waits and _budget(arguments).granted(status, spent)
+
+
+def _same_command(arguments: argparse.Namespace) -> str:
+    """The command that was given, without the storage's credentials."""
+    secret = arguments.storage if "@" in arguments.storage else None
+    words = shlex.split(arguments.command_line)
+    return shlex.join(word.replace(secret, "URL") if secret else word for word in words)
+
+
+def _say_how_to_go_on(command: str) -> None:
+    console(stderr=True).print(f"go on with the same command: {command}", soft_wrap=True)

@@ -1,0 +1,134 @@
+"""One run of a search over one study: lease, devices, display, and what Ctrl-C does to it."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import signal
+import threading
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import FrameType
+
+from evoengine.archive.lease import Owner
+from evoengine.archive.study import Study
+from evoengine.build import Builder
+from evoengine.cli.arguments import STORAGE
+from evoengine.cli.display import Display
+from evoengine.cli.judges import device_for, screening_for
+from evoengine.cli.resolve import Target
+from evoengine.cli.tables import console
+from evoengine.engine import Search
+from evoengine.errors import EvoengineError, TemplateError
+from evoengine.progress import Budget, Outcome
+from evoengine.question import Question
+from evoengine.sampler.proposer import Proposer
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A study, and all that searching it needs. `go_on` is the command that goes on after a stop."""
+
+    question: Question
+    target: Target
+    builder: Builder
+    proposer: Proposer
+    study: Study
+    budget: Budget
+    go_on: str
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How it ended. `told_to_stop` also where the stop came too late to interrupt anything."""
+
+    outcome: Outcome
+    told_to_stop: bool
+
+
+def search_study(arguments: argparse.Namespace, run: Run) -> Ran:
+    """Search a study until its budget is spent or the user stops it.
+
+    Raises:
+        TemplateError: the default config or the reference fails.
+        EvoengineError: the machine cannot go on; says how to.
+    """
+    question, target, builder, study, budget = run.question, run.target, run.builder, run.study, run.budget
+    feasible = question.feasible
+    measures = target.ordinal is not None
+    out = console(stderr=True)
+    with ExitStack() as stack:
+        for number in STOP_SIGNALS:
+            stack.callback(signal.signal, number, signal.getsignal(number))
+        study.acquire(Owner.current())
+        stack.callback(study.release)
+        if budget.candidates > study.spec.budget:
+            study.set_budget(budget.candidates)
+        stack.enter_context(builder)
+        device, timing = device_for(question, target, study, builder.jobs, force=arguments.force)
+        stack.callback(device.close)
+        display = Display(out, budget.candidates, measures=measures, quiet=arguments.quiet, verbose=arguments.verbose)
+        display.note(
+            f"study {study.name}: {len(feasible.points):,} feasible of {feasible.product:,} configs, "
+            f"limits of {question.limits.name}"
+        )
+        for source in study.spec.sources:
+            display.note(f"known beforehand: {source.name}, {source.known} configs, digest {source.digest}")
+        if not measures:
+            display.note(
+                f"no GPU: candidates are compiled for {target.device.name}, proven in the PTX interpreter and "
+                "ranked by an estimate; nothing is measured"
+            )
+        search = Search(
+            question,
+            study,
+            proposer=run.proposer,
+            builder=builder,
+            device=device,
+            timing=timing,
+            budget=budget,
+            batch=arguments.batch or min(max(2 * builder.jobs, 8), 32),
+            listener=stack.enter_context(display),
+            screening=screening_for(question, target, study) if arguments.sanitize else None,
+        )
+        stop = _stop_on_signals(search, display)
+        try:
+            outcome = search.run()
+        except TemplateError:
+            raise
+        except EvoengineError as error:  # nothing that is committed is lost
+            if "evoengine resume" in str(error):
+                raise
+            raise type(error)(f"{error}; then go on with: {run.go_on}") from error
+    return Ran(outcome, stop.is_set())
+
+
+def _stop_on_signals(search: Search, display: Display) -> threading.Event:
+    """The first Ctrl-C (or SIGTERM) finishes the verdict in flight; the second stops at once. Set once one came."""
+    came = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        display.note_from_signal("stopping after the verdict in flight; press Ctrl-C again to stop at once")
+        search.request_stop()
+        came.set()
+
+    for number in STOP_SIGNALS:
+        signal.signal(number, stop)
+    return came
+
+
+def resume_command(arguments: argparse.Namespace, study: Study) -> str:
+    """Without the storage's credentials."""
+    return f"evoengine resume {shlex.quote(study.name)}{storage_option(arguments)}"
+
+
+def storage_option(arguments: argparse.Namespace) -> str:
+    """What another command must be given to find the same database; URL stands for one with credentials."""
+    if arguments.storage == STORAGE:
+        return ""
+    return f" --storage {'URL' if '@' in arguments.storage else shlex.quote(arguments.storage)}"
