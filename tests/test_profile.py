@@ -21,6 +21,7 @@ from evoengine.bottleneck import STALLS, Figures, diagnose
 from evoengine.cli import main
 from evoengine.cli import profile as command
 from evoengine.cli.resolve import Target
+from evoengine.cli.trusted import trust
 from evoengine.devices.cuda.bare import Job
 from evoengine.devices.cuda.lock import GpuLock
 from evoengine.devices.cuda.ncu import METRICS, WARM_UP, figures, profile, read_metrics
@@ -169,7 +170,7 @@ class TestCommand:
         monkeypatch.setattr(command, "find_target", lambda *_: Target(limits, limits, 0))
         monkeypatch.setattr(command, "find_uuid", lambda ordinal: f"GPU-test-{tmp_path.name}-{os.getpid()}-{ordinal}")
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where locks lie
-        folder = make_template(tmp_path / "mine")
+        folder = trust(make_template(tmp_path / "mine"))
         (tmp_path / "studies").mkdir()
         archive = Archive.open(str(empty_database(tmp_path / "studies" / "evoengine.db")))
         study = archive.create_study(spec(folder))
