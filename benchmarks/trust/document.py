@@ -12,6 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from evoengine import __version__
+from evoengine.devices.cuda.nvml import Nvml
+from evoengine.devices.cuda.probe import find_uuid
+from evoengine.hardware import DeviceLimits
+
+
+def this_card(limits: DeviceLimits) -> dict[str, Any]:
+    """What a number must share with this run to stay in the document: the model of GPU 0 and its driver."""
+    return {"gpu": limits.name, "driver": Nvml(find_uuid() or "").settings().get("driver")}
+
+
+def kept_section(path: Path, name: str, setting: Mapping[str, Any]) -> dict[str, Any]:
+    """The section that an earlier run in this `setting` has left; empty where there is none."""
+    found: dict[str, Any] = json.loads(path.read_text()).get(name, {}) if path.exists() else {}
+    return found if found and all(found["environment"].get(key) == value for key, value in setting.items()) else {}
 
 
 def put_section(path: Path, name: str, section: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
