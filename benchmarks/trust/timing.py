@@ -1,6 +1,6 @@
 """Whether the timer may be believed, on a GPU: `python -m benchmarks.trust.timing --output studies/h200/trust.json`.
 
-Five parts, each written as soon as it is done. What has passed on such a card, with this driver, compiler and timer, is
+Five parts, each written as soon as it is done. What has passed on such a card, with this driver, compiler and code, is
 kept; --part runs some of them again.
 
     aa           a config against itself, 100 times by the judge and 100 times in a final run: "faster" in at most 5
@@ -17,7 +17,6 @@ true gap is measured by `graph_clock` and must be within a fifth of what was wan
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 import os
@@ -33,12 +32,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.trust.compile_load import CompileLoad
-from benchmarks.trust.document import kept_section, put_section, this_card
+from benchmarks.trust.document import judge_digest, kept_section, put_section, this_card
 from benchmarks.trust.graph_clock import independent_us
 from evoengine.build import Builder, BuildRequest
 from evoengine.build.toolchain import find_toolchain
 from evoengine.confirm import MARGIN, compare, confidence
-from evoengine.devices import cuda
 from evoengine.devices.cuda import CudaDevice, Final, Finals, Setup, find_gpu
 from evoengine.devices.cuda.results import ratio_interval
 from evoengine.engine import FINALISTS
@@ -376,14 +374,6 @@ def parts_of(limits: DeviceLimits, space: SearchSpace) -> dict[str, Run]:
     }
 
 
-def timer_digest() -> str:
-    """Of what times and judges on a card: numbers from before a change of it are another timer's."""
-    hasher = hashlib.sha256()
-    for path in sorted(Path(cuda.__file__).parent.rglob("*.py")):
-        hasher.update(path.name.encode() + path.read_bytes())
-    return hasher.hexdigest()[:16]
-
-
 def prove(path: Path, setting: Mapping[str, Any], parts: Mapping[str, Run], chosen: Sequence[str]) -> bool:
     """Run the chosen parts, or where none is named those that have not passed in this `setting`; write the section
     after each. Whether all parts that were to run have passed.
@@ -419,7 +409,7 @@ def main() -> int:
     limits = find_gpu()
     if limits is None:
         raise UserError("this proof times kernels, and there is no GPU here")
-    setting = {**this_card(limits), "toolchain": find_toolchain("nvrtc").version, "timer": timer_digest()}
+    setting = {**this_card(limits), "toolchain": find_toolchain("nvrtc").version, "judge": judge_digest()}
     parts = parts_of(limits, load_space(shipped("search_spaces") / "attention.py"))
     return int(not prove(arguments.output, setting, parts, arguments.part or ()))
 
