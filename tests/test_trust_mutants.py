@@ -37,6 +37,8 @@ class ToldDevice:
 
     quick: dict[str, Rejection] = {}  # noqa: RUF012
     full: dict[str, Rejection] = {}  # noqa: RUF012
+    broken: set[str] = set()  # noqa: RUF012
+    """These take the whole run down."""
     asked: list[str] = []  # noqa: RUF012
 
     def __init__(self, *_: Any, **__: Any) -> None:
@@ -53,6 +55,8 @@ class ToldDevice:
 
     def judge(self, work: Work) -> Iterator[tuple[Candidate, Measurement | Rejection]]:
         for candidate, built in work:
+            if built.cubin_sha256 in self.broken:
+                raise TemplateError("the card fails")
             self.asked.append(built.cubin_sha256)
             yield candidate, self.quick.get(built.cubin_sha256, RIGHT)
 
@@ -77,6 +81,7 @@ MUTANTS = (
 def told(monkeypatch: pytest.MonkeyPatch) -> type[ToldDevice]:
     monkeypatch.setattr(ToldDevice, "quick", {"seen": WRONG, "crashes": CRASH, "causal": WRONG})
     monkeypatch.setattr(ToldDevice, "full", {"late": WRONG})
+    monkeypatch.setattr(ToldDevice, "broken", set())
     monkeypatch.setattr(ToldDevice, "asked", [])
     for module in (mutants, false_rejections):
         monkeypatch.setattr(module, "CudaDevice", ToldDevice)
@@ -164,9 +169,38 @@ def test_random_configs_are_counted_and_a_rejection_is_kept_in_full(
         rejection["checks"][0]["nonfinite"],
     )
     assert ["compile", "compile"] == [shape["refused_before_the_card"][0]["gate"] for shape in section["shapes"]]
+    assert 1 == false_rejections.run(["--output", str(path), "--configs", "4"]), "a rejection stays one"
     told.quick.clear()
-    assert 0 == false_rejections.run(["--output", str(path), "--configs", "4"])
-    assert 1 == false_rejections.run(["--output", str(path), "--configs", "4", "--seconds", "0"]), "not all were judged"
+    assert 0 == false_rejections.run(["--output", str(tmp_path / "other.json"), "--configs", "4"])
+
+
+def test_random_configs_that_were_judged_before_a_run_broke_off_are_kept(
+    told: type[ToldDevice], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(false_rejections, "SHAPES", ("1,2,64,64", "1,2,64,64,causal"))
+    monkeypatch.setattr(false_rejections, "Builder", ToldBuilder)
+    monkeypatch.setattr(false_rejections, "WRITE_EVERY", 2)
+    path = tmp_path / "trust.json"
+    run = ["--output", str(path), "--configs", "5"]
+
+    def judged() -> list[int]:
+        return [shape["judged"] for shape in json.loads(path.read_text())["false_rejections"]["shapes"]]
+
+    told.broken = {"cubin 6"}  # the fifth of the first shape
+    with pytest.raises(TemplateError):
+        false_rejections.run(run)
+    assert [4] == judged()
+    told.broken = set()
+    told.asked.clear()
+    assert 1 == false_rejections.run([*run, "--seconds", "0"]), "not all were judged"
+    assert [5] == judged()
+    assert ["cubin 6"] == told.asked
+    assert 0 == false_rejections.run(run)
+    assert [5, 5] == judged()
+    assert 6 == len(told.asked), "the first shape is not judged again"
+    monkeypatch.setattr(false_rejections, "judge_digest", lambda: "changed")
+    assert 0 == false_rejections.run(run)
+    assert 16 == len(told.asked)
 
 
 class ToldBuilder:

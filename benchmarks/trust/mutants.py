@@ -13,7 +13,6 @@ refuses an original.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from benchmarks.trust.document import put_section
+from benchmarks.trust.document import kept_section, put_section
 from benchmarks.trust.planted import MUTANTS, TEMPLATE
 from benchmarks.trust.planted.building import Built, build, request
 from benchmarks.trust.planted.interpreting import Interpreted, interpret
@@ -124,13 +123,6 @@ class Jury:
             yield built, {"level": "full", **row}
 
 
-def judged_before(path: Path, environment: Row, card: str) -> Row:
-    """The section of an earlier run on such a card with the same sources; empty where there is none."""
-    found: Row = json.loads(path.read_text()).get("mutants", {}) if path.exists() else {}
-    same = {**environment, "gpu": card}
-    return found if found and all(found["environment"].get(key) == value for key, value in same.items()) else {}
-
-
 def section(rows: Sequence[Row], originals: int, survived: int, seconds: float) -> Row:
     """The document's section so far; `missed` are mutants that the card accepted at both levels."""
     seen = [row for row in rows if "caught" in row["gpu"]]
@@ -184,7 +176,7 @@ def run(argv: Sequence[str]) -> int:
         "space_digest": SPACE.digest,
         "toolchain": all_built[0].artifact.compiler,
     }
-    before = judged_before(arguments.output, environment, limits.name)
+    before = kept_section(arguments.output, "mutants", {**environment, "gpu": limits.name})
     for row in before.get("mutants", ()):
         if row["name"] in rows:
             rows[row["name"]]["gpu"] = row["gpu"]
