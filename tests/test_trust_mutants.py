@@ -15,6 +15,8 @@ import pytest
 from benchmarks.trust import false_rejections, mutants
 from benchmarks.trust.planted.building import Built
 from benchmarks.trust.planted.mutant import CAUSAL, FULL, GROUPS, PLAIN, Mutant
+from evoengine.devices.cuda.sanitizer import Report, Tool
+from evoengine.devices.cuda.sanitizer_log import Finding
 from evoengine.errors import TemplateError
 from evoengine.hardware import card
 from evoengine.problem import AttentionProblem
@@ -87,6 +89,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> type[ToldDevice]:
         monkeypatch.setattr(module, "CudaDevice", ToldDevice)
         monkeypatch.setattr(module, "find_gpu", lambda: card("h200"))
     monkeypatch.setattr(mutants, "MUTANTS", MUTANTS)
+    monkeypatch.setattr(mutants, "find_tool", lambda program: None)
     monkeypatch.setattr(mutants, "control", lambda problem, arch: (PLAIN, artifact("default")))
     monkeypatch.setattr(mutants, "build", lambda listed, arch: [_built(mutant) for mutant in listed])
     monkeypatch.setattr(
@@ -132,6 +135,54 @@ def test_a_mutant_that_the_card_accepts_is_a_failure(told: type[ToldDevice], tmp
 
     assert 1 == code
     assert ["late"] == section["missed_by_gpu"]
+
+
+@pytest.mark.parametrize(
+    ("of_original", "of_mutant", "caught"),
+    [("clean", "hazard", True), ("hazard", "hazard", False), ("clean", "clean", False)],
+)
+def test_racecheck_judges_what_the_gate_accepts_if_it_finds_nothing_in_the_original(
+    of_original: str,
+    of_mutant: str,
+    caught: bool,
+    told: type[ToldDevice],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    findings = {"clean": (), "hazard": (Finding("error", "Race reported", "evo_attention"),)}
+
+    class ToldSanitizer:
+        def __init__(self, executable: Path, *_: Any) -> None:
+            assert Path("/compute-sanitizer") == executable
+
+        def check(self, tool: Tool, cubin: Path, values: Values, problems: Any, ptx: str) -> Report:
+            found = findings[of_mutant if cubin.parent.name == "late" else of_original]
+            return Report(tool, found, len(found), "", "", ("small",), 1.0)
+
+    told.full.clear()
+    monkeypatch.setattr(mutants, "find_tool", lambda program: Path("/") / program)
+    monkeypatch.setattr(mutants, "Sanitizer", ToldSanitizer)
+    monkeypatch.setattr(mutants, "MUTANTS", [planted("late")])
+    monkeypatch.setattr(mutants, "build", lambda listed, arch: [_on_disk(one, tmp_path) for one in listed])
+    code, section = run_mutants(tmp_path / "trust.json")
+    (row,) = section["mutants"]
+
+    assert ("sanitizer", caught) == (row["gpu"]["level"], row["gpu"]["caught"])
+    assert [of_original == "clean", of_mutant == "clean"] == [
+        row["gpu"]["racecheck"][which].endswith("clean") for which in ("original", "mutant")
+    ]
+    assert int(caught) == section["caught_by_sanitizer"]
+    assert (int(not caught), [] if caught else ["late"]) == (code, section["missed_by_gpu"])
+
+
+def _on_disk(mutant: Mutant, folder: Path) -> Built:
+    """With an original and a mutant whose PTX can be read."""
+    both = []
+    for name in ("original", mutant.name):
+        (folder / name).mkdir(exist_ok=True)
+        (folder / name / "kernel.ptx").write_text("bar.sync 0;")
+        both.append(replace(artifact(name), folder=folder / name))
+    return Built(mutant, *both)
 
 
 def test_what_was_judged_before_a_run_broke_off_is_kept(told: type[ToldDevice], tmp_path: Path) -> None:

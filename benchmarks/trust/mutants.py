@@ -3,11 +3,12 @@
     python -m benchmarks.trust.mutants --output studies/h200/trust.json
 
 Every mutant of `benchmarks.trust.planted` is compiled and judged as a candidate of the unchanged template: by the
-interpreter (for sm_89), then on the card, at the level of a search (`quick`) and, where that accepts it, at the level
-of a final run (`full`). After a mutant that took the worker down the original is judged, which must be measured. The
-section `mutants` is written anew after each problem, and what the file has of such a card and these sources is not
-judged again: a run that breaks off goes on. Exit code 1 where the card accepts a mutant that it should refuse, or
-refuses an original.
+interpreter (for sm_89), then on the card, at the level of a search (`quick`), where that accepts it at the level of a
+final run (`full`), and where that does too by compute-sanitizer's racecheck (`sanitizer`), as `search --sanitize` runs
+it over finalists; there the original has to be clean. After a mutant that took the worker down the original is judged,
+which must be measured. The section `mutants` is written anew after each problem, and what the file has of such a card
+and these sources is not judged again: a run that breaks off goes on. Exit code 1 where the card accepts a mutant that
+it should refuse, or refuses an original.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from benchmarks.trust.planted.interpreting import Interpreted, interpret
 from benchmarks.trust.planted.mutant import SPACE
 from evoengine.build import Builder
 from evoengine.devices.cuda import CudaDevice, find_gpu
+from evoengine.devices.cuda.sanitizer import PROGRAM, Sanitizer
+from evoengine.devices.cuda.watched import find_tool
 from evoengine.errors import EvoengineError, TemplateError, UserError
 from evoengine.hardware import DeviceLimits
 from evoengine.problem import AttentionProblem
@@ -80,6 +83,8 @@ class Jury:
     def __init__(self, problem: AttentionProblem, limits: DeviceLimits) -> None:
         self._control = control(problem, limits.arch)
         self._device = CudaDevice(TEMPLATE, problem, limits, seed=SEED)
+        tool = find_tool(PROGRAM)
+        self._sanitizer = None if tool is None else Sanitizer(tool, TEMPLATE, 0, SEED)
         self.environment: Mapping[str, Any] = {}
         self.originals_accepted = 0
         self.faults_survived = 0
@@ -119,12 +124,28 @@ class Jury:
         work = [(candidate(number, built.mutant.values), built.artifact) for number, built in enumerate(survivors)]
         finals = self._device.compare(self._control, work, SEED + 1, (), STEP_SECONDS)
         for built, (_, verdict) in zip(survivors, finals.finalists, strict=True):
-            row = rejected(verdict) if isinstance(verdict, Rejection) else {"caught": False}
-            yield built, {"level": "full", **row}
+            if isinstance(verdict, Rejection):
+                yield built, {"level": "full", **rejected(verdict)}
+            else:
+                yield built, self._sanitized(built)
+
+    def _sanitized(self, built: Built) -> Row:
+        """What racecheck says of a mutant that the gate accepted at both levels."""
+        if self._sanitizer is None:
+            return {"level": "full", "caught": False}
+        values = built.mutant.values
+        problems = TEMPLATE.module.small_problems(values, built.mutant.problem)
+        of_original, of_mutant = (
+            self._sanitizer.check("racecheck", one.cubin, values, problems, one.ptx.read_text(errors="replace"))
+            for one in (built.original, built.artifact)
+        )
+        said = {"original": of_original.line, "mutant": of_mutant.line}
+        rejection = of_mutant.rejection() if of_original.clean else None
+        return {"level": "sanitizer", **(rejected(rejection) if rejection else {"caught": False}), "racecheck": said}
 
 
 def section(rows: Sequence[Row], originals: int, survived: int, seconds: float) -> Row:
-    """The document's section so far; `missed` are mutants that the card accepted at both levels."""
+    """The document's section so far; `missed` are mutants that the card accepted at every level."""
     seen = [row for row in rows if "caught" in row["gpu"]]
     missed = [row for row in seen if not row["gpu"]["caught"]]
     return {
@@ -134,6 +155,7 @@ def section(rows: Sequence[Row], originals: int, survived: int, seconds: float) 
         "caught_by_interpreter": sum(row["interpreter"]["caught"] for row in rows),
         "caught_by_gpu_quick": sum(row["gpu"].get("level") == "quick" for row in seen),
         "caught_by_gpu_full": sum(row["gpu"].get("level") == "full" and row["gpu"]["caught"] for row in seen),
+        "caught_by_sanitizer": sum(row["gpu"].get("level") == "sanitizer" and row["gpu"]["caught"] for row in seen),
         "missed_by_gpu": [row["name"] for row in missed if "hidden" not in row],
         "hidden_from_gpu": [row["name"] for row in missed if "hidden" in row],
         "originals_accepted": originals,
@@ -190,7 +212,9 @@ def run(argv: Sequence[str]) -> int:
         try:
             for one, row in jury.judge(group):
                 rows[one.mutant.name]["gpu"] = row
-                print(f"{one.mutant.name}: {row.get('reason', 'accepted')}", file=sys.stderr)
+                print(
+                    f"{one.mutant.name}: {row['level']}: {row.get('reason', 'accepted')}", file=sys.stderr, flush=True
+                )
         finally:
             originals += jury.originals_accepted
             survived += jury.faults_survived
