@@ -129,12 +129,24 @@ def test_the_section_says_who_caught_each_mutant_and_at_which_level(told: type[T
     assert told.asked[told.asked.index("crashes") + 1] == original(GROUPS, FULL)
 
 
-def test_a_mutant_that_the_card_accepts_is_a_failure(told: type[ToldDevice], tmp_path: Path) -> None:
+def test_a_mutant_that_the_card_accepts_is_a_failure_and_judged_again(
+    told: type[ToldDevice], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told.full.clear()
     code, section = run_mutants(tmp_path / "trust.json")
 
     assert 1 == code
     assert ["late"] == section["missed_by_gpu"]
+    told.full = {"late": WRONG}
+    told.asked.clear()
+    interpreted: list[int] = []
+    monkeypatch.setattr(mutants, "interpret", lambda cases: interpreted.append(len(cases)) or [])
+    code, section = run_mutants(tmp_path / "trust.json")
+
+    assert (0, []) == (code, section["missed_by_gpu"])
+    assert [original(PLAIN, FULL), "late"] == told.asked, "all else is known"
+    assert [0] == interpreted
+    assert 4 == section["caught_by_interpreter"]
 
 
 @pytest.mark.parametrize(

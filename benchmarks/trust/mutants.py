@@ -25,8 +25,8 @@ from benchmarks.trust.document import kept_section, put_section
 from benchmarks.trust.planted import MUTANTS, TEMPLATE
 from benchmarks.trust.planted.building import Built, build, request
 from benchmarks.trust.planted.interpreting import Interpreted, interpret
-from benchmarks.trust.planted.mutant import SPACE
-from evoengine.build import Builder
+from benchmarks.trust.planted.mutant import SPACE, Mutant
+from evoengine.build import Builder, find_toolchain
 from evoengine.devices.cuda import CudaDevice, find_gpu
 from evoengine.devices.cuda.sanitizer import PROGRAM, Sanitizer
 from evoengine.devices.cuda.watched import find_tool
@@ -164,19 +164,36 @@ def section(rows: Sequence[Row], originals: int, survived: int, seconds: float) 
     }
 
 
-def described(built: Built, interpreted: Interpreted) -> Row:
+def described(mutant: Mutant, of_interpreter: Row) -> Row:
     """A row before the card has seen its mutant."""
-    mutant = built.mutant
     row = {
         "name": mutant.name,
         "models": mutant.models,
         "files": sorted({edit.file for edit in mutant.edits}),
         "config": SPACE.config(mutant.values).label,
         "problem": mutant.problem.label,
-        "interpreter": of_interpreter(built, interpreted),
+        "interpreter": of_interpreter,
         "gpu": {"skipped": "not reached"},
     }
     return row | ({"hidden": mutant.hidden} if mutant.hidden else {})
+
+
+def rows_of(listed: Sequence[Mutant], before: Row) -> dict[str, Row]:
+    """Every mutant's row: what an earlier run knows of it, else the interpreter's verdict.
+
+    What the card accepted then, and should not have, it is to judge again.
+    """
+    known = {(row["name"], row["config"], row["problem"]): row for row in before.get("mutants", ())}
+    found = [known.get((one.name, SPACE.config(one.values).label, one.problem.label)) for one in listed]
+    built = build([one for one, row in zip(listed, found, strict=True) if row is None], INTERPRETED_ARCH)
+    verdicts = iter(interpret([(one.mutant.values, one.mutant.problem, one.artifact) for one in built]))
+    fresh = {one.mutant.name: of_interpreter(one, verdict) for one, verdict in zip(built, verdicts, strict=True)}
+    rows = {}
+    for mutant, row in zip(listed, found, strict=True):
+        rows[mutant.name] = described(mutant, row["interpreter"] if row else fresh[mutant.name])
+        if row and (row["gpu"].get("caught") or mutant.hidden):
+            rows[mutant.name]["gpu"] = row["gpu"]
+    return rows
 
 
 def run(argv: Sequence[str]) -> int:
@@ -188,24 +205,17 @@ def run(argv: Sequence[str]) -> int:
         raise UserError("no GPU here: `evoengine doctor` says what is missing; tests/test_mutants.py needs none")
     started = time.monotonic()
     ordered = sorted(MUTANTS, key=lambda mutant: mutant.problem.label)
-    cases = [(one.mutant.values, one.mutant.problem, one.artifact) for one in build(ordered, INTERPRETED_ARCH)]
-    all_built = build(ordered, limits.arch)
-    rows = {
-        built.mutant.name: described(built, verdict) for built, verdict in zip(all_built, interpret(cases), strict=True)
-    }
     environment: Row = {
         "template_digest": TEMPLATE.digest,
         "space_digest": SPACE.digest,
-        "toolchain": all_built[0].artifact.compiler,
+        "toolchain": find_toolchain("nvrtc").version,
     }
     before = kept_section(arguments.output, "mutants", {**environment, "gpu": limits.name})
-    for row in before.get("mutants", ()):
-        if row["name"] in rows:
-            rows[row["name"]]["gpu"] = row["gpu"]
+    rows = rows_of(ordered, before)
     originals = before.get("originals_accepted", 0)
     survived = before.get("originals_accepted_after_a_fault", 0)
     so_far = section(list(rows.values()), originals, survived, before.get("seconds", 0.0))
-    left = [built for built in all_built if "caught" not in rows[built.mutant.name]["gpu"]]
+    left = build([mutant for mutant in ordered if "caught" not in rows[mutant.name]["gpu"]], limits.arch)
     for problem, built in groupby(left, key=lambda one: one.mutant.problem):
         group = list(built)
         jury = Jury(problem, limits)
