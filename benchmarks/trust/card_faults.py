@@ -29,9 +29,9 @@ from evoengine.template import load_template
 from evoengine.verdict import Artifact, Candidate, Gate, Measurement, Rejection
 
 WORK = 4000
-"""Dependent multiply-adds a thread: some 10 us a launch."""
+"""Dependent multiply-adds a thread: tens of microseconds a launch."""
 LONG_WORK = 40_000_000
-"""Some 90 ms a launch: the 50 repeats of the proof take seconds."""
+"""Some 0.2 s a launch: the 50 repeats of the proof take seconds."""
 JOB_SECONDS = 3.0
 """The deadline of a job here; a search has max(10 s, 50 x the default's job), of which a hang would wait for all."""
 RESPAWN_SECONDS = 60.0
