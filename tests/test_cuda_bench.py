@@ -514,6 +514,21 @@ def test_estimates_hold_for_any_kernel(launch_us: float) -> None:
     assert launch_us == pytest.approx(estimate, rel=0.1)
 
 
+def test_an_estimate_outlives_a_host_that_is_late() -> None:
+    """The card waits 5 ms for the host in front of the first timed window."""
+    events = SimulatedEvents(QUANTUM_US)
+
+    class Late(SimulatedWindow):
+        replays = 0
+
+        def replay(self) -> None:
+            self.replays += 1
+            events.now_us += 5000.0 * (self.replays == 2)
+            super().replay()
+
+    assert 4.5 == pytest.approx(timer.estimate_us(lambda count: Late(events, 4.5, count, 0.0, 1), events), rel=0.1)
+
+
 def test_the_clocks_step_is_read_from_its_intervals() -> None:
     steps = random.Random(1)
     coarse = [1.024 * steps.randrange(5, 30) for _ in range(200)]

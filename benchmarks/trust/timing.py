@@ -211,6 +211,7 @@ def compiling(stand: Stand, default: Built, subject: Built) -> Part:
         **{
             state: {
                 "judgements": len(found),
+                "launches": [pick(one.launches_per_window for one in found) for pick in (min, max)],
                 "ratio": _spread([one.ratio for one in found]),
                 "control_us": _spread([statistics.median(one.control_us) for one in found]),
                 "noise": statistics.median(one.noise for one in found),

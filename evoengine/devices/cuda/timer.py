@@ -33,6 +33,11 @@ BEATEN_PAIRS = 3
 SHORT_US, ESTIMATE_LAUNCHES = 1000.0, 20
 """A launch below 1 ms is estimated again from a graph of 20, where the graph's own start weighs 1/20."""
 
+ESTIMATE_TRIES = 3
+"""...of which the shortest counts. A host that is late between an event and its window makes a launch of 4 us look like
+one of 1 ms, and its windows then are of 5 launches, of which the graph's start takes a tenth. While every core compiled,
+one judgement of 24 on an H200 was 12 % too slow."""
+
 
 class Window(Protocol):
     """`launches` launches that one call starts."""
@@ -78,14 +83,12 @@ def time_windows(windows: Sequence[Window], events: EventRow) -> list[float]:
 
 def estimate_us(make_window: Callable[[int], Window], events: EventRow) -> float:
     """One launch's time to a few per cent, cheaply for kernels from microseconds to seconds."""
-    single = make_window(1)
-    estimate = time_windows([single], events)[0]
-    single.destroy()
-    if estimate >= SHORT_US:
-        return estimate
-    several = make_window(ESTIMATE_LAUNCHES)
-    estimate = time_windows([several], events)[0]
-    several.destroy()
+    for launches in (1, ESTIMATE_LAUNCHES):
+        window = make_window(launches)
+        estimate = min(time_windows([window] * ESTIMATE_TRIES, events))
+        window.destroy()
+        if estimate >= SHORT_US:
+            break
     return estimate
 
 
