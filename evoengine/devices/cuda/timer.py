@@ -35,8 +35,8 @@ SHORT_US, ESTIMATE_LAUNCHES = 1000.0, 20
 
 ESTIMATE_TRIES = 3
 """...of which the shortest counts. A host that is late between an event and its window makes a launch of 4 us look like
-one of 1 ms, and its windows then are of 5 launches, of which the graph's start takes a tenth. While every core compiled,
-one judgement of 24 on an H200 was 12 % too slow."""
+one of 1 ms, and its windows then are of 5 launches, of which the graph's start takes a tenth. While every core
+compiled, one judgement of 24 on an H200 was 12 % too slow."""
 
 
 class Window(Protocol):
