@@ -217,7 +217,7 @@ class _Standard:
     truth: NDArray[np.float64]
     nothing: NDArray[np.bool_] | None
     unseen: NDArray[np.bool_] | None
-    exact: NDArray[np.float64] | None
+    exact: NDArray[np.float32] | None
     norms: NDArray[np.float64]
     row_norms: NDArray[np.float64]
     baseline_max: float
@@ -233,7 +233,6 @@ class _Standard:
         nothing = np.isneginf(reference)
         truth = np.where(nothing, 0.0, reference) if nothing.any() else reference
         unseen = (truth == 0.0).all(axis=-1)
-        exact = rounded(truth.astype(np.float32), tensor.dtype).astype(np.float64)
         error = np.where(nothing, 0.0, plain) - truth
         wrong, whole = _squares(error), _squares(truth)
         norms, row_norms = _norms(_slices(whole)), _norms(whole)
@@ -243,7 +242,7 @@ class _Standard:
             truth=truth,
             nothing=nothing if nothing.any() else None,
             unseen=unseen if unseen.any() else None,
-            exact=exact if tensor.name in input_set.exact else None,
+            exact=rounded(truth.astype(np.float32), tensor.dtype) if tensor.name in input_set.exact else None,
             norms=norms,
             row_norms=row_norms,
             baseline_max=max(_largest(error), floor * _largest(truth)),
