@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -65,6 +65,7 @@ class InputSet:
     reference: References
     baseline: Arrays
     exact: tuple[str, ...] = ()
+    _standards: dict[str, _Standard] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def sha256(self) -> str:
@@ -74,6 +75,12 @@ class InputSet:
             hasher.update(f"{name}{values.shape}".encode())
             hasher.update(np.ascontiguousarray(values).tobytes())
         return hasher.hexdigest()
+
+    def standard(self, tensor: Tensor) -> _Standard:
+        """What an output tensor is held against. Kept: a check at 1x8x512x64 takes 1 ms with it, 10 ms without."""
+        if tensor.name not in self._standards:
+            self._standards[tensor.name] = _Standard.of(tensor, self)
+        return self._standards[tensor.name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,49 +205,109 @@ class _Errors:
         return bool(self.nonfinite or self.inexact or whole > factors.whole or self.row_ratio > factors.row)
 
 
+@dataclass(frozen=True)
+class _Standard:
+    """What an output tensor is held against: all that does not depend on the output, computed once an input set.
+
+    `truth` is the reference with zeros where it is -inf (`nothing`, None where it never is). `norms` and `row_norms`
+    are what errors of slices and rows are relative to, `unseen` marks rows of the truth that are zero (None: no such
+    row), `exact` is the one right answer where there is but one.
+    """
+
+    truth: NDArray[np.float64]
+    nothing: NDArray[np.bool_] | None
+    unseen: NDArray[np.bool_] | None
+    exact: NDArray[np.float32] | None
+    norms: NDArray[np.float64]
+    row_norms: NDArray[np.float64]
+    baseline_max: float
+    baseline_fro: NDArray[np.float64]
+    """Of each slice, at least the floor below which no baseline is taken for better."""
+    baseline_rel_fro: float
+    baseline_row: float
+
+    @classmethod
+    def of(cls, tensor: Tensor, input_set: InputSet) -> _Standard:
+        reference = input_set.reference[tensor.name].reshape(tensor.shape)
+        plain = input_set.baseline[tensor.name].reshape(tensor.shape).astype(np.float64)
+        nothing = np.isneginf(reference)
+        truth = np.where(nothing, 0.0, reference) if nothing.any() else reference
+        unseen = (truth == 0.0).all(axis=-1)
+        error = np.where(nothing, 0.0, plain) - truth
+        wrong, whole = _squares(error), _squares(truth)
+        norms, row_norms = _norms(_slices(whole)), _norms(whole)
+        floor = ROUNDING[tensor.dtype] * FLOOR_ROUNDINGS[tensor.dtype]
+        fro = np.sqrt(_slices(wrong)) / norms
+        return cls(
+            truth=truth,
+            nothing=nothing if nothing.any() else None,
+            unseen=unseen if unseen.any() else None,
+            exact=rounded(truth.astype(np.float32), tensor.dtype) if tensor.name in input_set.exact else None,
+            norms=norms,
+            row_norms=row_norms,
+            baseline_max=max(_largest(error), floor * _largest(truth)),
+            baseline_fro=np.maximum(fro, floor),
+            baseline_rel_fro=float(fro.max()),
+            baseline_row=max(float((np.sqrt(wrong) / row_norms).max()), floor),
+        )
+
+
 def _errors(tensor: Tensor, input_set: InputSet, bits: NDArray[np.unsignedinteger]) -> _Errors:
-    truth = input_set.reference[tensor.name].reshape(tensor.shape)
-    baseline = input_set.baseline[tensor.name].reshape(tensor.shape).astype(np.float64)
+    standard = input_set.standard(tensor)
     with np.errstate(invalid="ignore"):  # poison that was left is a signalling NaN in bf16 and fp32
         output = from_bits(bits, tensor.dtype).reshape(tensor.shape).astype(np.float64)
-    nothing = np.isneginf(truth)
-    nonfinite = int((~np.isfinite(output) & ~nothing).sum())
-    inexact = int((output[nothing] != -np.inf).sum())
+    inexact = 0
+    finite = np.isfinite(output)
+    if standard.nothing is not None:
+        inexact = int((output[standard.nothing] != -np.inf).sum())
+        finite |= standard.nothing
+    nonfinite = finite.size - int(np.count_nonzero(finite))
     if nonfinite or inexact:
         far = float("inf")
         return _Errors(far, 0.0, far, 0.0, far, far, far, far, nonfinite=nonfinite, inexact=inexact)
-    truth, baseline, output = (np.where(nothing, 0.0, values) for values in (truth, baseline, output))
-    floor = ROUNDING[tensor.dtype] * FLOOR_ROUNDINGS[tensor.dtype]
-    peak = float(np.abs(truth).max())
-    max_abs = float(np.abs(output - truth).max())
-    baseline_max = max(float(np.abs(baseline - truth).max()), floor * peak)
-    fro, baseline_fro = _relative(output, truth, (-2, -1)), _relative(baseline, truth, (-2, -1))
-    slices = fro / np.maximum(baseline_fro, floor)
-    row, baseline_row = _relative(output, truth, (-1,)), _relative(baseline, truth, (-1,))
-    if (truth == 0.0).any():
-        unseen = (truth == 0.0).all(axis=-1)  # rows that see no key
-        inexact += int((output[unseen] != 0.0).sum())
-    if tensor.name in input_set.exact:
-        inexact += int((output != rounded(truth.astype(np.float32), tensor.dtype)).sum())
+    if standard.nothing is not None:
+        output[standard.nothing] = 0.0
+    if standard.unseen is not None:  # rows that see no key
+        inexact += int((output[standard.unseen] != 0.0).sum())
+    if standard.exact is not None:
+        inexact += int((output != standard.exact).sum())
+    error = np.subtract(output, standard.truth, out=output)
+    max_abs = _largest(error)
+    wrong = _squares(error)
+    fro, row = np.sqrt(_slices(wrong)) / standard.norms, np.sqrt(wrong) / standard.row_norms
+    slices = fro / standard.baseline_fro
+    most = standard.baseline_max
     return _Errors(
         max_abs=max_abs,
-        baseline_max_abs=baseline_max,
+        baseline_max_abs=most,
         rel_fro=float(fro.max()),
-        baseline_rel_fro=float(baseline_fro.max()),
+        baseline_rel_fro=standard.baseline_rel_fro,
         worst_row=float(row.max()),
-        max_ratio=max_abs / baseline_max if baseline_max else 0.0,  # all of the truth is zero: `inexact` judges
+        max_ratio=max_abs / most if most else 0.0,  # all of the truth is zero: `inexact` judges
         fro_ratio=float(slices.max()),
-        row_ratio=float(row.max()) / max(float(baseline_row.max()), floor),
+        row_ratio=float(row.max()) / standard.baseline_row,
         slice_at=int(slices.argmax()),
         row_at=int(row.argmax()),
         inexact=inexact,
     )
 
 
-def _relative(value: NDArray[np.float64], truth: NDArray[np.float64], axes: tuple[int, ...]) -> NDArray[np.float64]:
-    """Norm of the error over norm of the truth along `axes`; rows much smaller than the average count as average."""
-    axes = axes if value.ndim >= len(axes) else (-1,)
-    error = np.sqrt(np.square(value - truth).sum(axis=axes))
-    norm = np.sqrt(np.square(truth).sum(axis=axes))
-    typical = float(np.sqrt(np.square(norm).mean()))
-    return np.asarray(error / np.maximum(norm, typical if typical > 0 else 1.0), np.float64)
+def _squares(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sum of squares of each row."""
+    return np.asarray(np.einsum("...d,...d->...", values, values), np.float64)
+
+
+def _slices(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sums over the rows of each slice; a vector is one row and one slice."""
+    return np.asarray(rows.sum(axis=-1) if rows.ndim else rows, np.float64)
+
+
+def _norms(squares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Norms of the truth; those much smaller than the average count as average."""
+    norms = np.sqrt(squares)
+    typical = float(np.sqrt(squares.mean()))
+    return np.asarray(np.maximum(norms, typical if typical > 0 else 1.0), np.float64)
+
+
+def _largest(values: NDArray[np.float64]) -> float:
+    return max(float(values.max()), -float(values.min()))

@@ -86,10 +86,10 @@ def test_the_control_is_timed_alone_every_ten_candidates() -> None:
     for _ in range(2 * control.WATCH_EVERY):
         start = made.window.replays  # type: ignore[attr-defined]
         pairs = judge(made, card).pairs
-        beside.append(made.window.replays - start - len(pairs.control_us))  # type: ignore[attr-defined]
+        beside.append(made.window.replays - start - len(pairs.control_us) - 1)  # type: ignore[attr-defined]
 
     assert before > control.WINDOWS
-    alone = control.WATCH_WINDOWS + 1  # and the one that keeps the card busy
+    alone = control.WATCH_WINDOWS + 1  # and, as beside each candidate, the one that keeps the card busy
     assert ([0] * 9 + [alone]) * 2 == beside
 
 

@@ -249,6 +249,28 @@ def test_one_noisy_row_is_refused_though_no_value_and_no_head_is_far_off() -> No
     assert f"row {512 + 300} has relative error" in verdict.reason
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_figures_are_those_of_their_definition_whatever_was_judged_before(dtype: str) -> None:
+    made = input_set("2,4,203,64,kv_heads=2,seq_k=331,causal,diagonal=-3", dtype)
+    judge(made, 2 * flash(made))
+    verdict = judge(made, flash(made))
+    truth, plain = made.reference["o"], made.baseline["o"].astype(np.float64)
+    out = rounded(flash(made), dtype).astype(np.float64)
+
+    def relative(values: NDArray[np.float64], axis: tuple[int, ...]) -> NDArray[np.float64]:
+        norms = np.sqrt(np.square(truth).sum(axis))
+        return np.sqrt(np.square(values - truth).sum(axis)) / np.maximum(norms, np.sqrt(np.square(norms).mean()))
+
+    slices, rows = (-2, -1), (-1,)
+    assert np.abs(out - truth).max() == pytest.approx(verdict.max_abs)
+    assert np.abs(plain - truth).max() == pytest.approx(verdict.baseline_max_abs)
+    assert relative(out, slices).max() == pytest.approx(verdict.rel_fro)
+    assert relative(plain, slices).max() == pytest.approx(verdict.baseline_rel_fro)
+    assert relative(out, rows).max() == pytest.approx(verdict.worst_row)
+    assert (relative(out, slices) / relative(plain, slices)).max() == pytest.approx(verdict.fro_ratio)
+    assert relative(out, rows).max() / relative(plain, rows).max() == pytest.approx(verdict.row_ratio)
+
+
 def test_half_of_each_limit_passes() -> None:
     made = input_set("1,2,512,64")
     _, slices, _ = limits(made)

@@ -15,6 +15,8 @@ import pytest
 from benchmarks.trust import false_rejections, mutants
 from benchmarks.trust.planted.building import Built
 from benchmarks.trust.planted.mutant import CAUSAL, FULL, GROUPS, PLAIN, Mutant
+from evoengine.devices.cuda.sanitizer import Report, Tool
+from evoengine.devices.cuda.sanitizer_log import Finding
 from evoengine.errors import TemplateError
 from evoengine.hardware import card
 from evoengine.problem import AttentionProblem
@@ -37,6 +39,8 @@ class ToldDevice:
 
     quick: dict[str, Rejection] = {}  # noqa: RUF012
     full: dict[str, Rejection] = {}  # noqa: RUF012
+    broken: set[str] = set()  # noqa: RUF012
+    """These take the whole run down."""
     asked: list[str] = []  # noqa: RUF012
 
     def __init__(self, *_: Any, **__: Any) -> None:
@@ -53,6 +57,8 @@ class ToldDevice:
 
     def judge(self, work: Work) -> Iterator[tuple[Candidate, Measurement | Rejection]]:
         for candidate, built in work:
+            if built.cubin_sha256 in self.broken:
+                raise TemplateError("the card fails")
             self.asked.append(built.cubin_sha256)
             yield candidate, self.quick.get(built.cubin_sha256, RIGHT)
 
@@ -77,11 +83,13 @@ MUTANTS = (
 def told(monkeypatch: pytest.MonkeyPatch) -> type[ToldDevice]:
     monkeypatch.setattr(ToldDevice, "quick", {"seen": WRONG, "crashes": CRASH, "causal": WRONG})
     monkeypatch.setattr(ToldDevice, "full", {"late": WRONG})
+    monkeypatch.setattr(ToldDevice, "broken", set())
     monkeypatch.setattr(ToldDevice, "asked", [])
     for module in (mutants, false_rejections):
         monkeypatch.setattr(module, "CudaDevice", ToldDevice)
         monkeypatch.setattr(module, "find_gpu", lambda: card("h200"))
     monkeypatch.setattr(mutants, "MUTANTS", MUTANTS)
+    monkeypatch.setattr(mutants, "find_tool", lambda program: None)
     monkeypatch.setattr(mutants, "control", lambda problem, arch: (PLAIN, artifact("default")))
     monkeypatch.setattr(mutants, "build", lambda listed, arch: [_built(mutant) for mutant in listed])
     monkeypatch.setattr(
@@ -121,12 +129,72 @@ def test_the_section_says_who_caught_each_mutant_and_at_which_level(told: type[T
     assert told.asked[told.asked.index("crashes") + 1] == original(GROUPS, FULL)
 
 
-def test_a_mutant_that_the_card_accepts_is_a_failure(told: type[ToldDevice], tmp_path: Path) -> None:
+def test_a_mutant_that_the_card_accepts_is_a_failure_and_judged_again(
+    told: type[ToldDevice], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told.full.clear()
     code, section = run_mutants(tmp_path / "trust.json")
 
     assert 1 == code
     assert ["late"] == section["missed_by_gpu"]
+    told.full = {"late": WRONG}
+    told.asked.clear()
+    interpreted: list[int] = []
+    monkeypatch.setattr(mutants, "interpret", lambda cases: interpreted.append(len(cases)) or [])
+    code, section = run_mutants(tmp_path / "trust.json")
+
+    assert (0, []) == (code, section["missed_by_gpu"])
+    assert [original(PLAIN, FULL), "late"] == told.asked, "all else is known"
+    assert [0] == interpreted
+    assert 4 == section["caught_by_interpreter"]
+
+
+@pytest.mark.parametrize(
+    ("of_original", "of_mutant", "caught"),
+    [("clean", "hazard", True), ("hazard", "hazard", False), ("clean", "clean", False)],
+)
+def test_racecheck_judges_what_the_gate_accepts_if_it_finds_nothing_in_the_original(
+    of_original: str,
+    of_mutant: str,
+    caught: bool,
+    told: type[ToldDevice],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    findings = {"clean": (), "hazard": (Finding("error", "Race reported", "evo_attention"),)}
+
+    class ToldSanitizer:
+        def __init__(self, executable: Path, *_: Any) -> None:
+            assert Path("/compute-sanitizer") == executable
+
+        def check(self, tool: Tool, cubin: Path, values: Values, problems: Any, ptx: str) -> Report:
+            found = findings[of_mutant if cubin.parent.name == "late" else of_original]
+            return Report(tool, found, len(found), "", "", ("small",), 1.0)
+
+    told.full.clear()
+    monkeypatch.setattr(mutants, "find_tool", lambda program: Path("/") / program)
+    monkeypatch.setattr(mutants, "Sanitizer", ToldSanitizer)
+    monkeypatch.setattr(mutants, "MUTANTS", [planted("late")])
+    monkeypatch.setattr(mutants, "build", lambda listed, arch: [_on_disk(one, tmp_path) for one in listed])
+    code, section = run_mutants(tmp_path / "trust.json")
+    (row,) = section["mutants"]
+
+    assert ("sanitizer", caught) == (row["gpu"]["level"], row["gpu"]["caught"])
+    assert [of_original == "clean", of_mutant == "clean"] == [
+        row["gpu"]["racecheck"][which].endswith("clean") for which in ("original", "mutant")
+    ]
+    assert int(caught) == section["caught_by_sanitizer"]
+    assert (int(not caught), [] if caught else ["late"]) == (code, section["missed_by_gpu"])
+
+
+def _on_disk(mutant: Mutant, folder: Path) -> Built:
+    """With an original and a mutant whose PTX can be read."""
+    both = []
+    for name in ("original", mutant.name):
+        (folder / name).mkdir(exist_ok=True)
+        (folder / name / "kernel.ptx").write_text("bar.sync 0;")
+        both.append(replace(artifact(name), folder=folder / name))
+    return Built(mutant, *both)
 
 
 def test_what_was_judged_before_a_run_broke_off_is_kept(told: type[ToldDevice], tmp_path: Path) -> None:
@@ -164,9 +232,38 @@ def test_random_configs_are_counted_and_a_rejection_is_kept_in_full(
         rejection["checks"][0]["nonfinite"],
     )
     assert ["compile", "compile"] == [shape["refused_before_the_card"][0]["gate"] for shape in section["shapes"]]
+    assert 1 == false_rejections.run(["--output", str(path), "--configs", "4"]), "a rejection stays one"
     told.quick.clear()
-    assert 0 == false_rejections.run(["--output", str(path), "--configs", "4"])
-    assert 1 == false_rejections.run(["--output", str(path), "--configs", "4", "--seconds", "0"]), "not all were judged"
+    assert 0 == false_rejections.run(["--output", str(tmp_path / "other.json"), "--configs", "4"])
+
+
+def test_random_configs_that_were_judged_before_a_run_broke_off_are_kept(
+    told: type[ToldDevice], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(false_rejections, "SHAPES", ("1,2,64,64", "1,2,64,64,causal"))
+    monkeypatch.setattr(false_rejections, "Builder", ToldBuilder)
+    monkeypatch.setattr(false_rejections, "WRITE_EVERY", 2)
+    path = tmp_path / "trust.json"
+    run = ["--output", str(path), "--configs", "5"]
+
+    def judged() -> list[int]:
+        return [shape["judged"] for shape in json.loads(path.read_text())["false_rejections"]["shapes"]]
+
+    told.broken = {"cubin 6"}  # the fifth of the first shape
+    with pytest.raises(TemplateError):
+        false_rejections.run(run)
+    assert [4] == judged()
+    told.broken = set()
+    told.asked.clear()
+    assert 1 == false_rejections.run([*run, "--seconds", "0"]), "not all were judged"
+    assert [5] == judged()
+    assert ["cubin 6"] == told.asked
+    assert 0 == false_rejections.run(run)
+    assert [5, 5] == judged()
+    assert 6 == len(told.asked), "the first shape is not judged again"
+    monkeypatch.setattr(false_rejections, "judge_digest", lambda: "changed")
+    assert 0 == false_rejections.run(run)
+    assert 16 == len(told.asked)
 
 
 class ToldBuilder:

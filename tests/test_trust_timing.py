@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.trust import compile_load, graph_clock, timing
 from benchmarks.trust.timing import Built
+from evoengine.build import Builder, BuildRequest
 from evoengine.devices.cuda.results import Final, Finals, Setup, make_final
 from evoengine.errors import EvoengineError
 from evoengine.space import Config
@@ -58,6 +59,7 @@ class Stand:
         self.under_load, self.by_process, self.rejects = under_load, by_process, rejects
         self.draw = np.random.default_rng(1)
         self.compilers = Load()
+        self.process, self.processes = 1.0, 0
 
     def true_us(self, config: Config) -> float:
         return 2.0 + 0.003 * config.values["WORK"]
@@ -83,8 +85,8 @@ class Stand:
 
     def measured(self, us: float) -> Measurement:
         slower = self.under_load if self.compilers.running else 1.0
-        windows = (us * slower * np.exp(self.draw.normal(0, self.noise, 7))).tolist()
-        control = (self.control_us * np.exp(self.draw.normal(0, self.noise, 7))).tolist()
+        windows = (us * slower * np.exp(self.draw.normal(0, self.noise, 8))).tolist()
+        control = (self.control_us * np.exp(self.draw.normal(0, self.noise, 8))).tolist()
         evidence = {"half_width": 3 * self.noise}
         return Measurement(
             tuple(windows), tuple(control), self.control_us, 9, "warm", "converged", evidence=evidence
@@ -95,23 +97,21 @@ class Stand:
             if self.rejects:
                 yield candidate, Rejection(Gate.CORRECTNESS, "max error", {})
             else:
-                yield candidate, self.measured(self.bias * self.true_us(candidate.config))
+                yield candidate, self.measured(self.bias * self.process * self.true_us(candidate.config))
 
     def finals(self, work: Any, seed: int) -> Finals:
         control = (self.control_us * np.exp(self.draw.normal(0, self.noise, 100))).tolist()
-        process = float(np.exp(self.draw.normal(0, self.by_process)))
 
         def final(candidate: Candidate) -> Final:
-            us = self.bias * process * self.true_us(candidate.config)
+            us = self.bias * self.true_us(candidate.config)
             return make_final("x", (us * np.exp(self.draw.normal(0, self.noise, 100))).tolist(), control, 9, seed)
 
         raced = tuple((candidate, final(candidate)) for candidate, _ in work)
         return Finals(make_final("default", control, control, 9, seed), raced, (), ENVIRONMENT, seed)
 
-    def compare(self, control: Any, work: Any, seed: int, competitors: Any) -> Finals:
-        assert () == competitors
-        self.control_us = self.true_us(Config(tuple(control[0].items()), "c"))
-        return self.finals(work, seed)
+    def renew(self, device: Any) -> None:
+        self.processes += 1
+        self.process = float(np.exp(self.draw.normal(0, self.by_process)))
 
     def close(self) -> None: ...
 
@@ -125,7 +125,7 @@ DEFAULT, SUBJECT = (Built(timing._axpb_config(work), ARTIFACT) for work in (4000
 RUN: dict[str, Callable[[Any], dict[str, Any]]] = {
     "aa": lambda stand: timing.aa(stand, DEFAULT),
     "compiling": lambda stand: timing.compiling(stand, DEFAULT, SUBJECT),
-    "processes": lambda stand: timing.processes(stand, DEFAULT, SUBJECT),
+    "processes": lambda stand: timing.processes(stand, DEFAULT, SUBJECT, {}, lambda part: None),
     "planted": lambda stand: timing.planted(stand, timing._axpb_config),
     "independent": lambda stand: timing.independent(stand, DEFAULT, SUBJECT),
 }
@@ -171,27 +171,87 @@ def test_the_planted_gaps_are_found_by_their_slope() -> None:
     assert found["1 %"]["ranked_right"] >= 95
 
 
-def test_parts_are_written_one_by_one_and_kept_on_such_a_card(tmp_path: Path) -> None:
+def test_two_kernels_of_other_work_differ_in_one_instruction() -> None:
+    """Else the compiler's choices would be timed, which once were worth more than the gap."""
+    works = (timing.WORK, timing.WORK + timing.STEP, timing.WORK + 5 * timing.STEP, timing.WORK * 11 // 10)
+    with Builder(AXPB, "sm_90") as builder:
+        built = builder.build([BuildRequest({"EVO_BUG": 0, "EVO_WORK": work}, 1024) for work in works])
+    images = [np.frombuffer(one.cubin.read_bytes(), np.uint8) for one in built if isinstance(one, Artifact)]
+
+    assert 4 == len({image.tobytes() for image in images})
+    assert 1 == len({image.size for image in images})
+    changed = np.flatnonzero(np.any([image != images[0] for image in images[1:]], axis=0))
+    assert changed.max() - changed.min() < 16, "bytes of an instruction"
+
+
+def test_a_gap_that_is_none_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranked right in every trial, and still no proof: the gap was not 0.5 % but 0.7."""
+    monkeypatch.setattr(timing, "_calibrated", lambda stand, work: {"1 %": 48, "0.5 %": 32})
+    found = RUN["planted"](Stand())
+
+    assert 100 == found["gaps"]["0.5 %"]["ranked_right"]
+    assert not found["passed"]
+
+
+def test_the_worth_of_the_second_place_is_told_apart_from_the_ratio() -> None:
+    """3 % slower, and 0.1 % quicker in the second place."""
+    measured = Measurement((1.03 * 0.999, 1.03) * 4, (1.0, 0.999) * 4, 1.0, 9, "warm", "converged")
+
+    assert 0.999 == pytest.approx(timing._second_over_first(measured))
+
+
+def test_processes_that_were_cut_off_go_on_where_they_were() -> None:
+    kept: list[dict[str, Any]] = []
+    whole = timing.processes(Stand(), DEFAULT, SUBJECT, {}, kept.append)  # type: ignore[arg-type]
+    elsewhere = [{**run, "uuid": "GPU-2"} for run in whole["runs"]]
+    stand = Stand()
+    rest = timing.processes(stand, DEFAULT, SUBJECT, {"runs": whole["runs"][:7] + elsewhere}, kept.append)  # type: ignore[arg-type]
+
+    assert [*range(1, 11), 8, 9, 10] == [len(part["runs"]) for part in kept]
+    assert not any(part["passed"] for part in kept)
+    assert 3 == stand.processes
+    assert whole["runs"][:7] == rest["runs"][:7]
+    assert rest["passed"]
+
+
+def test_parts_are_written_one_by_one_and_kept_in_the_same_setting(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "trust.json"
     path.write_text(json.dumps({"mutants": {"caught": 30}}))
+    setting = {"gpu": "L4", "driver": "580", "timer": "abc"}
+    begun: list[tuple[str, timing.Part]] = []
 
-    def part(passed: bool, uuid: str = "GPU-1", gpu: str = "L4") -> Callable[[], dict[str, Any]]:
-        return lambda: {"passed": passed, "environment": {"uuid": uuid, "gpu": gpu, "driver": "580"}}
+    def part(name: str, passed: bool) -> timing.Run:
+        def run(before: timing.Part, keep: timing.Keep) -> timing.Part:
+            begun.append((name, before))
+            keep({"passed": False, "environment": {}, "half": True})
+            return {"passed": passed, "environment": {"uuid": "GPU-1"}, "spread": 0.25}
 
-    def breaks() -> dict[str, Any]:
+        return run
+
+    def breaks(before: timing.Part, keep: timing.Keep) -> timing.Part:
+        keep({"passed": False, "environment": {}, "half": True})
         raise EvoengineError("the card fails")
 
+    good = {name: part(name, True) for name in timing.PARTS}
     with pytest.raises(EvoengineError):
-        timing.prove(path, {"aa": part(True), "planted": breaks}, ["aa", "planted"])
-    assert not timing.prove(path, {"compiling": part(False, "GPU-2")}, ["compiling"])
+        timing.prove(path, setting, {**good, "processes": breaks, "compiling": part("compiling", False)}, ())
     document = json.loads(path.read_text())
 
     assert {"caught": 30} == document["mutants"]
-    assert {"aa": True, "compiling": False} == document["timing"]["passed"]
-    assert document["timing"]["environment"]["toolchain"].startswith("NVRTC")
-    assert ["GPU-1", "GPU-2"] == [part["environment"]["uuid"] for part in document["timing"]["parts"].values()]
-    assert timing.prove(path, {"aa": part(True, gpu="L40S")}, ["aa"])
-    assert {"aa": True} == json.loads(path.read_text())["timing"]["passed"]
+    assert {"aa": True, "compiling": False, "processes": False} == document["timing"]["passed"]
+    assert '{"spread": 0.25}' in capsys.readouterr().out
+    begun.clear()
+    assert timing.prove(path, setting, good, ())
+    assert ["compiling", "processes", "planted", "independent"] == [name for name, _ in begun]
+    assert dict(begun)["processes"]["half"]
+    begun.clear()
+    assert timing.prove(path, setting, good, ())
+    assert timing.prove(path, setting, good, ["aa"])
+    assert ["aa"] == [name for name, _ in begun]
+    assert not timing.prove(path, {**setting, "timer": "def"}, {"aa": part("aa", False)}, ["aa"])
+    assert {"aa": False} == json.loads(path.read_text())["timing"]["passed"]
 
 
 def test_the_second_clock_is_free_of_what_a_graph_costs() -> None:

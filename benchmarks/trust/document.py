@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
@@ -11,7 +12,31 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from evoengine import __version__
+from evoengine import __version__, oracle
+from evoengine.devices import cuda
+from evoengine.devices.cuda.nvml import Nvml
+from evoengine.devices.cuda.probe import find_uuid
+from evoengine.hardware import DeviceLimits
+
+
+def this_card(limits: DeviceLimits) -> dict[str, Any]:
+    """What a number must share with this run to stay in the document: the model of GPU 0 and its driver."""
+    return {"gpu": limits.name, "driver": Nvml(find_uuid() or "").settings().get("driver")}
+
+
+def judge_digest() -> str:
+    """Of evoengine's code that proves and times on a card: what it said before a change of it is another judge's."""
+    folder = Path(cuda.__file__).parent
+    hasher = hashlib.sha256()
+    for path in (*sorted(folder.rglob("*.py")), Path(oracle.__file__)):
+        hasher.update(path.name.encode() + path.read_bytes())
+    return hasher.hexdigest()[:16]
+
+
+def kept_section(path: Path, name: str, setting: Mapping[str, Any]) -> dict[str, Any]:
+    """The section that an earlier run in this `setting` has left; empty where there is none."""
+    found: dict[str, Any] = json.loads(path.read_text()).get(name, {}) if path.exists() else {}
+    return found if found and all(found["environment"].get(key) == value for key, value in setting.items()) else {}
 
 
 def put_section(path: Path, name: str, section: Mapping[str, Any], environment: Mapping[str, Any]) -> None:

@@ -3,17 +3,17 @@
     python -m benchmarks.trust.mutants --output studies/h200/trust.json
 
 Every mutant of `benchmarks.trust.planted` is compiled and judged as a candidate of the unchanged template: by the
-interpreter (for sm_89), then on the card, at the level of a search (`quick`) and, where that accepts it, at the level
-of a final run (`full`). After a mutant that took the worker down the original is judged, which must be measured. The
-section `mutants` is written anew after each problem, and what the file has of such a card and these sources is not
-judged again: a run that breaks off goes on. Exit code 1 where the card accepts a mutant that it should refuse, or
-refuses an original.
+interpreter (for sm_89), then on the card, at the level of a search (`quick`), where that accepts it at the level of a
+final run (`full`), and where that does too by compute-sanitizer's racecheck (`sanitizer`), as `search --sanitize` runs
+it over finalists; there the original has to be clean. After a mutant that took the worker down the original is judged,
+which must be measured. The section `mutants` is written anew after each problem, and what the file has of such a card
+and these sources is not judged again: a run that breaks off goes on. Exit code 1 where the card accepts a mutant that
+it should refuse, or refuses an original.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,13 +21,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from benchmarks.trust.document import put_section
+from benchmarks.trust.document import kept_section, put_section
 from benchmarks.trust.planted import MUTANTS, TEMPLATE
 from benchmarks.trust.planted.building import Built, build, request
 from benchmarks.trust.planted.interpreting import Interpreted, interpret
-from benchmarks.trust.planted.mutant import SPACE
-from evoengine.build import Builder
+from benchmarks.trust.planted.mutant import SPACE, Mutant
+from evoengine.build import Builder, find_toolchain
 from evoengine.devices.cuda import CudaDevice, find_gpu
+from evoengine.devices.cuda.sanitizer import PROGRAM, Sanitizer
+from evoengine.devices.cuda.watched import find_tool
 from evoengine.errors import EvoengineError, TemplateError, UserError
 from evoengine.hardware import DeviceLimits
 from evoengine.problem import AttentionProblem
@@ -81,6 +83,8 @@ class Jury:
     def __init__(self, problem: AttentionProblem, limits: DeviceLimits) -> None:
         self._control = control(problem, limits.arch)
         self._device = CudaDevice(TEMPLATE, problem, limits, seed=SEED)
+        tool = find_tool(PROGRAM)
+        self._sanitizer = None if tool is None else Sanitizer(tool, TEMPLATE, 0, SEED)
         self.environment: Mapping[str, Any] = {}
         self.originals_accepted = 0
         self.faults_survived = 0
@@ -120,19 +124,28 @@ class Jury:
         work = [(candidate(number, built.mutant.values), built.artifact) for number, built in enumerate(survivors)]
         finals = self._device.compare(self._control, work, SEED + 1, (), STEP_SECONDS)
         for built, (_, verdict) in zip(survivors, finals.finalists, strict=True):
-            row = rejected(verdict) if isinstance(verdict, Rejection) else {"caught": False}
-            yield built, {"level": "full", **row}
+            if isinstance(verdict, Rejection):
+                yield built, {"level": "full", **rejected(verdict)}
+            else:
+                yield built, self._sanitized(built)
 
-
-def judged_before(path: Path, environment: Row, card: str) -> Row:
-    """The section of an earlier run on such a card with the same sources; empty where there is none."""
-    found: Row = json.loads(path.read_text()).get("mutants", {}) if path.exists() else {}
-    same = {**environment, "gpu": card}
-    return found if found and all(found["environment"].get(key) == value for key, value in same.items()) else {}
+    def _sanitized(self, built: Built) -> Row:
+        """What racecheck says of a mutant that the gate accepted at both levels."""
+        if self._sanitizer is None:
+            return {"level": "full", "caught": False}
+        values = built.mutant.values
+        problems = TEMPLATE.module.small_problems(values, built.mutant.problem)
+        of_original, of_mutant = (
+            self._sanitizer.check("racecheck", one.cubin, values, problems, one.ptx.read_text(errors="replace"))
+            for one in (built.original, built.artifact)
+        )
+        said = {"original": of_original.line, "mutant": of_mutant.line}
+        rejection = of_mutant.rejection() if of_original.clean else None
+        return {"level": "sanitizer", **(rejected(rejection) if rejection else {"caught": False}), "racecheck": said}
 
 
 def section(rows: Sequence[Row], originals: int, survived: int, seconds: float) -> Row:
-    """The document's section so far; `missed` are mutants that the card accepted at both levels."""
+    """The document's section so far; `missed` are mutants that the card accepted at every level."""
     seen = [row for row in rows if "caught" in row["gpu"]]
     missed = [row for row in seen if not row["gpu"]["caught"]]
     return {
@@ -142,6 +155,7 @@ def section(rows: Sequence[Row], originals: int, survived: int, seconds: float) 
         "caught_by_interpreter": sum(row["interpreter"]["caught"] for row in rows),
         "caught_by_gpu_quick": sum(row["gpu"].get("level") == "quick" for row in seen),
         "caught_by_gpu_full": sum(row["gpu"].get("level") == "full" and row["gpu"]["caught"] for row in seen),
+        "caught_by_sanitizer": sum(row["gpu"].get("level") == "sanitizer" and row["gpu"]["caught"] for row in seen),
         "missed_by_gpu": [row["name"] for row in missed if "hidden" not in row],
         "hidden_from_gpu": [row["name"] for row in missed if "hidden" in row],
         "originals_accepted": originals,
@@ -150,19 +164,36 @@ def section(rows: Sequence[Row], originals: int, survived: int, seconds: float) 
     }
 
 
-def described(built: Built, interpreted: Interpreted) -> Row:
+def described(mutant: Mutant, of_interpreter: Row) -> Row:
     """A row before the card has seen its mutant."""
-    mutant = built.mutant
     row = {
         "name": mutant.name,
         "models": mutant.models,
         "files": sorted({edit.file for edit in mutant.edits}),
         "config": SPACE.config(mutant.values).label,
         "problem": mutant.problem.label,
-        "interpreter": of_interpreter(built, interpreted),
+        "interpreter": of_interpreter,
         "gpu": {"skipped": "not reached"},
     }
     return row | ({"hidden": mutant.hidden} if mutant.hidden else {})
+
+
+def rows_of(listed: Sequence[Mutant], before: Row) -> dict[str, Row]:
+    """Every mutant's row: what an earlier run knows of it, else the interpreter's verdict.
+
+    What the card accepted then, and should not have, it is to judge again.
+    """
+    known = {(row["name"], row["config"], row["problem"]): row for row in before.get("mutants", ())}
+    found = [known.get((one.name, SPACE.config(one.values).label, one.problem.label)) for one in listed]
+    built = build([one for one, row in zip(listed, found, strict=True) if row is None], INTERPRETED_ARCH)
+    verdicts = iter(interpret([(one.mutant.values, one.mutant.problem, one.artifact) for one in built]))
+    fresh = {one.mutant.name: of_interpreter(one, verdict) for one, verdict in zip(built, verdicts, strict=True)}
+    rows = {}
+    for mutant, row in zip(listed, found, strict=True):
+        rows[mutant.name] = described(mutant, row["interpreter"] if row else fresh[mutant.name])
+        if row and (row["gpu"].get("caught") or mutant.hidden):
+            rows[mutant.name]["gpu"] = row["gpu"]
+    return rows
 
 
 def run(argv: Sequence[str]) -> int:
@@ -174,31 +205,26 @@ def run(argv: Sequence[str]) -> int:
         raise UserError("no GPU here: `evoengine doctor` says what is missing; tests/test_mutants.py needs none")
     started = time.monotonic()
     ordered = sorted(MUTANTS, key=lambda mutant: mutant.problem.label)
-    cases = [(one.mutant.values, one.mutant.problem, one.artifact) for one in build(ordered, INTERPRETED_ARCH)]
-    all_built = build(ordered, limits.arch)
-    rows = {
-        built.mutant.name: described(built, verdict) for built, verdict in zip(all_built, interpret(cases), strict=True)
-    }
     environment: Row = {
         "template_digest": TEMPLATE.digest,
         "space_digest": SPACE.digest,
-        "toolchain": all_built[0].artifact.compiler,
+        "toolchain": find_toolchain("nvrtc").version,
     }
-    before = judged_before(arguments.output, environment, limits.name)
-    for row in before.get("mutants", ()):
-        if row["name"] in rows:
-            rows[row["name"]]["gpu"] = row["gpu"]
+    before = kept_section(arguments.output, "mutants", {**environment, "gpu": limits.name})
+    rows = rows_of(ordered, before)
     originals = before.get("originals_accepted", 0)
     survived = before.get("originals_accepted_after_a_fault", 0)
     so_far = section(list(rows.values()), originals, survived, before.get("seconds", 0.0))
-    left = [built for built in all_built if "caught" not in rows[built.mutant.name]["gpu"]]
+    left = build([mutant for mutant in ordered if "caught" not in rows[mutant.name]["gpu"]], limits.arch)
     for problem, built in groupby(left, key=lambda one: one.mutant.problem):
         group = list(built)
         jury = Jury(problem, limits)
         try:
             for one, row in jury.judge(group):
                 rows[one.mutant.name]["gpu"] = row
-                print(f"{one.mutant.name}: {row.get('reason', 'accepted')}", file=sys.stderr)
+                print(
+                    f"{one.mutant.name}: {row['level']}: {row.get('reason', 'accepted')}", file=sys.stderr, flush=True
+                )
         finally:
             originals += jury.originals_accepted
             survived += jury.faults_survived

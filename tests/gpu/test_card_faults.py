@@ -66,7 +66,9 @@ def test_a_card_that_goes_and_comes_back(session: Session) -> None:
 
 
 def test_memory_is_the_candidates_fault_unless_another_process_took_it(limits: DeviceLimits, mark: Mark) -> None:
-    own, others = card_faults.out_of_memory(limits, mark), card_faults.memory_taken(limits, mark)
+    own = card_faults.out_of_memory(limits, mark)
+    with Session(limits, mark) as session:
+        others = card_faults.memory_taken(session)
 
     assert ["", ""] == [own.problem, others.problem]
     assert "OUT_OF" in own.reason

@@ -61,7 +61,7 @@ NUMBERS = (
             "if (j * 8 + e >= seen) s[i][j][2 * h + e] = ptx::negative_infinity();",
             "if (j * 8 + e >= seen) s[i][j][2 * h + e] = -1.0e4f;",
         ),
-        reason="the zero",
+        reason="not the -inf",
         values=PLAIN,
         problem=CAUSAL,
     ),

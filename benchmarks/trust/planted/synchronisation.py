@@ -13,6 +13,8 @@ from benchmarks.trust.planted.mutant import (
     Mutant,
     edit,
 )
+from evoengine.problem import AttentionProblem
+from evoengine.space import Values
 from evoengine.verdict import Gate
 
 WAIT = "ptx::cp_async_wait<2 * cfg::kStages - 2>();\n"
@@ -28,6 +30,35 @@ LEAVE_V = "  pipe.leave_v(tile, slot);\n"
 GIVEN_BACK_FIRST = edit("kernel.cu", READ_V + LEAVE_V, LEAVE_V + READ_V)
 DRIFTING = PLAIN | dict(WARPS_M=8, BLOCK_N=128, STAGES=1)
 """Two warps on each scheduler and long tiles: the one that is served first is done long before the other."""
+AHEAD = DRIFTING | dict(STAGES=2)
+"""And K of the next tile is there already: nothing else holds up the warp that is ahead."""
+SIXTEEN = AHEAD | dict(WARPS_KV=2)
+"""Four warps on each scheduler."""
+
+
+def one_key_more(values: Values, heads: int, head_dim: int = 64) -> AttentionProblem:
+    """Three whole tiles and a key: what is copied for the fourth is zeros but for a row. Zeros are not fetched from
+    anywhere, and so land at once; what comes from L2 takes some hundred cycles, in which slower warps read on."""
+    return AttentionProblem(batch=4, heads=heads, head_dim=head_dim, seq_k=3 * values["BLOCK_N"] + 1)
+
+
+def refilled_early(name: str, values: Values, problem: AttentionProblem, hidden: str = "") -> Mutant:
+    """The refill of the previous tile's V goes ahead of the barrier behind which all warps have read it.
+
+    A race by the PTX memory model: a warp's cp.async writes and another warp's ldmatrix reads are of the same bytes,
+    and no barrier orders one before the other (the last one both passed comes before the reads). What it costs on a
+    card is a matter of how far apart the warps of a CTA drift while they read.
+    """
+    return Mutant(
+        name,
+        "copies to a slot that slower warps still read",
+        edit("pipe.cuh", K_LANDED, f"      {WAIT}{REFILL_V}      {SYNC}"),
+        reason="differ bit for bit",
+        values=values,
+        problem=problem,
+        hidden=hidden,
+    )
+
 
 SYNCHRONISATION = (
     Mutant(
@@ -62,14 +93,15 @@ SYNCHRONISATION = (
         values=WAITING,
         problem=CROWDED,
     ),
-    Mutant(
+    refilled_early(
         "slot_refilled_before_the_barrier",
-        "copies to a slot that slower warps still read",
-        edit("pipe.cuh", K_LANDED, f"      {WAIT}{REFILL_V}      {SYNC}"),
-        reason="differ bit for bit",
-        values=DRIFTING,
-        problem=CROWDED,
+        DRIFTING,
+        CROWDED,
+        hidden="a copy from L2 lands some hundred cycles after its issue: 300 launches on an H200 gave the same bits",
     ),
+    refilled_early("slot_zeroed_before_the_barrier", AHEAD, one_key_more(AHEAD, heads=32)),
+    refilled_early("slot_zeroed_before_the_barrier_of_16_warps", SIXTEEN, one_key_more(SIXTEEN, heads=32)),
+    refilled_early("slot_zeroed_before_the_barrier_of_wide_heads", DRIFTING, one_key_more(DRIFTING, 32, head_dim=128)),
     Mutant(
         "wait_for_k_off_by_one",
         "cp.async.wait_group leaves one group more under way",

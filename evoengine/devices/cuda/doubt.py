@@ -13,8 +13,8 @@ from evoengine.problem import Problem
 from evoengine.verdict import Measurement, Rejection
 
 NOISY = 0.03
-"""Relative standard deviation of the control's windows above which the card is not fit for timing: 25 pairs of such
-windows tell a ratio to +-1.7 %, and what is worth shipping begins at 1 %."""
+"""Relative standard deviation of the control's windows above which the card is not fit for timing: 24 pairs of such
+windows tell a ratio to +-1.8 %, and what is worth shipping begins at 1 %."""
 BUSY_PERCENT = 5
 """Load before we begin, in percent of the time, above which somebody else's kernels run beside ours."""
 SUSPICIOUS = 0.9

@@ -27,8 +27,12 @@ extern "C" __global__ void __launch_bounds__(256) evo_axpb(float* x, float* y, f
     if (BUG(14)) asm volatile("bar.sync %0, 256;" ::"r"(1 + (threadIdx.x >> 5 & 1)) : "memory");
 
     const float in = i < n ? x[i] : 0.0f;
-    float busy = in;  // EVO_WORK dependent multiply-adds whose result never shows
-    for (int step = 0; step < EVO_WORK; ++step) busy = fmaf(busy, 0.999f, 1e-6f);
+    // EVO_WORK dependent multiply-adds whose result never shows. The compiler must not see how many: it unrolls a loop by
+    // what divides its length, and 4020 steps may take less time than 4000. n is positive.
+    const int steps = n > 0 ? EVO_WORK : 0;
+    float busy = in;
+#pragma unroll 4
+    for (int step = 0; step < steps; ++step) busy = fmaf(busy, 0.999f, 1e-6f);
     float out = fmaf(a, in, BUG(8) ? b * 1.001f : b);
     if (busy == 12345.678f) out = busy;
 
