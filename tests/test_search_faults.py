@@ -140,7 +140,7 @@ def test_a_driver_that_goes_stops_the_search_which_goes_on_when_it_is_back(
     assert words in err
     assert err.endswith("; then go on with: evoengine resume first\n")
     assert 1 == err.count("\n")
-    assert ([(fault, 10)] if blamed else []) == [key for key in before if key[0] == fault]
+    assert ([fault] if blamed else []) == [key[0] for key in before if key[0] == fault]
     assert before.items() <= after.items()
     assert 4 == len(after) == document["spent"]
     assert {Measurement} == {type(verdict) for key, verdict in after.items() if key not in before}
