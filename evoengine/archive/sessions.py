@@ -54,6 +54,18 @@ def begin(connection: Connection, study_id: int, name: str, owner: Owner, *, sha
     return int(key[0])
 
 
+def refuse_if_open(connection: Connection, study_id: int, name: str) -> None:
+    """Keep sessions from being opened on the study until this transaction ends.
+
+    Raises:
+        UserError: a live owner has the study open.
+    """
+    connection.execute(update(tables.study).where(tables.study.c.id == study_id).values(id=study_id))
+    for _, other, alive in _open_sessions(connection, study_id):
+        if alive:
+            raise UserError(f"study {name} is being searched by {other}: wait for it or stop it, then try again")
+
+
 def renew(connection: Connection, session_id: int, name: str) -> None:
     """Extend the lease.
 

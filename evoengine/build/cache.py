@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -12,7 +13,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from evoengine.errors import UserError
 
@@ -116,6 +117,47 @@ def work_folder(home: Path) -> Path:
         return Path(tempfile.mkdtemp(dir=parent))
     except OSError as error:
         raise unusable(home, error) from error
+
+
+class CacheLock:
+    """Keeps `prune` away from builds that are made or used; the system ends it with its process.
+
+    Any number of builders share it. Where the cache cannot be written to there is nothing to lock, nor to prune.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._file: BinaryIO | None = None
+
+    def share(self) -> None:
+        """Wait for a `prune` under way, and keep others out until `close`."""
+        if self._file is None:
+            with contextlib.suppress(OSError):
+                self._home.mkdir(parents=True, exist_ok=True)
+                self._file = (self._home / "lock").open("ab")
+                fcntl.flock(self._file, fcntl.LOCK_SH)
+
+    def take(self) -> None:
+        """Keep every builder out until `close`.
+
+        Raises:
+            UserError: one uses the cache, or the cache cannot be written to.
+        """
+        try:
+            self._file = (self._home / "lock").open("ab")
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise UserError(
+                f"the cache folder {self._home} is in use by another evoengine: wait for it or stop it, then try again"
+            ) from None
+        except OSError as error:
+            raise unusable(self._home, error) from error
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def unusable(home: Path, error: OSError) -> UserError:
