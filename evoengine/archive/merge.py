@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from optuna.trial import TrialState
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, select, update
 
 from evoengine.archive import sessions, tables
 from evoengine.archive.records import StudySpec
@@ -61,6 +61,8 @@ def merge(connection: Connection, source: Whole, into: str) -> Merged:
     insert_rows(connection, STUDIES, _trials(source, new, verdicts, numbers), keys)
     keys[tables.study] = {row["id"]: study_id for row in source.ours[tables.study]}
     insert_rows(connection, tables.study, _candidates(source, new, verdicts, numbers), keys)
+    last_used = update(tables.study).where(tables.study.c.id == study_id).values(opened_at=sessions.now())
+    connection.execute(last_used)  # so that `resume` without a name goes on with it
     rejected = sum(bool(verdicts[row["id"]]["final"]) for row in new)
     return Merged(len(new) - rejected, rejected, len(candidates) - len(new))
 
