@@ -164,6 +164,14 @@ class TestDelete:
         assert before == sizes(url)
         assert kept == known_of(archive.open_study("kept"))
 
+    def test_a_process_that_was_about_to_search_is_told(self, archive: Archive) -> None:
+        full(archive)
+        study = archive.open_study(NAME)
+        archive.delete_study(NAME)
+
+        with refused(f"study {NAME} is gone"):
+            study.acquire(Owner.current())
+
     def test_the_name_is_free_again(self, archive: Archive) -> None:
         before = known_of(full(archive))
         archive.delete_study(NAME)
@@ -177,6 +185,9 @@ class TestDelete:
         full(archive)
         optuna.delete_study(study_name=NAME, storage=(storage := optuna.storages.RDBStorage(url)))
         storage.engine.dispose()
+
+        with refused(f"study {NAME} has lost its trials.*: evoengine studies delete {NAME}"):
+            archive.open_study(NAME)
         archive.delete_study(NAME)
 
         assert before == sizes(url)
@@ -371,6 +382,21 @@ class TestEvery:
 
         assert (0, True) == (status, 4 < at)
         assert size != sizes(url) or [NAME] != [one.spec.name for one in archive.studies()]
+
+
+def test_a_row_without_its_session_does_not_travel(tmp_path: Path, open_archive: Callable[[str], Archive]) -> None:
+    """SQLite does not look after references; PostgreSQL would not have let this happen."""
+    archive, to = open_archive(str(tmp_path / "from.db")), open_archive(str(tmp_path / "to.db"))
+    full(archive)
+    engine = sqlalchemy.create_engine(f"sqlite:///{tmp_path / 'from.db'}")
+    with engine.begin() as connection:
+        in_flight = tables.candidate.c.trial_id == 5
+        connection.execute(sqlalchemy.update(tables.candidate).where(in_flight).values(session_id=999))
+    engine.dispose()
+
+    with refused(r"the database that the study is from is damaged \(row 999 is missing\): go back to a copy of it"):
+        archive.copy_study(NAME, to, NAME)
+    assert {"evo_schema", "version_info"} == set(sizes(f"sqlite:///{tmp_path / 'to.db'}"))
 
 
 def act_and_die(url: str, there: str, action: Callable[[Archive, Archive], object], kill_at: int) -> None:

@@ -45,7 +45,9 @@ def hold(connection: Connection, name: str) -> tuple[int, int | None]:
     Raises:
         UserError: a live process has it open, or it was deleted a moment ago.
     """
-    study_id = connection.scalar(select(tables.study.c.id).where(tables.study.c.name == name))
+    mine = tables.study.c.name == name
+    connection.execute(update(tables.study).where(mine).values(name=name))  # locks it, as the start of a session does
+    study_id = connection.scalar(select(tables.study.c.id).where(mine))
     if study_id is None:
         raise UserError(f"study {name} is gone: another process has deleted or renamed it")
     sessions.refuse_if_open(connection, study_id, name)

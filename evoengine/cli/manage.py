@@ -94,7 +94,7 @@ def _merge(archive: Archive, arguments: argparse.Namespace) -> Done:
 
 
 def _source(text: str) -> tuple[str, str | None]:
-    """The database and the study that `FILE|URL[#STUDY]` names; None is its last one.
+    """The database and the study that FILE, URL, FILE#STUDY or URL#STUDY names; None is its last one.
 
     Raises:
         UserError: it is a file that is not there.

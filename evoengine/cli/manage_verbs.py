@@ -26,8 +26,8 @@ def add_management(studies: argparse.ArgumentParser) -> None:
     merge = _below(verbs, "merge", "bring in a study of another machine: `resume` then measures its shortlist first")
     merge.add_argument(
         "source",
-        metavar="FILE|URL[#STUDY]",
-        help="the other machine's database, and the study in it (default: its last one)",
+        metavar="SOURCE",
+        help="file or URL of the other machine's database; FILE#STUDY for a study of it that is not the last",
     )
     merge.add_argument(
         "--into",
