@@ -73,9 +73,16 @@ def archive(url: str, open_archive: Callable[[str], Archive]) -> Archive:
     return open_archive(url)
 
 
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[databases.Server]:
+    with databases.opened("sqlite", tmp_path_factory.mktemp("files")) as made:
+        yield made
+
+
 @pytest.fixture
-def other(server: databases.Server, open_archive: Callable[[str], Archive]) -> Archive:
-    return open_archive(server.copy())
+def other(files: databases.Server, open_archive: Callable[[str], Archive]) -> Archive:
+    """Another machine's database, a file as on a laptop."""
+    return open_archive(files.copy())
 
 
 def judged(archive: Archive, spec: StudySpec, asked: list[Proposal], verdicts: list[Verdict | None]) -> Study:
@@ -194,32 +201,25 @@ class TestDelete:
 
 
 class TestCopy:
-    def test_a_copy_is_equal_wherever_it_goes(
-        self, archive: Archive, other: Archive, url: str, tmp_path: Path, open_archive: Callable[[str], Archive]
-    ) -> None:
+    def test_a_copy_is_equal_wherever_it_goes(self, archive: Archive, other: Archive, url: str) -> None:
         before, optunas = known_of(full(archive)), trials(url, NAME)
         judged(other, replace(SPEC, name="there before"), proposals(9), [REJECTION] * 9)  # its rows have the same ids
-        file = f"sqlite:///{tmp_path / 'copy.db'}"
         archive.copy_study(NAME, archive, "twice")
         archive.copy_study(NAME, other, "over there")
-        archive.copy_study(NAME, open_archive(file), NAME)
+        other.copy_study("over there", archive, "and back")
 
-        assert before == known_of(archive.open_study(NAME))
-        assert before == known_of(archive.open_study("twice"))
-        assert before == known_of(other.open_study("over there"))
-        assert before == known_of(open_archive(file).open_study(NAME))
-        assert optunas == trials(url, "twice")
-        assert optunas == trials(file, NAME)
+        for copied, name in ((archive, NAME), (archive, "twice"), (other, "over there"), (archive, "and back")):
+            assert before == known_of(copied.open_study(name))
+        for name in ("twice", "and back"):
+            assert optunas == trials(url, name)
 
-    def test_sqlite_to_the_server_and_back(
-        self, archive: Archive, tmp_path: Path, open_archive: Callable[[str], Archive]
+    def test_from_one_server_database_to_another(
+        self, archive: Archive, server: databases.Server, open_archive: Callable[[str], Archive]
     ) -> None:
-        file = open_archive(str(tmp_path / "laptop.db"))
-        before = known_of(full(file))
-        file.copy_study(NAME, archive, NAME)
-        archive.copy_study(NAME, file, "back")
+        before, to = known_of(full(archive)), open_archive(server.copy())
+        archive.copy_study(NAME, to, NAME)
 
-        assert before == known_of(file.open_study("back"))
+        assert before == known_of(to.open_study(NAME))
 
     def test_a_copy_goes_on_by_itself(self, archive: Archive, other: Archive) -> None:
         before = known_of(full(archive))
