@@ -11,9 +11,10 @@ import os
 import shutil
 import tempfile
 import time
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 from evoengine.errors import UserError
 
@@ -127,15 +128,14 @@ class CacheLock:
 
     def __init__(self, home: Path) -> None:
         self._home = home
-        self._file: BinaryIO | None = None
+        self._held: weakref.finalize[[int], CacheLock] | None = None
 
     def share(self) -> None:
         """Wait for a `prune` under way, and keep others out until `close`."""
-        if self._file is None:
+        if self._held is None:
             with contextlib.suppress(OSError):
                 self._home.mkdir(parents=True, exist_ok=True)
-                self._file = (self._home / "lock").open("ab")
-                fcntl.flock(self._file, fcntl.LOCK_SH)
+                self._hold(fcntl.LOCK_SH)
 
     def take(self) -> None:
         """Keep every builder out until `close`.
@@ -144,10 +144,8 @@ class CacheLock:
             UserError: one uses the cache, or the cache cannot be written to.
         """
         try:
-            self._file = (self._home / "lock").open("ab")
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._hold(fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self.close()
             raise UserError(
                 f"the cache folder {self._home} is in use by another evoengine: wait for it or stop it, then try again"
             ) from None
@@ -155,9 +153,18 @@ class CacheLock:
             raise unusable(self._home, error) from error
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        if self._held is not None:
+            self._held()
+            self._held = None
+
+    def _hold(self, operation: int) -> None:
+        descriptor = os.open(self._home / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+        self._held = weakref.finalize(self, os.close, descriptor)  # builders are not always closed
+        try:
+            fcntl.flock(descriptor, operation)
+        except OSError:
+            self.close()
+            raise
 
 
 def unusable(home: Path, error: OSError) -> UserError:
