@@ -55,7 +55,8 @@ def hold(connection: Connection, name: str) -> tuple[int, int | None]:
 
 
 def found(optuna_id: int | None, name: str) -> int:
-    """
+    """Optuna's id of a study that must be whole.
+
     Raises:
         Damaged: another program has deleted Optuna's side of the study.
     """
