@@ -17,13 +17,17 @@ Made from the parser by `python docs/generate_cli.py > docs/cli.md`. `evoengine`
 
 def reference() -> str:
     parser = make_parser()
-    verbs = next(action for action in parser._actions if isinstance(action, Verbs))
-    helps = {choice.dest: choice.help for choice in verbs._choices_actions}
-    parts = [HEAD, f"{parser.epilog}\n"]
-    for name, verb in verbs.choices.items():
-        parts.append(f"## {name}\n\n{_sentence(str(helps[name]))}\n")
-        parts.append("\n".join(_rows(verb)) + "\n")
-    return "\n".join(parts)
+    return "\n".join([HEAD, f"{parser.epilog}\n", *_sections(parser, "")])
+
+
+def _sections(parser: argparse.ArgumentParser, above: str) -> Iterator[str]:
+    """Of every verb of the parser, each followed by those below it."""
+    for verbs in (action for action in parser._actions if isinstance(action, Verbs)):
+        helps = {choice.dest: choice.help for choice in verbs._choices_actions}
+        for name, verb in verbs.choices.items():
+            yield f"## {above}{name}\n\n{_sentence(str(helps[name]))}\n"
+            yield "\n".join(_rows(verb)) + "\n"
+            yield from _sections(verb, f"{above}{name} ")
 
 
 def _sentence(text: str) -> str:
@@ -35,7 +39,7 @@ def _rows(verb: argparse.ArgumentParser) -> Iterator[str]:
     yield "| --- | --- |"
     formatter = verb._get_formatter()
     for action in verb._actions:
-        if isinstance(action, argparse._HelpAction):
+        if isinstance(action, argparse._HelpAction | Verbs):
             continue
         word = str(action.metavar or "|".join(action.choices or ())).replace("|", "\\|")
         value = f" {word}" if word and action.option_strings else ""

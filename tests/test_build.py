@@ -203,7 +203,7 @@ def test_a_damaged_entry_is_rebuilt(
     assert not rebuilt.cached
     assert (intact.cubin_sha256, intact.resources) == (rebuilt.cubin_sha256, rebuilt.resources)
     assert build_one(home, request()).cached
-    assert ["builds", "work"] == sorted(path.name for path in home.iterdir())
+    assert ["builds", "lock", "work"] == sorted(path.name for path in home.iterdir())
     assert [] == list((home / "work").iterdir())
 
 

@@ -136,7 +136,7 @@ def test_a_full_cache_stops_the_search_and_loses_nothing(folder: Path) -> None:
     assert (0, BUDGET) == (disk.resumed_code, disk.resumed["spent"]), disk.resumed_err
     assert disk.said <= set(before)
     assert 0 < len(list((folder / "cache.left").glob("builds/*/*"))) < BUDGET
-    assert {"work", "builds", "ballast", "trusted"} >= {path.name for path in (folder / "cache.left").iterdir()}
+    assert {"work", "builds", "lock", "trusted", "ballast"} >= {path.name for path in (folder / "cache.left").iterdir()}
     assert [] == list((folder / "cache.left" / "work").iterdir()), "no half-built candidate is left"
 
 

@@ -5,22 +5,25 @@ from __future__ import annotations
 import difflib
 import shlex
 import warnings
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
 from optuna.study import StudyDirection
 from sqlalchemy import Connection, RowMapping, exc, func, insert, select
 
-from evoengine.archive import tables
-from evoengine.archive.codec import read_row
+from evoengine.archive import merge, tables, transfer
+from evoengine.archive.codec import read_row, read_spec
 from evoengine.archive.database import Database
 from evoengine.archive.documents import Damaged, typed
 from evoengine.archive.lease import Owner
 from evoengine.archive.records import StudySpec, StudySummary
 from evoengine.archive.study import Study
 from evoengine.errors import UserError
+
+T = TypeVar("T")
 
 NAME_CHARS = 512
 """Of a study's name, as Optuna's tables have it."""
@@ -52,10 +55,7 @@ class Archive:
         Raises:
             UserError: the name is taken, or is none.
         """
-        if not spec.name or len(spec.name) > NAME_CHARS or not spec.name.isprintable():
-            raise UserError(
-                f"study name {spec.name!r:.80}: give one of 1 to {NAME_CHARS} printable characters with --study"
-            )
+        _check_name(spec.name, "with --study")
         taken = UserError(
             f"study {spec.name} exists: resume it with: evoengine resume {shlex.quote(spec.name)}, or give another "
             "--study"
@@ -94,15 +94,100 @@ class Archive:
         Raises:
             UserError: there is no such study; names the nearest one.
         """
+        row = self._existing(name)
+        try:
+            return Study(self._database, row["id"], read_spec(row))
+        except Damaged as error:
+            raise self._database.damaged(error) from error
 
-        def find() -> tuple[int, StudySpec] | None:
-            with self._database.engine.connect() as connection:
-                row = self._row(connection, name)
-                return None if row is None else (row["id"], _spec(row))
+    def studies(self) -> list[StudySummary]:
+        """Every study, the one used last first."""
 
-        found = self._database.patiently(find, "then run the same command again")
-        if found is not None:
-            return Study(self._database, *found)
+        def read(connection: Connection) -> list[StudySummary]:
+            rows = connection.execute(select(tables.study).order_by(tables.study.c.opened_at.desc())).mappings()
+            return [_summary(connection, row) for row in rows.all()]
+
+        return self._read(read)
+
+    def summary(self, name: str) -> StudySummary:
+        """The line of one study.
+
+        Raises:
+            UserError: there is no such study; names the nearest one.
+        """
+        row = self._existing(name)
+        return self._read(lambda c: _summary(c, row))
+
+    # *** studies as wholes ***
+
+    def rename_study(self, name: str, new: str) -> None:
+        """Give a study another name; its trials, and who uses it last, stay as they are.
+
+        Raises:
+            UserError: there is no such study, a live process searches it, or `new` is taken or no name.
+        """
+        _check_name(new, "as the new name")
+        self._existing(name)
+        self._write(lambda c: transfer.rename(c, name, new, self._taken(new, "give another new name")))
+
+    def delete_study(self, name: str) -> None:
+        """Delete a study with all that belongs to it, here and in Optuna's tables, or nothing of it.
+
+        Raises:
+            UserError: there is no such study, or a live process searches it.
+        """
+        self._existing(name)
+        self._write(lambda c: transfer.delete(c, name))
+        self._database.forget_trials()
+
+    def copy_study(self, name: str, to: Archive, new: str) -> None:
+        """Copy a study with its trials' numbers and all that belongs to it into an archive, which may be this one.
+
+        Raises:
+            UserError: there is no such study, a live process searches it, it is damaged, or `new` is taken or no name.
+        """
+        _check_name(new, "with --as")
+        whole = self._whole(name)
+        to._write(lambda c: transfer.write_whole(c, whole, new, to._taken(new, "give another with --as NAME")))
+
+    def merge_study(self, name: str, source: Archive, into: str) -> merge.Merged | None:
+        """Bring a study of `source`, in which nothing was measured, into the study `into` of this archive.
+
+        What that study knows already stays as it is. Where there is no such study, `name` is copied whole and None
+        returned: then it may have measured, too.
+
+        Raises:
+            UserError: there is no study `name`, a live process searches one of the two, they ask different questions,
+                `name` has measured, or it is damaged.
+        """
+        _check_name(into, "with --into")
+        whole = source._whole(name)
+        if self._read(lambda c: self._row(c, into)) is None:
+            taken = self._taken(into, "give another with --into NAME")
+            self._write(lambda c: transfer.write_whole(c, whole, into, taken))
+            return None
+
+        return self._write(lambda c: merge.merge(c, whole, into))
+
+    def builds(self) -> set[str]:
+        """The digests of every build that a study of this database refers to."""
+
+        query = select(tables.build.c.digest).distinct()
+        return self._read(lambda c: {typed(str, digest) for digest in c.scalars(query)})
+
+    def close(self) -> None:
+        """Close every connection; the archive can still be used and connects again."""
+        self._database.close()
+
+    def _existing(self, name: str | None) -> RowMapping:
+        """The row of the study `name`, or of the one used last.
+
+        Raises:
+            UserError: there is none; names the nearest one.
+        """
+        row = self._read(lambda c: self._row(c, name))
+        if row is not None:
+            return row
         names = [summary.spec.name for summary in self.studies()]
         if not names:
             raise UserError(f"database {self.name} holds no study yet: start one with: evoengine search")
@@ -110,19 +195,31 @@ class Archive:
         hint = f"did you mean {near[0]}? " if near else ""
         raise UserError(f"unknown study {name!r}: {hint}see: evoengine studies")
 
-    def studies(self) -> list[StudySummary]:
-        """Every study, the one used last first."""
+    def _whole(self, name: str) -> transfer.Whole:
+        """A study that exists and can be read: what is damaged must not travel."""
+        study = self.open_study(name)
+        for read in (study.records, study.elites, study.baselines, study.counts):
+            read()
+        return self._write(lambda c: transfer.read_whole(c, name))
 
-        def read() -> list[StudySummary]:
+    def _taken(self, name: str, remedy: str) -> UserError:
+        return UserError(f"study {name} exists in database {self.name}, or another program's of that name: {remedy}")
+
+    def _read(self, work: Callable[[Connection], T]) -> T:
+        def connected() -> T:
             with self._database.engine.connect() as connection:
-                rows = connection.execute(select(tables.study).order_by(tables.study.c.opened_at.desc())).mappings()
-                return [_summary(connection, row) for row in rows.all()]
+                return work(connection)
 
-        return self._database.patiently(read, "then run the same command again")
+        return self._database.patiently(connected, "then run the same command again")
 
-    def close(self) -> None:
-        """Close every connection; the archive can still be used and connects again."""
-        self._database.close()
+    def _write(self, work: Callable[[Connection], T]) -> T:
+        """`work` in one transaction, all of it again when the database was locked."""
+
+        def begun() -> T:
+            with self._database.engine.begin() as connection:
+                return work(connection)
+
+        return self._database.patiently(begun, "then run the same command again")
 
     def _row(self, connection: Connection, name: str | None) -> RowMapping | None:
         query = select(tables.study).order_by(tables.study.c.opened_at.desc(), tables.study.c.id.desc()).limit(1)
@@ -131,11 +228,9 @@ class Archive:
         return connection.execute(query).mappings().first()
 
 
-def _spec(row: RowMapping) -> StudySpec:
-    spec = StudySpec.from_json(row["spec"])
-    if spec.name != row["name"]:
-        raise Damaged(f"study {row['name']!r:.80} says that it is {spec.name!r:.80}")
-    return spec
+def _check_name(name: str, option: str) -> None:
+    if not name or len(name) > NAME_CHARS or not name.isprintable():
+        raise UserError(f"study name {name!r:.80}: give one of 1 to {NAME_CHARS} printable characters {option}")
 
 
 def _summary(connection: Connection, row: RowMapping) -> StudySummary:
@@ -157,7 +252,7 @@ def _summary(connection: Connection, row: RowMapping) -> StudySummary:
         (read_row(Owner, {**s, "started": s["pid_started"]}), typed(float, s["expires_unix_seconds"])) for s in sessions
     ]
     return StudySummary(
-        spec=_spec(row),
+        spec=read_spec(row),
         status=typed(str, row["status"]),
         opened_at=typed(str, row["opened_at"]),
         candidates=candidates,

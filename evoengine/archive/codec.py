@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from evoengine.archive.documents import Damaged, positive, typed
-from evoengine.archive.records import Build
+from evoengine.archive.records import Build, StudySpec
 from evoengine.verdict import Artifact, Estimate, Gate, Measurement, Rejection, ResourceUsage, Verdict
 
 T = TypeVar("T")
@@ -98,3 +98,15 @@ def read_build(row: Mapping[Any, Any]) -> Build:
         Damaged: it is none.
     """
     return read_row(Build, {**row, "resources": read_row(ResourceUsage, row)})
+
+
+def read_spec(row: Mapping[Any, Any]) -> StudySpec:
+    """The spec in a study's row.
+
+    Raises:
+        Damaged: it is none, or another study's.
+    """
+    spec = StudySpec.from_json(row["spec"])
+    if spec.name != row["name"]:
+        raise Damaged(f"study {row['name']!r:.80} says that it is {spec.name!r:.80}")
+    return spec

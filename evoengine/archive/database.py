@@ -76,8 +76,13 @@ class Database:
                 f"database {self.name} cannot be opened ({self._reason(error)}): write sqlite:///FILE or "
                 "postgresql+psycopg://USER@HOST/NAME"
             ) from None
+        self._rdb = rdb
         self.engine = rdb.engine
         self.storage: BaseStorage = optuna.storages.get_storage(rdb)
+
+    def forget_trials(self) -> None:
+        """Drop what Optuna remembers of finished trials: after a deletion SQLite gives their ids to others."""
+        self.storage = optuna.storages.get_storage(self._rdb)
 
     def close(self) -> None:
         """Give back this thread's session and close every connection; the next use connects again."""

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Delete, RowMapping, Update, select, update
 from evoengine.archive import tables
 from evoengine.archive.database import Database
 from evoengine.archive.documents import Damaged
+from evoengine.errors import UserError
 
 T = TypeVar("T")
 
@@ -28,7 +29,8 @@ class Ledger:
     """Our tables and Optuna's, as far as one study goes.
 
     Raises:
-        UserError: the database stayed locked or away for some seconds; the message says how to resume.
+        UserError: the database stayed locked or away for some seconds; the message says how to resume. Or Optuna's
+            side of the study is gone.
     """
 
     def __init__(self, database: Database, study_id: int, name: str) -> None:
@@ -36,7 +38,13 @@ class Ledger:
         self._database = database
         self._storage = database.storage
         self._hint = f"resume with: evoengine resume {shlex.quote(name)}"
-        self._optuna_id = self._patiently(lambda: self._storage.get_study_id_from_name(name))
+        try:
+            self._optuna_id = self._patiently(lambda: self._storage.get_study_id_from_name(name))
+        except KeyError:
+            raise UserError(
+                f"study {name} has lost its trials, another program has deleted them from Optuna's tables: delete the "
+                f"rest with: evoengine studies delete {shlex.quote(name)}"
+            ) from None
 
     def read(self, work: Callable[[Connection], T]) -> T:
         def connected() -> T:

@@ -26,11 +26,13 @@ def begin(connection: Connection, study_id: int, name: str, owner: Owner, *, sha
     """Open a session and return its id. Sessions of dead owners end here.
 
     Raises:
-        UserError: a live owner has the study open, and not both sides share it.
+        UserError: a live owner has the study open, and not both sides share it; or the study was deleted.
     """
     # The update comes first: it locks the study's row (SQLite: the database) until this transaction ends, so that of
     # two processes that start together one sees the other.
-    connection.execute(update(tables.study).where(tables.study.c.id == study_id).values(opened_at=now()))
+    opened = update(tables.study).where(tables.study.c.id == study_id).values(opened_at=now())
+    if not connection.execute(opened).rowcount:
+        raise UserError(f"study {name} is gone, another process has deleted it: see: evoengine studies")
     for row, other, alive in _open_sessions(connection, study_id):
         if not alive:
             connection.execute(update(tables.session).where(tables.session.c.id == row["id"]).values(ended_at=now()))
@@ -52,6 +54,17 @@ def begin(connection: Connection, study_id: int, name: str, owner: Owner, *, sha
     key = connection.execute(insert(tables.session).values(values)).inserted_primary_key
     assert key is not None, "an insert of one row has a key"
     return int(key[0])
+
+
+def refuse_if_open(connection: Connection, study_id: int, name: str) -> None:
+    """For what a search must not meet.
+
+    Raises:
+        UserError: a live owner has the study open.
+    """
+    for _, other, alive in _open_sessions(connection, study_id):
+        if alive:
+            raise UserError(f"study {name} is being searched by {other}: wait for it or stop it, then try again")
 
 
 def renew(connection: Connection, session_id: int, name: str) -> None:

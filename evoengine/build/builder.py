@@ -13,7 +13,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from evoengine.build.cache import Result, cache_home, entry_folder, publish, read_result, unusable, work_folder
+from evoengine.build.cache import (
+    CacheLock,
+    Result,
+    cache_home,
+    entry_folder,
+    publish,
+    read_result,
+    unusable,
+    work_folder,
+)
 from evoengine.build.graph import NinjaRun, chunks
 from evoengine.build.log import LOG_TAIL_CHARS, failure, out_of_memory, resource_usage
 from evoengine.build.toolchain import Compiler, find_toolchain
@@ -70,6 +79,7 @@ class Builder:
         self.home = home or cache_home()
         self._command = self.toolchain.command(arch)
         self._run: NinjaRun | None = None
+        self._lock = CacheLock(self.home)
         self._closed = False
 
     def build(self, requests: Sequence[BuildRequest]) -> list[Artifact | Rejection]:
@@ -87,6 +97,7 @@ class Builder:
             UserError: the compiler cannot work here (architecture, host compiler), the cache folder cannot be written
                 to, or the template's sources changed while it was in use.
         """
+        self._lock.share()  # until `close`: what was built is read again to be timed and exported
         to_build: dict[str, list[int]] = {}
         for index, request in enumerate(requests):
             digest = self._digest(request)
@@ -111,6 +122,7 @@ class Builder:
         self._closed = True
         if self._run is not None:
             self._run.interrupt()
+        self._lock.close()
 
     def __enter__(self) -> Self:
         return self

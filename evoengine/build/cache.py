@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 import time
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -116,6 +118,53 @@ def work_folder(home: Path) -> Path:
         return Path(tempfile.mkdtemp(dir=parent))
     except OSError as error:
         raise unusable(home, error) from error
+
+
+class CacheLock:
+    """Keeps `prune` away from builds that are made or used; the system ends it with its process.
+
+    Any number of builders share it. Where the cache cannot be written to there is nothing to lock, nor to prune.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._held: weakref.finalize[[int], CacheLock] | None = None
+
+    def share(self) -> None:
+        """Wait for a `prune` under way, and keep others out until `close`."""
+        if self._held is None:
+            with contextlib.suppress(OSError):
+                self._home.mkdir(parents=True, exist_ok=True)
+                self._hold(fcntl.LOCK_SH)
+
+    def take(self) -> None:
+        """Keep every builder out until `close`.
+
+        Raises:
+            UserError: one uses the cache, or the cache cannot be written to.
+        """
+        try:
+            self._hold(fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"the cache folder {self._home} is in use by another evoengine: wait for it or stop it, then try again"
+            ) from None
+        except OSError as error:
+            raise unusable(self._home, error) from error
+
+    def close(self) -> None:
+        if self._held is not None:
+            self._held()
+            self._held = None
+
+    def _hold(self, operation: int) -> None:
+        descriptor = os.open(self._home / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+        self._held = weakref.finalize(self, os.close, descriptor)  # builders are not always closed
+        try:
+            fcntl.flock(descriptor, operation)
+        except OSError:
+            self.close()
+            raise
 
 
 def unusable(home: Path, error: OSError) -> UserError:

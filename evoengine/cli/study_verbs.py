@@ -6,10 +6,15 @@ import argparse
 from pathlib import Path
 
 from evoengine.cli.arguments import FORCE_HELP, SHAPE_HELP, Verbs, factor, natural, own_code, storage, verb, whole
+from evoengine.cli.manage_verbs import add_management
 
 
 def add_studies(verbs: Verbs[argparse.ArgumentParser]) -> None:
-    storage(verb(verbs, "studies", "studies", "list the studies of a database"))
+    parser = verb(
+        verbs, "studies", "studies", "list the studies of a database; rename, delete, copy, merge them; prune"
+    )
+    storage(parser)
+    add_management(parser)
 
 
 def add_show(verbs: Verbs[argparse.ArgumentParser]) -> None:
