@@ -489,6 +489,7 @@ class TestCommand:
         options = ["--template", "mine", "--shape", "1000", "--jobs", "2", "--budget", "3", "--sampler", "random"]
         code = main(["search", *options, "--sanitize", "--json"])
         out, err = capsys.readouterr()
+        assert out, err
         document = json.loads(out)
 
         assert 1 == code

@@ -24,9 +24,6 @@ SIGNAL_SECONDS = 0.5
 """A Ctrl-C just before the wait for a message does not end that wait, so it has an end of its own."""
 MESSAGE_BYTES = 16384
 """Above the longest message a worker sends."""
-NICE = ("nice", "-n", "10")
-"""Compilers leave the cores to whoever judges meanwhile: a verdict on an H200 took 40 ms on 16 idle cores, 63 beside 16
-busy processes, 45 beside 16 nice ones."""
 STOP_SECONDS = 10.0
 """ninja ends as soon as its workers have killed their compiles; a machine that swaps may need seconds for that."""
 
@@ -77,7 +74,7 @@ class NinjaRun:
         (work / "build.ninja").write_text("\n".join(lines) + "\n")
         with workers_end, (work / "ninja.log").open("wb") as log:
             self._process = subprocess.Popen(
-                [*NICE, str(Path(ninja.BIN_DIR) / "ninja"), "-j", str(jobs), "-k", "0"],
+                [str(Path(ninja.BIN_DIR) / "ninja"), "-j", str(jobs), "-k", "0"],
                 cwd=work,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
