@@ -407,6 +407,19 @@ def test_what_cannot_be_loaded_is_one_line(folder: Path, tmp_path: Path) -> None
         evoengine.load("measurd", storage=storage)
 
 
+def test_wisdom_from_elsewhere_starts_no_code_that_it_names(folder: Path, tmp_path: Path) -> None:
+    planted = tmp_path / "planted"
+    planted.mkdir()
+    (planted / "kernel.cu").write_text("")
+    (planted / "template.py").write_text("raise SystemExit('the code of a file from elsewhere ran')\n")
+    text = (folder / "attention.wisdom").read_text()
+    assert '"attention"' in text
+    (tmp_path / "x.wisdom").write_text(text.replace('"attention"', json.dumps(str(planted)), 1))
+
+    with pytest.raises(UserError, match="which is not shipped: say where it is with --template"):
+        evoengine.load(tmp_path / "x.wisdom")
+
+
 def test_the_package_has_nothing_else_that_is_lazy() -> None:
     with pytest.raises(AttributeError, match="no attribute 'lode'"):
         evoengine.lode  # noqa: B018
