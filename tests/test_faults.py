@@ -6,9 +6,12 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +131,20 @@ def resume_by(candidates: int, capsys: pytest.CaptureFixture[str]) -> dict[str, 
     return document
 
 
+def stop_between_transactions(running: Running) -> None:
+    """Freeze a search, but not while it holds the database: who comes then would be told of the lock instead."""
+    while True:
+        running.process.send_signal(signal.SIGSTOP)
+        try:
+            with closing(sqlite3.connect("studies/evoengine.db", timeout=0.2, isolation_level=None)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("ROLLBACK")
+            return
+        except sqlite3.OperationalError:
+            running.process.send_signal(signal.SIGCONT)
+            time.sleep(0.05)
+
+
 class TestStopped:
     def test_ctrl_c_prints_what_there_is_and_can_be_resumed(
         self, search: Search, capsys: pytest.CaptureFixture[str]
@@ -234,7 +251,7 @@ class TestTwoAtOnce:
     def test_the_second_is_told_who_is_there(self, search: Search, capsys: pytest.CaptureFixture[str]) -> None:
         running = search()
         running.wait_for("\n#")
-        running.process.send_signal(signal.SIGSTOP)
+        stop_between_transactions(running)
         codes = [main(["resume", NAME, "--device", "none"]), main(["resume", "--device", "none", "--quiet"])]
         resumed = capsys.readouterr()
         codes.append(main([*SEARCH[:-1], "--quiet"]))

@@ -72,17 +72,6 @@ def search_study(arguments: argparse.Namespace, run: Run) -> Ran:
         device, timing = device_for(question, target, study, builder.jobs, force=arguments.force)
         stack.callback(device.close)
         display = Display(out, budget.candidates, measures=measures, quiet=arguments.quiet, verbose=arguments.verbose)
-        display.note(
-            f"study {study.name}: {len(feasible.points):,} feasible of {feasible.product:,} configs, "
-            f"limits of {question.limits.name}"
-        )
-        for source in study.spec.sources:
-            display.note(f"known beforehand: {source.name}, {source.known} configs, digest {source.digest}")
-        if not measures:
-            display.note(
-                f"no GPU: candidates are compiled for {target.device.name}, proven in the PTX interpreter and "
-                "ranked by an estimate; nothing is measured"
-            )
         search = Search(
             question,
             study,
@@ -96,6 +85,17 @@ def search_study(arguments: argparse.Namespace, run: Run) -> Ran:
             screening=screening_for(question, target, study) if arguments.sanitize else None,
         )
         stop = _stop_on_signals(search, display)
+        display.note(
+            f"study {study.name}: {len(feasible.points):,} feasible of {feasible.product:,} configs, "
+            f"limits of {question.limits.name}"
+        )
+        for source in study.spec.sources:
+            display.note(f"known beforehand: {source.name}, {source.known} configs, digest {source.digest}")
+        if not measures:
+            display.note(
+                f"no GPU: candidates are compiled for {target.device.name}, proven in the PTX interpreter and "
+                "ranked by an estimate; nothing is measured"
+            )
         try:
             outcome = search.run()
         except TemplateError:
