@@ -20,9 +20,14 @@ END_SECONDS = 15.0
 """For a script that is interrupted to end its workers and write down what it has."""
 
 
+def heed_interrupts() -> None:
+    """In the child: a shell's background job starts with SIGINT ignored, and hands that down."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def run(command: Sequence[str], seconds: float) -> int | None:
     """The exit code, or None where the time was up."""
-    with subprocess.Popen(command) as process:
+    with subprocess.Popen(command, preexec_fn=heed_interrupts) as process:
         try:
             return process.wait(seconds)
         except subprocess.TimeoutExpired:
