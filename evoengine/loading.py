@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from evoengine.cli.arguments import STORAGE
 from evoengine.cli.output import LISTING
-from evoengine.cli.resolve import find_template, named_template
+from evoengine.cli.resolve import named_template
 from evoengine.errors import UserError
 from evoengine.export.wisdom import PACKAGE, Wisdom, merge, parse_wisdom, valid
 from evoengine.problem import AttentionProblem
@@ -85,8 +85,7 @@ def _find(source: str | Path | None, storage: str, template: str | None) -> _Sou
             raise UserError(f"{path} cannot be read ({error})") from error
         if text.startswith("{"):
             wisdom = _parsed(path, text)
-            found = find_template(template) if template else named_template(wisdom.template, str(path))
-            return _Source(wisdom, found, {})
+            return _Source(wisdom, named_template(wisdom.template, str(path), template), {})
     elif path is not None and (path.suffix in (".h", ".wisdom") or len(path.parts) > 1):
         raise UserError(f"{path} does not exist: give a folder, wisdom, a header or the name of a study")
     from evoengine.cli.sources import find_chosen

@@ -72,8 +72,8 @@ def own_code(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--space", metavar="FILE", help="the same for its search space")
 
 
-def question(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
-    """What to search: template, space, shape (or `several`), target."""
+def template_and_space(parser: argparse.ArgumentParser) -> None:
+    """What is tuned, where no study says it."""
     parser.add_argument(
         "--template",
         metavar="DIR",
@@ -82,6 +82,11 @@ def question(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     parser.add_argument(
         "--space", metavar="FILE", help="search space: a Python file that runs (default: the template's own)"
     )
+
+
+def question(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """What to search: template, space, shape (or `several`), target."""
+    template_and_space(parser)
     again = "; may be given again, with --per-shape" if several else ""
     parser.add_argument(
         "--shape",

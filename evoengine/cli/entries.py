@@ -123,11 +123,6 @@ def read_header(path: Path) -> HeaderFacts:
     return parse_header(read_text(path, MAX_BYTES, "give a header that `evoengine export` wrote"))
 
 
-def header_template(path: Path, facts: HeaderFacts, folder: str | None) -> Template:
-    """The template that the user names with --template, else the one that the header names, if its code may run."""
-    return find_template(folder) if folder is not None else named_template(facts.template, str(path))
-
-
 def header_values(path: Path, facts: HeaderFacts, space: SearchSpace) -> dict[str, int]:
     """The config in a header.
 
@@ -142,7 +137,7 @@ def header_values(path: Path, facts: HeaderFacts, space: SearchSpace) -> dict[st
 
 def _header(path: Path, arguments: argparse.Namespace) -> _Found:
     facts = read_header(path)
-    template = header_template(path, facts, arguments.template)
+    template = named_template(facts.template, str(path), arguments.template)
     space = load_space(space_path(arguments.space, template))
     values = header_values(path, facts, space)
     problem = make_problem(template.module.PROBLEM, facts.problem)

@@ -52,12 +52,16 @@ def find_template(text: str | None) -> Template:
     return load_template(trust(Path(name)))
 
 
-def named_template(name: str, by: str) -> Template:
+def named_template(name: str, by: str, folder: str | None = None) -> Template:
     """The template that a file speaks of: a shipped one, or a folder here that the user has named before.
+
+    With `folder`, what the user says it is.
 
     Raises:
         UserError: it is neither; names the option that says which folder is meant.
     """
+    if folder is not None:
+        return find_template(folder)
     known = shipped_templates()
     if name in known:
         return load_template(known[name])

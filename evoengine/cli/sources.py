@@ -6,8 +6,8 @@ from contextlib import closing
 from pathlib import Path
 
 from evoengine.archive.archive import Archive
-from evoengine.cli.entries import header_template, header_values, read_header
-from evoengine.cli.resolve import reopen, space_path
+from evoengine.cli.entries import header_values, read_header
+from evoengine.cli.resolve import named_template, reopen, space_path
 from evoengine.cli.stale import check_trial
 from evoengine.cli.storage import existing_storage
 from evoengine.errors import UserError
@@ -51,7 +51,7 @@ def from_header(path: Path, folder: str | None = None, space_file: str | None = 
         UserError: it cannot be read, or (unless `stale`) the template has changed since.
     """
     facts = read_header(path)
-    template = header_template(path, facts, folder)
+    template = named_template(facts.template, str(path), folder)
     if template.digest != facts.template_digest and not stale:
         raise UserError(
             f"the template of {path} has changed since ({facts.template_digest}, now {template.digest}): search again, "

@@ -5,7 +5,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from evoengine.cli.arguments import FORCE_HELP, SHAPE_HELP, Verbs, factor, natural, own_code, storage, verb, whole
+from evoengine.cli.arguments import (
+    FORCE_HELP,
+    SHAPE_HELP,
+    Verbs,
+    factor,
+    natural,
+    own_code,
+    storage,
+    template_and_space,
+    verb,
+    whole,
+)
 from evoengine.cli.manage_verbs import add_management
 
 
@@ -112,14 +123,7 @@ def add_compare(verbs: Verbs[argparse.ArgumentParser]) -> None:
         help=f"{SHAPE_HELP}; may be given again; default: the shape of the header or study, else the template's own",
     )
     parser.add_argument("--shapes", metavar="FILE", type=Path, help="more shapes, one a line; # begins a comment")
-    parser.add_argument(
-        "--template",
-        metavar="DIR",
-        help="template: a shipped name or a folder with code that runs (default: attention)",
-    )
-    parser.add_argument(
-        "--space", metavar="FILE", help="search space: a Python file that runs (default: the template's own)"
-    )
+    template_and_space(parser)
     parser.add_argument("--device", metavar="DEVICE", default="auto", help="auto, cuda or cuda:N (default: auto)")
     parser.add_argument("--limits", metavar="CARD", help="refuse a config that would not fit this card, such as l4")
     parser.add_argument(

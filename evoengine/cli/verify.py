@@ -16,8 +16,8 @@ from evoengine import __version__
 from evoengine.archive.archive import Archive
 from evoengine.build import Builder
 from evoengine.cli.compare import measure
-from evoengine.cli.entries import header_template, header_values, read_header
-from evoengine.cli.resolve import Target, find_target, reopen, space_path
+from evoengine.cli.entries import header_values, read_header
+from evoengine.cli.resolve import Target, find_target, named_template, reopen, space_path
 from evoengine.cli.result import summary_of
 from evoengine.cli.storage import existing_storage
 from evoengine.cli.tables import console, table
@@ -110,7 +110,7 @@ def find_subject(arguments: argparse.Namespace, target: Target) -> Subject:
     if arguments.trial is not None:
         raise UserError(f"--trial {arguments.trial} means a trial of a study, and {path} is a header: leave it out")
     facts = read_header(path)
-    template = header_template(path, facts, arguments.template)
+    template = named_template(facts.template, str(path), arguments.template)
     space = load_space(space_path(arguments.space, template))
     card = next((one for one in CARDS.values() if one.name == facts.device), target.limits)
     limits = card if target.ordinal is None else target.limits
