@@ -6,14 +6,16 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from evoengine.archive.documents import Damaged, typed
 from evoengine.archive.records import Elite, Record, fastest, shortlist
 from evoengine.archive.study import Study
 from evoengine.errors import UserError
 from evoengine.hardware import DeviceLimits, occupancy
 from evoengine.template import Launch
-from evoengine.verdict import Check, Estimate, Gate, Measurement, Rejection, is_paid
+from evoengine.verdict import Check, Estimate, Evidence, Gate, Measurement, Rejection, is_paid
 
 SDPA = "sdpa"
 """The baseline that users compare with: PyTorch's own choice of backend."""
@@ -29,7 +31,7 @@ def summarise(
     launch, noise is IQR over median, `error` the largest relative Frobenius error against float64 over all checks,
     `ratio_to_sdpa` SDPA's time over the config's. `mode` says whether L2 was warm or cold; `cold_median_us` is None
     where no cold time was taken. A `verdict` rests on `verdict_interval` of the ratio; those of all elites hold at once
-    with 95 %.
+    with 95 %. `cards` are those of a search on several, by UUID.
 
     Raises:
         UserError: an elite is no trial of the study.
@@ -66,8 +68,43 @@ def summarise(
         "measured": [rows[record.number] | _measured(record) for record in fastest(records, top)],
         "shortlist": [rows[record.number] | _estimated(record) for record in shortlist(records, top)],
         "baselines": [_baseline(baseline) for baseline in study.baselines()],
+        "cards": _cards(study.name, records),
         "environment": dict(elites[0].environment if elites else records[-1].environment if records else {}),
     }
+
+
+@dataclass(frozen=True, slots=True)
+class SharedCard:
+    """What a search on several cards recorded of one (`devices.fleet`), at its last start.
+
+    `control_us` is the default config's time on it. `differs` is what was found there and not on the first card.
+    """
+
+    control_us: float
+    noise: float
+    baselines_us: Mapping[str, float]
+    differs: Evidence
+
+
+def _cards(name: str, records: Sequence[Record]) -> list[dict[str, Any]]:
+    """What each card judged; twins were judged by none.
+
+    Raises:
+        UserError: the database holds no such thing.
+    """
+    known: dict[str, SharedCard] = {}
+    try:
+        for found in {id(one.environment): one.environment.get("cards", {}) for one in records}.values():
+            known |= typed(dict[str, SharedCard], found)
+    except Damaged as error:
+        raise UserError(f"study {name} is damaged ({error}): start a new search") from error
+    own = [one.verdict for one in records if one.verdict is not None and one.twin_of is None]
+    judged = Counter(str(verdict.evidence.get("card")) for verdict in own)
+    measured = Counter(str(verdict.evidence.get("card")) for verdict in own if isinstance(verdict, Measurement))
+    return [
+        {"card": uuid, "judged": judged[uuid], "measured": measured[uuid], **asdict(card)}
+        for uuid, card in known.items()
+    ]
 
 
 def winner(elites: list[Elite]) -> str:

@@ -120,6 +120,16 @@ def question(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     )
 
 
+def devices(parser: argparse.ArgumentParser) -> None:
+    """Several GPUs at once."""
+    parser.add_argument(
+        "--devices",
+        metavar="LIST",
+        help="search on several GPUs of this machine at once, in one study: all, or a list of CUDA ordinals or UUIDs "
+        "such as 0,1 or GPU-1a2b,GPU-3c4d; they must be of one model",
+    )
+
+
 def run_options(parser: argparse.ArgumentParser) -> None:
     """How to run, whatever the question."""
     parser.add_argument("--seconds", metavar="S", type=positive, help="stop this run after so many seconds")
@@ -132,7 +142,11 @@ def run_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--jobs", metavar="N", type=natural, help="compiles at a time (default: all cores)")
     parser.add_argument(
-        "--batch", metavar="N", type=natural, help="candidates proposed at once (default: twice the jobs, 8 to 32)"
+        "--batch",
+        metavar="N",
+        type=natural,
+        help="candidates proposed at once (default: twice the jobs, 8 to 32; with several GPUs at least 8 for each, "
+        "and at most 64)",
     )
     parser.add_argument("--top", metavar="N", type=natural, default=8, help="rows of the final table")
     group = parser.add_mutually_exclusive_group()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
 
 from evoengine.archive.study import Study
 from evoengine.cli.resolve import Target
@@ -10,6 +13,7 @@ from evoengine.devices import Device, TimingDevice
 from evoengine.devices.cuda import CudaDevice
 from evoengine.devices.cuda.sanitizer import PROGRAM, Sanitizer
 from evoengine.devices.cuda.watched import require_tool
+from evoengine.devices.fleet import Card, Fleet
 from evoengine.devices.interpreter.session import InterpreterDevice
 from evoengine.errors import UserError
 from evoengine.question import Question
@@ -18,23 +22,37 @@ from evoengine.verdict import Measurement
 
 
 def device_for(
-    question: Question, target: Target, study: Study, jobs: int, *, force: bool
+    question: Question, target: Target, study: Study, jobs: int, *, force: bool, note: Callable[[str], None]
 ) -> tuple[Device, TimingDevice | None]:
-    """The device, and the same again where it times. A study that was measured before keeps its scale and its best."""
+    """The device, and the same again where it times. A study that was measured before keeps its scale and its best.
+
+    `note` is told when one card of several is lost.
+    """
     if target.ordinal is None:
         return InterpreterDevice(question.template, question.problem, question.limits, jobs=jobs), None
     measured = [record.verdict for record in study.records() if isinstance(record.verdict, Measurement)]
-    device = CudaDevice(
-        question.template,
-        question.problem,
-        target.device,
-        ordinal=target.ordinal,
-        seed=study.spec.seed,
-        force=force,
-        reference_us=measured[0].control_reference_us if measured else None,
-        best_us=min((one.median_us for one in measured), default=float("inf")),
-    )
-    return device, device
+
+    def card(ordinal: int, uuid: str | None = None, scratch: Path | None = None) -> CudaDevice:
+        return CudaDevice(
+            question.template,
+            question.problem,
+            target.device,
+            ordinal=ordinal,
+            uuid=uuid,
+            scratch=scratch,
+            seed=study.spec.seed,
+            force=force,
+            reference_us=measured[0].control_reference_us if measured else None,
+            best_us=min((one.median_us for one in measured), default=float("inf")),
+        )
+
+    if len(target.cards) < 2:
+        device = card(target.ordinal)
+        return device, device
+    scratch = tempfile.TemporaryDirectory(prefix="evoengine-")  # the fleet's `close` removes it
+    cards = [Card(one.uuid, card(one.ordinal, one.uuid, Path(scratch.name))) for one in target.cards]
+    fleet = Fleet(target.device.name, cards, note, after=scratch.cleanup)
+    return fleet, fleet
 
 
 def check_sanitizer(arguments: argparse.Namespace, target: Target) -> None:

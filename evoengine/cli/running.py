@@ -69,9 +69,9 @@ def search_study(arguments: argparse.Namespace, run: Run) -> Ran:
         if budget.candidates > study.spec.budget:
             study.set_budget(budget.candidates)
         stack.enter_context(builder)
-        device, timing = device_for(question, target, study, builder.jobs, force=arguments.force)
-        stack.callback(device.close)
         display = Display(out, budget.candidates, measures=measures, quiet=arguments.quiet, verbose=arguments.verbose)
+        device, timing = device_for(question, target, study, builder.jobs, force=arguments.force, note=display.note)
+        stack.callback(device.close)
         search = Search(
             question,
             study,
@@ -80,7 +80,7 @@ def search_study(arguments: argparse.Namespace, run: Run) -> Ran:
             device=device,
             timing=timing,
             budget=budget,
-            batch=arguments.batch or min(max(2 * builder.jobs, 8), 32),
+            batch=arguments.batch or usual_batch(builder.jobs, len(target.cards)),
             listener=stack.enter_context(display),
             screening=screening_for(question, target, study) if arguments.sanitize else None,
         )
@@ -105,6 +105,15 @@ def search_study(arguments: argparse.Namespace, run: Run) -> Ran:
                 raise
             raise type(error)(f"{error}; then go on with: {run.go_on}") from error
     return Ran(outcome, stop.is_set())
+
+
+def usual_batch(jobs: int, cards: int) -> int:
+    """Candidates proposed at once: enough to keep compilers and cards busy, few enough to learn from one another.
+
+    Replayed on the recorded mission shape (budget 200, 20 seeds) the best was 0.6 % over the optimum with batches of 32
+    and of 64, 3.5 % with batches of 128.
+    """
+    return min(max(2 * jobs, 8 * cards, 8), 64 if cards > 1 else 32)
 
 
 def _stop_on_signals(search: Search, display: Display) -> threading.Event:

@@ -10,7 +10,7 @@ from contextlib import closing
 from evoengine.archive.archive import Archive
 from evoengine.archive.study import Study
 from evoengine.build import Builder
-from evoengine.cli import per_shape
+from evoengine.cli import per_device, per_shape
 from evoengine.cli.entries import shapes_in
 from evoengine.cli.judges import check_sanitizer
 from evoengine.cli.new_study import ask, create, proposer_of
@@ -37,6 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
     check_sampler(arguments.sampler)
     if arguments.until_converged:
         check_can_converge(arguments.sampler)
+    if arguments.per_device:
+        return per_device.run(arguments, shapes)
     return per_shape.run(arguments, shapes) if arguments.per_shape else _search(arguments, *shapes)
 
 
@@ -55,7 +57,7 @@ def _shapes(arguments: argparse.Namespace) -> list[str | None]:
 
 
 def _search(arguments: argparse.Namespace, shape: str | None) -> int:
-    target = find_target(arguments.device, arguments.target, arguments.limits)
+    target = find_target(arguments.device, arguments.target, arguments.limits, arguments.devices)
     check_sanitizer(arguments, target)
     asked = ask(arguments, target, shape)
     with closing(Archive.open(storage_url(arguments.storage))) as archive:
@@ -80,7 +82,7 @@ def _resume_study(arguments: argparse.Namespace, study: Study) -> int:
             f"the axes of study {study.name} have changed since, so that its configs mean something else: start a new "
             "search"
         )
-    target, note = resume_target(study.spec, arguments.device)
+    target, note = resume_target(study.spec, arguments.device, arguments.devices)
     check_sanitizer(arguments, target)
     compiler = compiler_of(study.spec.toolchain)
     builder = Builder(question.template, study.spec.arch, compiler=compiler, jobs=arguments.jobs)

@@ -7,6 +7,7 @@ import argparse
 from evoengine.cli.arguments import (
     FORCE_HELP,
     Verbs,
+    devices,
     natural,
     own_code,
     percent,
@@ -24,6 +25,14 @@ def add_search(verbs: Verbs[argparse.ArgumentParser]) -> None:
     parser = verb(verbs, "search", "search", "search a space for the fastest correct config")
     parser.add_argument("--budget", metavar="N", type=natural, default=200, help="candidates sent to the compiler")
     question(parser, several=True)
+    devices(parser)
+    parser.add_argument(
+        "--per-device",
+        action="store_true",
+        help="with --devices of unlike models: a study for each model, on all its cards, one after the other, each with "
+        "the whole budget and begun with what those before it measured; at the end a table of the config for each. The "
+        "same command again goes on where it was stopped",
+    )
     parser.add_argument("--sampler", metavar="NAME", default="evolution", help=f"one of {', '.join(SAMPLERS)}")
     parser.add_argument("--seed", metavar="N", type=whole, default=0, help="seed of sampler, inputs and final run")
     parser.add_argument("--compiler", choices=("nvrtc", "nvcc"), default="nvrtc", help="compiler")
@@ -50,6 +59,7 @@ def add_resume(verbs: Verbs[argparse.ArgumentParser]) -> None:
     parser.add_argument("study", metavar="STUDY", nargs="?", help="name (default: the last one)")
     parser.add_argument("--budget", metavar="N", type=natural, help="new total of candidates (default: as it was)")
     parser.add_argument("--device", metavar="DEVICE", default="auto", help="auto, cuda, cuda:N, or none")
+    devices(parser)
     parser.add_argument(
         "--force",
         action="store_true",

@@ -46,7 +46,8 @@ WORKER = (sys.executable, "-m", "evoengine.devices.cuda.worker")
 class CudaDevice:
     """One GPU that proves and times candidates of one template on one problem.
 
-    `limits` are the card's own (`find_gpu`), not a named target's. `seed` is the run's: inputs derive from it.
+    `limits` are the card's own (`find_gpu`), not a named target's. `seed` is the run's: inputs derive from it. `uuid`
+    names the card where several are used, else `ordinal` does; `scratch` is then where all of them keep references.
     `worker` is the command line of the worker process, to which its arguments are appended. With `force` a card that is
     unfit for timing is only warned of. A study that goes on gives the `reference_us` that its values rest on, lest the
     card's drift since (4 % between two days were seen) rank them, and its `best_us`.
@@ -61,6 +62,8 @@ class CudaDevice:
         limits: DeviceLimits,
         *,
         ordinal: int = 0,
+        uuid: str | None = None,
+        scratch: Path | None = None,
         seed: int,
         worker: Sequence[str] = WORKER,
         force: bool = False,
@@ -73,7 +76,7 @@ class CudaDevice:
         self._seed = seed
         self._force = force
         self._template = template
-        self._session = Session((*worker, str(ordinal)), template, problem)
+        self._session = Session((*worker, uuid or str(ordinal)), template, problem, scratch)
         found = find_tool(PROGRAM)
         self._sanitizer = None if found is None else Sanitizer(found, template, ordinal, seed)
         self._explained: set[str] = set()
@@ -208,6 +211,14 @@ class CudaDevice:
                 return gather(work, raced, rejected, crashed, environment, seed)
             assert isinstance(raced, Dropped), raced
             rejected[raced.name] = raced.rejection
+
+    def learn_best(self, best_us: float) -> None:
+        """What another card has measured of some candidate, on this card's scale: the next has to come near it."""
+        self._best_us = min(self._best_us, best_us)
+
+    def interrupt(self) -> None:
+        """From another thread: kill the worker, so that what goes on here ends soon. Only `close` comes after."""
+        self._session.interrupt()
 
     def close(self) -> None:
         """End the worker and free the card."""
