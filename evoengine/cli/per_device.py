@@ -44,16 +44,14 @@ def _targets(arguments: argparse.Namespace) -> list[Target]:
     if arguments.devices is None:
         raise UserError("--per-device: say which cards with --devices, such as --devices all")
     if arguments.per_shape:
-        raise UserError(
-            "--per-device --per-shape: give one of them, the other by a command for each shape or each model"
-        )
+        raise UserError("--per-device --per-shape: give one of them, the other by a command for each shape or model")
     check_devices(arguments.device, arguments.devices)
     targets = [target_of(cards, arguments.limits) for cards in models(chosen_cards(arguments.devices))]
     name, count = Counter(target.device.name for target in targets).most_common(1)[0]
     if count > 1:
         raise UserError(
-            f"--devices {arguments.devices}: {count} unlike models are called {name!r}: search each by a command of its "
-            "own, with a --storage of its own"
+            f"--devices {arguments.devices}: {count} unlike models are called {name!r}: search each by a command of "
+            "its own, with a --storage of its own"
         )
     return targets
 

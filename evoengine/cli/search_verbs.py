@@ -29,9 +29,9 @@ def add_search(verbs: Verbs[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--per-device",
         action="store_true",
-        help="with --devices of unlike models: a study for each model, on all its cards, one after the other, each with "
-        "the whole budget and begun with what those before it measured; at the end a table of the config for each. The "
-        "same command again goes on where it was stopped",
+        help="with --devices of unlike models: a study for each model, on all its cards, one after the other, each "
+        "with the whole budget and begun with what those before it measured; at the end a table of the config for "
+        "each. The same command again goes on where it was stopped",
     )
     parser.add_argument("--sampler", metavar="NAME", default="evolution", help=f"one of {', '.join(SAMPLERS)}")
     parser.add_argument("--seed", metavar="N", type=whole, default=0, help="seed of sampler, inputs and final run")

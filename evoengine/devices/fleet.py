@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -50,10 +50,15 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """What a card's thread has to say: a verdict, an error that ends it, or (both None) that it has done all."""
+    """What a card's thread has to say: a verdict, that it took a candidate, or its end, by an error or having done all.
+
+    That it took one must be said: a card keeps some verdicts to itself until there are no more candidates
+    (`CudaDevice.judge`), and nobody else might wake who supplies them.
+    """
 
     card: Card
     judged: tuple[Candidate, Verdict] | None = None
+    took: bool = False
     error: Exception | None = None
 
 
@@ -96,16 +101,12 @@ class Fleet:
             setups[card] = card.device.start(values, artifact)
 
         errors: dict[Card, Exception] = {}
-        told, running = self._threads(prove)
-        try:
+        with self._threads(prove, lambda: None) as (told, running):
             while running:
                 one = told.get()
                 running.pop(one.card).join()
                 if one.error is not None:
                     errors[one.card] = one.error
-        except BaseException:
-            _abandon(running)
-            raise
         for card in self._cards:
             if card in errors:
                 raise _of_card(errors[card], card)
@@ -156,15 +157,19 @@ class Fleet:
     def _round(self, source: Iterator[Job]) -> Generator[tuple[Candidate, Verdict], None, list[Job]]:
         """Judge all of `source`; returns what lost cards gave back too late for the others to take it over."""
         jobs: SimpleQueue[Job | None] = SimpleQueue()
-
-        def serve(card: Card, told: SimpleQueue[_Told]) -> None:
-            for judged in card.device.judge(_given(card, jobs)):
-                told.put(_Told(card, judged))
-
-        told, running = self._threads(serve)
         supplied, failure = True, None
         returned: list[Job] = []
-        try:
+
+        def serve(card: Card, told: SimpleQueue[_Told]) -> None:
+            for judged in card.device.judge(_given(card, jobs, told)):
+                told.put(_Told(card, judged))
+
+        def end() -> None:
+            _drain(jobs)
+            for _ in self._cards:
+                jobs.put(None)
+
+        with self._threads(serve, end) as (told, running):
             while running:
                 if supplied and told.empty() and jobs.qsize() < len(running):
                     try:
@@ -179,6 +184,8 @@ class Fleet:
                     for _ in running:
                         jobs.put(None)
                 one = told.get()
+                if one.took:
+                    continue
                 if one.judged is not None:
                     candidate, verdict = one.judged
                     del one.card.held[candidate.number]
@@ -194,20 +201,18 @@ class Fleet:
                     for job in returned:
                         jobs.put(job)
                     returned = []
-        except BaseException:
-            _drain(jobs)
-            for _ in running:
-                jobs.put(None)
-            _abandon(running)
-            raise
         if failure is not None:
             raise failure
         return returned
 
+    @contextmanager
     def _threads(
-        self, work: Callable[[Card, SimpleQueue[_Told]], None]
-    ) -> tuple[SimpleQueue[_Told], dict[Card, Thread]]:
-        """Start `work` for every card; its last message is its end, with the error if there was one."""
+        self, work: Callable[[Card, SimpleQueue[_Told]], None], end: Callable[[], None]
+    ) -> Iterator[tuple[SimpleQueue[_Told], dict[Card, Thread]]]:
+        """`work` in a thread for every card, of which the last word is its end.
+
+        Whatever interrupts the caller ends them: `end` lets those go that wait for a candidate.
+        """
         told: SimpleQueue[_Told] = SimpleQueue()
 
         def run(card: Card) -> None:
@@ -219,9 +224,18 @@ class Fleet:
             told.put(_Told(card, error=error))
 
         running = {card: Thread(target=run, args=(card,), name=card.uuid, daemon=True) for card in self._cards}
-        for thread in running.values():
-            thread.start()
-        return told, running
+        try:
+            for thread in running.values():
+                thread.start()
+            yield told, running
+        except BaseException:
+            end()
+            for card in running:
+                card.device.interrupt()
+            for thread in running.values():
+                if thread.ident is not None:  # the interrupt may have come before it was started
+                    thread.join()
+            raise
 
     def _on_scale(self, card: Card, verdict: Verdict) -> Verdict:
         """The verdict with the card that reached it and, if it is a time, on the common scale; the others learn it."""
@@ -256,10 +270,11 @@ class Fleet:
         return [job for job in held if self._losses[job[0].number] < MOST_LOSSES]
 
 
-def _given(card: Card, jobs: SimpleQueue[Job | None]) -> Iterator[Job]:
+def _given(card: Card, jobs: SimpleQueue[Job | None], told: SimpleQueue[_Told]) -> Iterator[Job]:
     """What the fleet gives to a card that is ready for it, until there is no more."""
     while (job := jobs.get()) is not None:
         card.held[job[0].number] = job
+        told.put(_Told(card, took=True))
         yield job
 
 
@@ -267,13 +282,6 @@ def _drain(jobs: SimpleQueue[Job | None]) -> None:
     with suppress(Empty):
         while True:
             jobs.get_nowait()
-
-
-def _abandon(running: dict[Card, Thread]) -> None:
-    for card in running:
-        card.device.interrupt()
-    for thread in running.values():
-        thread.join()
 
 
 def _of_card(error: Exception, card: Card) -> Exception:
