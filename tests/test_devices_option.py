@@ -1,4 +1,4 @@
-"""`--devices` and `--per-device`: which cards are meant, and whole searches over stand-in workers for several of them."""
+"""`--devices` and `--per-device`: which cards are meant, and whole searches over a stand-in worker for each."""
 
 from __future__ import annotations
 
@@ -116,8 +116,8 @@ class TestModels:
         with pytest.raises(UserError) as raised:
             one_model("all")
         assert (
-            "--devices all: GPU 0 is NVIDIA L4 (58 SMs, sm_89, 24 GiB), GPU 1 is NVIDIA H200 (132 SMs, sm_90, 140 GiB): "
-            "a study is of one model; name cards of one, or add --per-device for a study of each"
+            "--devices all: GPU 0 is NVIDIA L4 (58 SMs, sm_89, 24 GiB), GPU 1 is NVIDIA H200 (132 SMs, sm_90, 140 GiB)"
+            ": a study is of one model; name cards of one, or add --per-device for a study of each"
         ) == str(raised.value)
 
 

@@ -60,7 +60,7 @@ def ordinal_of(card: str) -> int:
     for ordinal in range(call(driver.cuDeviceGetCount)):
         if identify(ordinal)[0] == card:
             return ordinal
-    raise FatalCudaError(f"CUDA_ERROR_NO_DEVICE: {card} is not here any more")
+    raise FatalCudaError(f"CUDA_ERROR_NO_DEVICE as {card} is not here any more")
 
 
 def _wake() -> None:
