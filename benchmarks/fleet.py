@@ -3,8 +3,9 @@
     python -m benchmarks.fleet --seconds 560 --output studies/h200/fleet.json
 
 `judging`: the same built configs, proven and timed by that many cards; nothing is built meanwhile. `search`: the whole
-command with an empty build cache and a share of the cores in proportion, so that 1 of 2 cards compiles on half of them. Steps take turns over the numbers of cards. The file is written after every step, a later
-run goes on where it stopped, and what was measured with another card, driver or judge is dropped.
+command with an empty build cache and a share of the cores in proportion, so that 1 of 2 cards compiles on half of them.
+Steps take turns over the numbers of cards. The file is written after every step, a later run goes on where it stopped,
+and what was measured with another card, driver or judge is dropped.
 """
 
 from __future__ import annotations

@@ -62,9 +62,7 @@ def test_a_narrow_terminal_keeps_what_decides(
     counts = {"verdicts": {}, "free": {}, "shortlist": [], "baselines": [], "rejections": []}
     about = {"study": "s", "template": "t", "shape": "x", "device": "d", "limits": "l", "spent": 1, "budget": 1}
     final = {"winner": "trial 7", "default": {"median_us": 8.36, "cold_median_us": 9.5}}
-    result.show_result(
-        {**about, **counts, **final, "sources": [], "worth": None, "cards": [], "elites": [row], "measured": []}
-    )
+    result.show_result({**about, **counts, **final, "sources": [], "worth": None, "elites": [row], "measured": []})
     out = capsys.readouterr().out
 
     assert all(figure in out for figure in ("wm_2.bn_512", "4.365", "1.1%", "2.04x", "243", "135168"))

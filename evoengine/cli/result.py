@@ -76,7 +76,7 @@ def show_result(summary: dict[str, Any]) -> None:
         )
     if summary["baselines"]:
         _baselines(summary["baselines"])
-    if summary["cards"]:
+    if summary.get("cards"):  # a document of before there were any has none
         _cards(summary["cards"])
     if summary["worth"]:
         show_worth(summary["worth"])
