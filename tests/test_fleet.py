@@ -15,15 +15,18 @@ import pytest
 
 from evoengine.archive.documents import typed
 from evoengine.cli.running import usual_batch
+from evoengine.devices.cuda import references
 from evoengine.devices.cuda.results import BaselineTiming, Final, Finals, Setup, make_final
 from evoengine.devices.fleet import Card, Fleet
 from evoengine.errors import EvoengineError, TemplateError, UserError
+from evoengine.oracle import InputSet, make_input_set
 from evoengine.recorded.load import load
 from evoengine.recorded.space import RecordedSpace
 from evoengine.sampler import Seen
 from evoengine.sampler.proposer import Proposer
 from evoengine.space import Config, Values
 from evoengine.summary import SharedCard
+from evoengine.template import load_template
 from evoengine.verdict import Artifact, Candidate, Gate, Measurement, Rejection, ResourceUsage, Verdict
 
 ARTIFACT = Artifact("d" * 32, Path("nowhere"), "0" * 64, ResourceUsage(32, 0, 0, 0, 0, 1024), 0.1, "nvrtc", "sm_89")
@@ -415,6 +418,33 @@ def card_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("GPU-")]
 
 
+def test_cards_compute_one_reference_between_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which takes all cores for a minute at 16 k keys."""
+    template = load_template(Path(__file__).parent / "templates" / "axpb")
+    problem = template.module.PROBLEM()
+    made: list[str] = []
+
+    def make(*arguments: Any) -> InputSet:
+        made.append(threading.current_thread().name)
+        time.sleep(0.2)
+        return make_input_set(*arguments)
+
+    monkeypatch.setattr(references, "make_input_set", make)
+    found: list[InputSet] = []
+
+    def worker() -> None:
+        found.append(references.input_set(template, problem, 7, "timed", tmp_path))
+
+    threads = [threading.Thread(target=worker) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert [1, 4] == [len(made), len(found)]
+    assert all(np.array_equal(one.reference[name], found[0].reference[name]) for one in found for name in one.reference)
+
+
 class RecordedCard(FakeCard):
     """Answers from a recorded space, each config after the time it would take, on a clock a thousand times as fast."""
 
@@ -461,7 +491,7 @@ def test_four_cards_find_what_one_finds() -> None:
 
 @pytest.mark.parametrize(
     ("jobs", "cards", "batch"),
-    [(2, 1, 8), (16, 1, 32), (64, 1, 32), (2, 2, 16), (16, 2, 32), (16, 4, 32), (32, 2, 64), (128, 8, 64)],
+    [(2, 1, 8), (16, 1, 32), (64, 1, 32), (2, 2, 32), (16, 2, 32), (16, 4, 64), (32, 2, 64), (128, 8, 64)],
 )
 def test_a_batch_is_for_all_cards_and_never_most_of_a_search(jobs: int, cards: int, batch: int) -> None:
     assert batch == usual_batch(jobs, cards)

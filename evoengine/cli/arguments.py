@@ -145,7 +145,7 @@ def run_options(parser: argparse.ArgumentParser) -> None:
         "--batch",
         metavar="N",
         type=natural,
-        help="candidates proposed at once (default: twice the jobs, 8 to 32; with several GPUs at least 8 for each, "
+        help="candidates proposed at once (default: twice the jobs, 8 to 32; with several GPUs at least 16 for each, "
         "and at most 64)",
     )
     parser.add_argument("--top", metavar="N", type=natural, default=8, help="rows of the final table")
