@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from benchmarks.growth.memory import peak_mb
 from benchmarks.trust import replayed
 from evoengine.archive.archive import Archive
 from evoengine.archive.lease import Owner
@@ -104,21 +104,17 @@ def _evaluate(study: Study, draws: Proposer, count: int) -> Iterator[tuple[float
 
 def _again(url: str) -> dict[str, Any]:
     """What new processes take: to go on with the study, to show it, and to write its report."""
-    told = json.loads(
-        subprocess.run([sys.executable, "-c", REOPEN, url], check=True, capture_output=True, text=True).stdout
-    )
-    found = {f"resume_{key}": value for key, value in told.items()}
+    found = {f"resume_{key}": value for key, value in json.loads(_run("-c", REOPEN, url).stdout).items()}
     with tempfile.TemporaryDirectory() as folder:
         for verb, more in (("show", []), ("report", ["-o", f"{folder}/report.html"])):
-            command = [sys.executable, "-m", "evoengine", verb, NAME, "--storage", url, *more]
             started = time.perf_counter()
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-            if process.returncode:
-                raise RuntimeError(f"evoengine {verb} ended with {process.returncode}")
-            found |= {f"{verb}_s": time.perf_counter() - started, f"{verb}_peak_mb": usage.ru_maxrss / 1e3}
+            done = _run("-c", COMMAND, verb, NAME, "--storage", url, *more)
+            found |= {f"{verb}_s": time.perf_counter() - started, f"{verb}_peak_mb": float(done.stderr.split()[-1])}
     return found
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], check=True, capture_output=True, text=True)
 
 
 def reopened(url: str, started: float) -> dict[str, float]:
@@ -134,4 +130,4 @@ def reopened(url: str, started: float) -> dict[str, float]:
         proposer.observe([record.seen(measures=True) for record in records])
         proposer.propose(1)
         study.release()
-    return {"records_s": read - started, "s": time.perf_counter() - started}
+    return {"records_s": read - started, "s": time.perf_counter() - started, "peak_mb": peak_mb()}
