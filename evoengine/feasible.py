@@ -6,6 +6,7 @@ into several such groups may hold 10^8 feasible configs and more.
 
 from __future__ import annotations
 
+import itertools
 import math
 from array import array
 from bisect import bisect_left
@@ -68,7 +69,12 @@ class Combinations(Sequence["Point"]):
         return isinstance(point, tuple) and all(group.row(point) is not None for group in self.groups)
 
     def __iter__(self) -> Iterator[Point]:
-        return map(self._point, range(self._length))
+        places = [axis for group in self.groups for axis in group.axes]
+        order = sorted(range(self._width), key=places.__getitem__)
+        listed = [[group.indices(row) for row in range(len(group))] for group in self.groups]
+        for parts in itertools.product(*listed):  # a sixth of the time of `_point` for each row
+            found = tuple(itertools.chain.from_iterable(parts))
+            yield tuple(map(found.__getitem__, order))
 
     def _point(self, row: int) -> Point:
         point = [0] * self._width
