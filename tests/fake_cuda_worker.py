@@ -3,7 +3,8 @@
 `python fake_cuda_worker.py FOLDER UUID CARD FD`. What a candidate does is its BUG value, see FAULTS; FOLDER counts
 starts and remembers across processes, and its file `card` holds the control's noise, the card's load in percent and the
 number of other processes, where they matter. One card of several is called by its UUID, and has a folder of that name
-in FOLDER. There `level` holds the control's time, `lost_after` the number of jobs after which the card is gone.
+in FOLDER. There `level` holds the control's time, `pause` the seconds that a job takes, `lost_after` the number of jobs
+after which the card is gone.
 """
 
 from __future__ import annotations
@@ -88,7 +89,9 @@ class FakeBench:
 
     def judge(self, request: Judge) -> Judged:
         self._note("best", str(request.best_us))
-        lost_after = self._folder / "lost_after"
+        pause, lost_after = self._folder / "pause", self._folder / "lost_after"
+        if pause.exists():
+            time.sleep(float(pause.read_text()))
         if lost_after.exists() and self._count("best") > int(lost_after.read_text()):
             self._note("gone", request.subject.name)
             raise FatalCudaError("CUDA_ERROR_NO_DEVICE from cuCtxSynchronize")

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -129,7 +130,7 @@ def run(
     tmp_path: Path,
     here: Callable[..., list[Gpu]],
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> Run:
     """Runs the command line on stand-in workers, one a card: exit code, its document, standard error."""
     monkeypatch.chdir(tmp_path)
@@ -146,7 +147,7 @@ def run(
 
     def command(*arguments: str) -> tuple[int, dict[str, Any], str]:
         code = main([*arguments, "--json", "--jobs", "2"])
-        said = capsys.readouterr()
+        said = capfd.readouterr()
         return code, json.loads(said.out or "{}"), said.err
 
     return command
@@ -178,8 +179,8 @@ def levels(found: list[Record]) -> set[float]:
 
 def test_cards_of_one_model_share_a_study(run: Run, here: Callable[..., list[Gpu]], tmp_path: Path) -> None:
     every = here(gpu(0), gpu(1))
-    told(tmp_path, every[0], level=10.0)
-    told(tmp_path, every[1], level=12.5)
+    told(tmp_path, every[0], level=10.0, pause=0.3)
+    told(tmp_path, every[1], level=12.5, pause=0.3)
     code, document, err = run(*SEARCH, "--devices", "all", "--verbose")
     found = records()
 
@@ -200,12 +201,12 @@ def test_cards_of_one_model_share_a_study(run: Run, here: Callable[..., list[Gpu
 
 
 def test_show_has_a_row_for_every_card(
-    run: Run, here: Callable[..., list[Gpu]], capsys: pytest.CaptureFixture[str]
+    run: Run, here: Callable[..., list[Gpu]], capfd: pytest.CaptureFixture[str]
 ) -> None:
     every = here(gpu(0), gpu(1))
     run(*SEARCH, "--devices", "1,0", "--quiet")
     assert 0 == main(["show", "first"])
-    out = capsys.readouterr().out
+    out = capfd.readouterr().out
 
     assert "cards, each with its own control" in out
     assert [one.uuid for one in reversed(every)] == [word for word in out.split() if word.startswith("GPU-")]
@@ -213,7 +214,9 @@ def test_show_has_a_row_for_every_card(
 
 def test_a_card_lost_in_a_search_costs_it_nothing(run: Run, here: Callable[..., list[Gpu]], tmp_path: Path) -> None:
     every = here(gpu(0), gpu(1), gpu(2))
+    told(tmp_path, every[0], pause=0.5)
     told(tmp_path, every[1], lost_after=3)
+    told(tmp_path, every[2], pause=0.5)
     code, document, err = run(*SEARCH, "--devices", "all")
 
     assert 0 == code
@@ -241,6 +244,38 @@ def test_the_last_card_lost_stops_a_search_that_goes_on_with_those_that_are_left
     assert 6 == len(before), "three jobs a card after the control's"
     assert 20 == document["spent"]
     assert {10.0} == levels(records()), "the scale of the study stays, on whichever card"
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_stopped_search_ends_soon_and_goes_on(
+    run: Run, here: Callable[..., list[Gpu]], tmp_path: Path, times: int
+) -> None:
+    """After one Ctrl-C a verdict in flight is still committed; after two nothing is waited for."""
+    every = here(gpu(0), gpu(1))
+    for one in every:
+        told(tmp_path, one, pause=0.3 if times == 1 else 5.0)
+    fast = every[0].uuid
+
+    def stop() -> None:
+        best = tmp_path / fast / "best"
+        wait_for(lambda: best.exists() and len(best.read_text().splitlines()) > 1, "a candidate to be in flight")
+        for _ in range(times):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    code, _, err = run(*SEARCH, "--devices", "all")
+    stopper.join()
+    before = [one for one in records() if one.verdict is not None]
+    for one in every:
+        told(tmp_path, one, pause=0)
+    resumed, document, _ = run("resume", "first", "--devices", "all")
+
+    assert (130, 0) == (code, resumed)
+    assert "go on with: evoengine resume first" in err or times == 2
+    assert len(before) < 20
+    assert 20 == document["spent"] == len({one.config.digest for one in records() if one.twin_of is None})
 
 
 def test_a_card_that_is_unfit_at_the_start_is_named(run: Run, here: Callable[..., list[Gpu]], tmp_path: Path) -> None:
@@ -303,7 +338,7 @@ class TestPerDevice:
         ]
 
     def test_the_same_command_keeps_what_is_finished(
-        self, run: Run, here: Callable[..., list[Gpu]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self, run: Run, here: Callable[..., list[Gpu]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:
         here(gpu(0), gpu(1, "l40s"))
         run(*self.COMMAND)
@@ -313,7 +348,7 @@ class TestPerDevice:
         assert ["kept: budget spent"] * 2 == [row["state"] for row in document["devices"]]
         assert starts == [len(path.read_text().splitlines()) for path in tmp_path.glob("GPU-*/starts")]
         assert 0 == main([*self.COMMAND, "--jobs", "2", "--quiet"])
-        out = capsys.readouterr().out
+        out = capfd.readouterr().out
         assert all(word in out for word in ("a config for every model", "NVIDIA L4 ", "NVIDIA L40S", "kept"))
 
 

@@ -148,9 +148,9 @@ def test_more_cards_judge_in_proportion(cards: int, gain: float) -> None:
 
 
 def test_a_slow_card_does_not_hold_up_the_others() -> None:
-    rest = threading.Event()
-    slow = FakeCard(hook=lambda one: rest.wait(WAIT) and None)
-    fast = FakeCard()
+    busy, rest = threading.Event(), threading.Event()
+    slow = FakeCard(hook=lambda one: busy.set() or (rest.wait(WAIT) and None))
+    fast = FakeCard(hook=lambda one: busy.wait(WAIT) and None)
     bench = Bench(slow, fast)
     for seen, _ in enumerate(bench.fleet.judge(jobs(20)), start=1):
         if seen == 19:
@@ -204,13 +204,16 @@ def test_cards_that_keep_their_verdicts_to_the_end_are_supplied_all_the_same() -
 
 class TestScale:
     def test_values_of_all_cards_are_on_the_first_ones(self) -> None:
-        bench = Bench(FakeCard(10.0), FakeCard(11.0), FakeCard(9.0))
+        meet = threading.Barrier(3, timeout=WAIT)
+        bench = Bench(
+            *(FakeCard(us, lambda one: meet.wait() and None if one.number <= 3 else None) for us in (10.0, 11.0, 9.0))
+        )
         judged = list(bench.fleet.judge(jobs(30)))
 
         for candidate, verdict in judged:
             if isinstance(verdict, Measurement):
                 assert pytest.approx(10.0 / candidate.number) == verdict.median_us
-        assert 2 <= len({verdict.control_us[0] for _, verdict in judged if isinstance(verdict, Measurement)})
+        assert {9.0, 10.0, 11.0} == {one.control_us[0] for _, one in judged if isinstance(one, Measurement)}
 
     def test_every_card_learns_the_best_on_its_own_scale(self) -> None:
         bench = Bench(FakeCard(10.0), FakeCard(12.0))
@@ -294,13 +297,14 @@ class TestLostCard:
 
     def test_at_the_end_its_job_is_still_done(self) -> None:
         """The other card has already been told that there is no more."""
-        done = threading.Event()
+        busy, done = threading.Event(), threading.Event()
 
         def late(one: Candidate) -> None:
+            busy.set()
             done.wait(WAIT)
             raise GONE
 
-        bench = Bench(FakeCard(hook=late), FakeCard())
+        bench = Bench(FakeCard(hook=late), FakeCard(hook=lambda one: busy.wait(WAIT) and None))
         found = []
         for judged in bench.fleet.judge(jobs(8)):
             found.append(judged)
@@ -308,6 +312,7 @@ class TestLostCard:
                 done.set()
 
         assert list(range(1, 9)) == numbers(found)
+        assert 1 == len(bench.notes)
 
     def test_gives_back_what_it_doubted_too(self) -> None:
         """A card keeps to the end what seems too good to be true."""
