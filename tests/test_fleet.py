@@ -409,6 +409,18 @@ class TestEnd:
 
         assert [] == card_threads()
 
+    def test_closing_ends_what_is_still_being_judged(self) -> None:
+        cards = [FakeCard(), FakeCard()]
+        cards[1].hook = lambda one: cards[1].interrupted.wait(WAIT) and None
+        bench = Bench(*cards)
+        judged = bench.fleet.judge(jobs(9))
+        next(judged)
+        bench.fleet.close()
+
+        assert [] == card_threads()
+        assert [1, 1] == [card.closed for card in cards]
+        judged.close()  # type: ignore[attr-defined]
+
     def test_closing_frees_every_card_whatever_one_of_them_says(self) -> None:
         cards = [FakeCard(), FakeCard(), FakeCard()]
         bench = Bench(*cards)

@@ -84,6 +84,7 @@ class Fleet:
         self._after = after
         self._reference_us = float("nan")
         self._losses: Counter[int] = Counter()
+        self._give_up: Callable[[], None] = lambda: None
 
     def start(self, values: Values, artifact: Artifact) -> Setup:
         """Prove and time the default config and the baselines on every card at the same time.
@@ -148,7 +149,9 @@ class Fleet:
                 self._drop(card, error)
 
     def close(self) -> None:
-        """End the workers and free the cards."""
+        """End the workers and free the cards, whatever they are busy with: an error on its way through the caller can
+        keep what `judge` returned alive."""
+        self._give_up()
         with ExitStack() as stack:
             stack.callback(self._after)
             for card in self._cards:
@@ -224,18 +227,25 @@ class Fleet:
             told.put(_Told(card, error=error))
 
         running = {card: Thread(target=run, args=(card,), name=card.uuid, daemon=True) for card in self._cards}
-        try:
-            for thread in running.values():
-                thread.start()
-            yield told, running
-        except BaseException:
+
+        def give_up() -> None:
             end()
             for card in running:
                 card.device.interrupt()
             for thread in running.values():
                 if thread.ident is not None:  # the interrupt may have come before it was started
                     thread.join()
+
+        self._give_up = give_up
+        try:
+            for thread in running.values():
+                thread.start()
+            yield told, running
+        except BaseException:
+            give_up()
             raise
+        finally:
+            self._give_up = lambda: None
 
     def _on_scale(self, card: Card, verdict: Verdict) -> Verdict:
         """The verdict with the card that reached it and, if it is a time, on the common scale; the others learn it."""

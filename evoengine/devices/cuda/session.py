@@ -94,7 +94,7 @@ class Session:
             JobFailed: the worker died, hung, or lost its context; it is gone.
             TemplateError, UserError: found by the worker, or the card itself has failed; the worker is gone.
             RuntimeError: evoengine's own bug in the worker, with its traceback.
-        EvoengineError: `interrupt` came before.
+            EvoengineError: `interrupt` came before.
         """
         worker = self._asked = self._worker
         assert worker is not None, "open comes first"
