@@ -245,7 +245,23 @@ def _default(elite: Elite) -> dict[str, Any]:
         "noise": evidence.get("default_noise"),
         "ratio_to_default": 1.0,
         "verdict": "SAME",
+        **_default_on_shapes(evidence),
     }
+
+
+def _default_on_shapes(evidence: Evidence) -> dict[str, Any]:
+    rows = [
+        {
+            "shape": row["shape"],
+            "weight": row["weight"],
+            "median_us": row.get("default_us"),
+            "noise": row.get("default_noise"),
+            "ratio_to_default": 1.0,
+            "verdict": "SAME",
+        }
+        for row in on_shapes(evidence)
+    ]
+    return {"shapes": rows, "worst_ratio_to_default": 1.0, "worst_shape": rows[0]["shape"]} if rows else {}
 
 
 def _median(windows_us: Sequence[float] | None) -> float | None:

@@ -150,6 +150,8 @@ class OnShape:
     shape: str
     weight: float
     cubin_sha256: str
+    registers: int
+    spill_bytes: int
     cubin_bytes: int | None = None
     estimated_us: float | None = None
     median_us: float | None = None

@@ -100,8 +100,13 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
 
 
 def _about(one: Judged[Any]) -> dict[str, Any]:
-    label, weight = one.member.problem.label, one.member.weight
-    return {"shape": label, "weight": weight, "cubin_sha256": one.artifact.cubin_sha256}
+    return {
+        "shape": one.member.problem.label,
+        "weight": one.member.weight,
+        "cubin_sha256": one.artifact.cubin_sha256,
+        "registers": one.artifact.resources.registers,
+        "spill_bytes": one.artifact.resources.spill_bytes,
+    }
 
 
 def _timed(verdict: Measurement) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from evoengine.devices import TimingDevice, Work
@@ -34,7 +34,7 @@ class ShapesDevice:
     """Proves and times every candidate on each problem in turn; a rejection by one spares it the others.
 
     Every problem has a worker process of its own, with its buffers and its control, all on one card, whose `lock` they
-    share. All but one of them wait. The cheapest problem comes first: most wrong configs are wrong everywhere.
+    share. All but one of them wait.
     """
 
     measures = True
@@ -44,7 +44,6 @@ class ShapesDevice:
         self._members = [member for member, _ in members]
         self._devices = [device for _, device in members]
         self._lock = lock
-        self._order = sorted(range(len(members)), key=lambda at: self._members[at].problem.flops)
 
     def start(self, values: Values, artifact: Artifact) -> Setup:
         """Every problem's default and baselines, one after the other, once all workers are there.
@@ -77,7 +76,7 @@ class ShapesDevice:
 
     def _verdict(self, candidate: Candidate, artifact: Artifact) -> Measurement | Rejection:
         found: dict[int, Judged[Measurement]] = {}
-        for at in self._order:
+        for at in _cheapest_first(self._members):
             member, part = self._members[at], artifact.parts[at]
             ((_, verdict),) = self._devices[at].judge([(candidate, part)])
             if isinstance(verdict, Rejection):
@@ -89,24 +88,12 @@ class ShapesDevice:
     def finals(self, work: Work, seed: int) -> Finals:
         """A final run for every problem, each in a fresh process that is alone on the card.
 
-        A finalist that one of them refuses does not meet the next.
-
         Raises:
             TemplateError, EvoengineError: as `CudaDevice.finals`.
         """
         for device in self._devices:
             device.stop()
-        rejected: dict[int, Rejection] = {}
-        races: dict[int, Finals] = {}
-        for at in self._order:
-            member, device = self._members[at], self._devices[at]
-            own = [(one, artifact.parts[at]) for one, artifact in work if one.number not in rejected]
-            try:
-                races[at] = device.finals(own, seed)
-            except TemplateError as error:
-                raise TemplateError(f"{member.problem.label}: {error}") from error
-            rejected |= refused_in(member, races[at])
-        return one_race(self._members, work, [races[at] for at in sorted(races)], rejected, seed)
+        return race_all(self._members, work, seed, lambda at, own: self._devices[at].finals(own, seed))
 
     def close(self) -> None:
         """End the workers and free the card, whatever one of them does."""
@@ -119,3 +106,31 @@ class ShapesDevice:
         self._lock.release()
         if failed is not None:
             raise failed
+
+
+def race_all(
+    members: Sequence[Member],
+    work: Work,
+    seed: int,
+    race: Callable[[int, Sequence[tuple[Candidate, Artifact]]], Finals],
+) -> Finals:
+    """One `race` for every problem, by its place; a finalist that one refuses does not meet the next.
+
+    Raises:
+        TemplateError: the default config fails; names the shape.
+    """
+    rejected: dict[int, Rejection] = {}
+    races: dict[int, Finals] = {}
+    for at in _cheapest_first(members):
+        own = [(one, artifact.parts[at]) for one, artifact in work if one.number not in rejected]
+        try:
+            races[at] = race(at, own)
+        except TemplateError as error:
+            raise TemplateError(f"{members[at].problem.label}: {error}") from error
+        rejected |= refused_in(members[at], races[at])
+    return one_race(members, work, [races[at] for at in sorted(races)], rejected, seed)
+
+
+def _cheapest_first(members: Sequence[Member]) -> list[int]:
+    """Places of the members: most wrong configs are wrong everywhere, and are found where it costs least."""
+    return sorted(range(len(members)), key=lambda at: members[at].problem.flops)
