@@ -59,9 +59,7 @@ def _configs(arguments: argparse.Namespace) -> int:
         )
     ]
     if len(chosen) > 1 and arguments.format == "bundle":
-        raise UserError(
-            f"study {chosen[0].where} is of {len(chosen)} shapes, a bundle of one: give --format header"
-        )
+        raise UserError(f"study {chosen[0].where} is of {len(chosen)} shapes, a bundle of one: give --format header")
     path, force = arguments.output, arguments.force
     match arguments.format:
         case "header":
