@@ -95,6 +95,7 @@ def _on_shapes(finals: Finals, final: Final, artifact: Artifact) -> list[dict[st
             {
                 "shape": label,
                 "weight": weight,
+                "build": part.digest,
                 "cubin_sha256": part.cubin_sha256,
                 "registers": part.resources.registers,
                 "spill_bytes": part.resources.spill_bytes,

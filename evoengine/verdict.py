@@ -144,11 +144,13 @@ class Check:
 class OnShape:
     """What the evidence of a verdict on a set of problems says of one, under `shapes`; it may say more.
 
-    Ratios are to the default config's time. `cubin_bytes` is the length of the cubin within an elite's image.
+    Ratios are to the default config's time. `build` is the digest of the shape's own build, `cubin_bytes` the length of
+    its cubin within an elite's image.
     """
 
     shape: str
     weight: float
+    build: str
     cubin_sha256: str
     registers: int
     spill_bytes: int

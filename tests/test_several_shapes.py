@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import hashlib
 import json
 import math
 import statistics
@@ -14,18 +16,27 @@ import numpy as np
 import pytest
 import shape_sets
 from command_line import JOBS, empty_database, lay_out
-from measured_study import SPACE, TEMPLATE
+from measured_study import SPACE, TEMPLATE, check, spec_of
 
+from evoengine import confirm
 from evoengine.archive.archive import Archive
+from evoengine.archive.lease import Owner
+from evoengine.archive.records import MemberSpec
 from evoengine.archive.study import Study
 from evoengine.build import Builder, BuildRequest
 from evoengine.cli import judges, main, running, search
-from evoengine.cli.resolve import Target
+from evoengine.cli.entries import entries
+from evoengine.cli.resolve import Target, reopen
+from evoengine.cli.sources import find_chosen
+from evoengine.cli.warm_start import find_sources
 from evoengine.devices.combine import Judged, coupled, estimated, measured, refused
-from evoengine.devices.cuda.results import make_final, mean_interval, ratio_interval
+from evoengine.devices.cuda.combined import one_race
+from evoengine.devices.cuda.results import Finals, make_final, mean_interval, ratio_interval
+from evoengine.devices.cuda.sanitizer import Report
 from evoengine.errors import UserError
 from evoengine.gates import Ceilings
 from evoengine.hardware import card
+from evoengine.loading import _find
 from evoengine.problem import (
     AttentionProblem,
     Member,
@@ -37,8 +48,10 @@ from evoengine.problem import (
     weighted_mean,
 )
 from evoengine.question import Question, make_question
+from evoengine.sampler import Proposal
+from evoengine.screening import Screening
 from evoengine.template import load_template
-from evoengine.verdict import Artifact, Estimate, Gate, Measurement, Rejection, ResourceUsage, together
+from evoengine.verdict import Artifact, Candidate, Estimate, Gate, Measurement, Rejection, ResourceUsage, together
 
 SHAPES = ("1000", "16000")
 USAGE = ResourceUsage(32, 0, 0, 0, 0, 1024)
@@ -409,7 +422,7 @@ class TestSearch:
                 made.append({"problem": problem.label, **options})
 
         study = last_study()
-        question = running_question(study)
+        question = reopen(study.spec)
         monkeypatch.setattr(judges, "CudaDevice", Spy)
         judges.device_for(question, Target(card("l4"), card("l4"), 0), study, 1, force=False)
         measured_ones = [one.verdict for one in study.records() if isinstance(one.verdict, Measurement)]
@@ -425,20 +438,12 @@ class TestSearch:
         told = bench.run("search", "--template", "mine", "--shape", "1000", "--dry-run", "--json")
         assert 192 == json.loads(told)["feasible"]
         with closing(Archive.open("studies/evoengine.db")) as archive:
-            from evoengine.cli.warm_start import find_sources
-
-            question = running_question(archive.open_study(study)).members[0]
+            question = reopen(archive.open_study(study).spec).members[0]
             here = card("l4")
             [source] = find_sources(["auto"], archive, question, Target(here, here, 0))
 
         assert study == source.name
         assert 0 < source.known
-
-
-def running_question(study: Study) -> Question:
-    from evoengine.cli.resolve import reopen
-
-    return reopen(study.spec)
 
 
 class TestExport:
@@ -554,8 +559,6 @@ class TestLoad:
         return write_set(tmp_path)
 
     def test_the_kernels_come_apart_again(self, study: Study, tmp_path: Path) -> None:
-        from evoengine.cli.sources import find_chosen
-
         chosen = find_chosen(study.name, str(tmp_path / "studies.db"))
 
         assert [64, 128] == [one.facts.defines["EVO_HEAD_DIM"] for one in chosen]
@@ -564,8 +567,6 @@ class TestLoad:
         assert [10.0 / 4.0, 20.0 / 8.0] == [pytest.approx(one.facts.speedup_over_default) for one in chosen]
 
     def test_load_dispatches_over_the_shapes(self, study: Study, tmp_path: Path) -> None:
-        from evoengine.loading import _find
-
         source = _find(study.name, str(tmp_path / "studies.db"), None)
         sizes = {row.size: row.provenance["cubin_sha256"] for row in source.wisdom.rows}
 
@@ -574,20 +575,65 @@ class TestLoad:
         assert source.cubins[sizes[1, 8, 512, 128]] == b"another cubin, of 128"
 
 
+class TestSanitizer:
+    """Every different cubin of a finalist meets the tools, on the small problems of the shapes that it is for."""
+
+    @pytest.mark.parametrize("dirty", [None, "other"])
+    def test_every_cubin_is_run_on_its_own_small_problems(
+        self, pair: Question, tmp_path: Path, dirty: str | None
+    ) -> None:
+        ran: list[tuple[str, list[int]]] = []
+
+        class Tool:
+            def check(self, tool: str, cubin: Path, values: Any, problems: Any, ptx: str) -> Report:
+                assert ptx == cubin.parent.name
+                ran.append((ptx, sorted({one.head_dim for one in problems})))
+                unfinished = "hangs" if ptx == dirty else ""
+                return Report("memcheck", (), 0, unfinished, "", (), 0.1)
+
+        parts = []
+        for name in ("one", "other"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "kernel.ptx").write_text(name)
+            (tmp_path / name / "kernel.cubin").write_text(name)
+            parts.append(dataclasses.replace(ARTIFACT, folder=tmp_path / name, cubin_sha256=name))
+        candidate = Candidate(1, pair.default, "random")
+        report = Screening(pair, Tool())._check("memcheck", candidate, together(parts))  # type: ignore[arg-type]
+
+        assert [("one", [64]), ("other", [128])] == ran
+        assert (dirty is None) == report.clean
+
+
+class TestDatabase:
+    def test_the_builds_of_every_shape_are_referred_to(self, tmp_path: Path) -> None:
+        study = write_set(tmp_path)
+        with closing(Archive.open(str(tmp_path / "studies.db"))) as archive:
+            builds = archive.builds()
+            rows = study.records()[0].verdict.evidence["shapes"]  # type: ignore[union-attr]
+
+            assert {row["build"] for row in rows} < builds
+            assert 3 == len(builds)
+
+    def test_a_copy_has_the_same_set(self, tmp_path: Path) -> None:
+        study = write_set(tmp_path)
+        with closing(Archive.open(str(tmp_path / "studies.db"))) as archive:
+            archive.copy_study(study.name, archive, "copied")
+
+            assert study.spec.members == archive.open_study("copied").spec.members
+
+    def test_compare_takes_every_shape_of_it(self, tmp_path: Path) -> None:
+        study = write_set(tmp_path)
+        here = card("l4")
+        options = dict(what=[study.name], shape=None, shapes=None, storage=str(tmp_path / "studies.db"), limits=None)
+        arguments = argparse.Namespace(template=None, space=None, **options)
+        found = entries(arguments, Target(here, here, None))
+
+        assert [64, 128] == [one.question.problem.head_dim for one in found]  # type: ignore[attr-defined]
+        assert [SPACE.default] * 2 == [one.config.values for one in found]
+
+
 def write_set(folder: Path) -> Study:
     """A study of two head dimensions that was measured and confirmed."""
-    import hashlib
-
-    from measured_study import check, spec_of
-
-    from evoengine import confirm
-    from evoengine.archive.lease import Owner
-    from evoengine.archive.records import MemberSpec
-    from evoengine.devices.cuda.combined import one_race
-    from evoengine.devices.cuda.results import Finals
-    from evoengine.sampler import Proposal
-    from evoengine.verdict import Candidate
-
     members = tuple(Member(AttentionProblem(head_dim=size), 1.0) for size in (64, 128))
     problem = ProblemSet(members)
     spec = dataclasses.replace(

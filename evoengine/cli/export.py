@@ -98,8 +98,8 @@ def _say(arguments: argparse.Namespace, chosen: list[Chosen]) -> None:
         what = f"trial {one.row['trial']}, {one.row['label']}, {_worth(one.row)}"
         shape = f"{one.facts.shape}: " if len(chosen) > 1 else ""
         console().print(f"{arguments.output}: {shape}{what}", soft_wrap=True)
-        if one.note:
-            console().print(one.note, soft_wrap=True)
+    for note in dict.fromkeys(one.note for one in chosen if one.note):
+        console().print(note, soft_wrap=True)
 
 
 def _worth(row: Mapping[str, Any]) -> str:

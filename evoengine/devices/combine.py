@@ -103,6 +103,7 @@ def _about(one: Judged[Any]) -> dict[str, Any]:
     return {
         "shape": one.member.problem.label,
         "weight": one.member.weight,
+        "build": one.artifact.digest,
         "cubin_sha256": one.artifact.cubin_sha256,
         "registers": one.artifact.resources.registers,
         "spill_bytes": one.artifact.resources.spill_bytes,
