@@ -102,8 +102,8 @@ def _explain(summary: dict[str, Any]) -> None:
 
 
 def _on_shapes(rows: list[dict[str, Any]]) -> None:
-    """The first config at every shape of several: what its means are made of."""
-    best = rows[0]
+    """The winner, or else the first config, at every shape of several: what its means are made of."""
+    best = next((row for row in rows if row.get("verdict") == "FASTER"), rows[0])
     if "shapes" not in best:
         return
     columns = [(head, cell) for head, cell in _SHAPE_COLUMNS if any(cell(one) != "-" for one in best["shapes"])]
@@ -166,7 +166,7 @@ def _configs(title: str, rows: list[dict[str, Any]], time: str) -> None:
     """One row a config; on a narrow terminal only the columns that decide, so that labels stay readable."""
     out = console()
     several = any("worst_shape" in row for row in rows)
-    narrow = _NARROW | {">vs default", ">at worst"} if several else _NARROW
+    narrow = _NARROW_MEANS if several else _NARROW
     columns = [column for column in _COLUMNS if out.width >= WIDE or column[0] in narrow]
     columns = [column for column in columns if several or column[0] != ">at worst"]
     if time == "estimated_us":
@@ -200,6 +200,7 @@ _COLUMNS: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
     (">error", lambda row: "-" if row["error"] is None else f"{row['error']:.1e}"),
 ]
 _NARROW = {">#", "config", ">us", ">noise", ">vs SDPA", ">regs", ">smem B"}
+_NARROW_MEANS = {">#", "config", ">us", ">vs default", ">at worst", ">vs SDPA"}
 _TIMED = {">cold us", ">noise", ">vs default", ">at worst", ">vs SDPA", "verdict"}
 _SHAPE_COLUMNS: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
     ("shape", _figure("shape")),

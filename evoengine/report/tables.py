@@ -86,7 +86,7 @@ def provenance(facts: Facts) -> Table:
         ["study", summary["study"]],
         ["template", f"{summary['template']}, digest {summary['template_digest']}"],
         ["search space", f"digest {summary['space_digest']}"],
-        ["problem", ", ".join(f"{name}={value}" for name, value in summary["problem"].items())],
+        ["problem", ", ".join(f"{name}={value}" for name, value in summary["problem"].items()) or "see the shapes"],
         *(["shape", f"{one['shape']}, weight {one['weight']:g}"] for one in summary.get("shapes", ())),
         ["device", f"{summary['device']}, {summary['arch']}, limits of {summary['limits']}"],
         ["toolchain", summary["toolchain"]],
