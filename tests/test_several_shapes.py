@@ -34,6 +34,7 @@ from evoengine.devices.cuda.combined import one_race
 from evoengine.devices.cuda.results import Finals, make_final, mean_interval, ratio_interval
 from evoengine.devices.cuda.sanitizer import Report
 from evoengine.errors import UserError
+from evoengine.export.chosen import choose
 from evoengine.gates import Ceilings
 from evoengine.hardware import card
 from evoengine.loading import _find
@@ -565,6 +566,16 @@ class TestLoad:
         assert [b"cubin of 64", b"another cubin, of 128"] == [one.cubin for one in chosen]
         assert [4.0, 8.0] == [pytest.approx(one.facts.median_us) for one in chosen]
         assert [10.0 / 4.0, 20.0 / 8.0] == [pytest.approx(one.facts.speedup_over_default) for one in chosen]
+
+    def test_a_trial_without_the_studys_shapes_is_damaged(self, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+        [record] = study.records()
+        assert isinstance(record.verdict, Measurement)
+        bare = dataclasses.replace(record, verdict=dataclasses.replace(record.verdict, evidence={}))
+        monkeypatch.setattr(Study, "records", lambda _: [bare])
+        monkeypatch.setattr(Study, "elites", lambda _: [])
+
+        with pytest.raises(UserError, match="trial 0 is damaged"):
+            choose(study, reopen(study.spec))
 
     def test_load_dispatches_over_the_shapes(self, study: Study, tmp_path: Path) -> None:
         source = _find(study.name, str(tmp_path / "studies.db"), None)

@@ -32,10 +32,10 @@ def device_for(
     device: TimingDevice
     if isinstance(question.problem, ProblemSet):
         lock = SharedLock()
-        known = [on_shapes(verdict.evidence) for verdict in measured]
+        rows = [row for verdict in measured for row in on_shapes(verdict.evidence)]
         members = [
-            (member, _card(question, member.problem, target, study, _known_at(at, known), force=force, lock=lock))
-            for at, member in enumerate(question.problem.members)
+            (one, _card(question, one.problem, target, study, _known_at(one.problem, rows), force=force, lock=lock))
+            for one in question.problem.members
         ]
         device = ShapesDevice(members, lock)
     else:
@@ -44,9 +44,9 @@ def device_for(
     return device, device
 
 
-def _known_at(at: int, known: Sequence[Sequence[Mapping[str, Any]]]) -> list[tuple[float, float]]:
+def _known_at(problem: Problem, rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
     """The control's scale and the time of every measured config at one problem of a set."""
-    return [(rows[at]["control_reference_us"], rows[at]["median_us"]) for rows in known if at < len(rows)]
+    return [(row["control_reference_us"], row["median_us"]) for row in rows if row["shape"] == problem.label]
 
 
 def _card(

@@ -96,7 +96,7 @@ def _at_each(
     assert record.build is not None, "a config that passed every gate was built"
     build, compiler = record.build, record.build.compiler
     image = None if elite is None else elite.cubin
-    if not row.get("shapes"):
+    if question.members == (question,):
         used = build.resources
         yield _Built(question, compiler, build.cubin_sha256, used.registers, used.spill_bytes, image), dict(row)
         return
@@ -105,6 +105,9 @@ def _at_each(
     cubins: dict[str, bytes] = {}
     at = 0
     known = on_shapes(record.verdict.evidence if elite is None else elite.evidence)
+    labels = [one.problem.label for one in question.members]
+    if not labels == [one["shape"] for one in known] == [one["shape"] for one in row.get("shapes", ())]:
+        raise UserError(f"trial {record.number} is damaged: it has not the shapes of its study, search again")
     for one, own, built in zip(question.members, row["shapes"], known, strict=True):
         sha = built["cubin_sha256"]
         if image is not None and sha not in cubins:
@@ -183,7 +186,7 @@ def _facts(build: _Built, study: Study, summary: dict[str, Any], row: dict[str, 
         entry=module.ENTRY,
         config=row["label"],
         shape=problem.label,
-        problem=problem_fields(problem),
+        problem=problem_fields(problem) if study.spec.members else study.spec.problem,
         study=study.name,
         trial=row["trial"],
         device=study.spec.device,
