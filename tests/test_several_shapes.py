@@ -632,6 +632,17 @@ class TestDatabase:
 
             assert study.spec.members == archive.open_study("copied").spec.members
 
+    def test_profile_says_that_it_is_of_one_shape(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        study = write_set(tmp_path)
+        monkeypatch.setattr("evoengine.cli.profile.require_tool", lambda *_: Path("ncu"))
+
+        assert 2 == main(["profile", study.name, "--storage", str(tmp_path / "studies.db")])
+        [line] = capfd.readouterr().err.splitlines()
+        assert "study two is of 2 shapes" in line
+        assert "--warm-start" in line
+
     def test_compare_takes_every_shape_of_it(self, tmp_path: Path) -> None:
         study = write_set(tmp_path)
         here = card("l4")
