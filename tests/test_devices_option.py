@@ -29,7 +29,7 @@ from evoengine.devices.cuda import CudaDevice, Gpu
 from evoengine.errors import EvoengineError, UserError
 from evoengine.hardware import card
 from evoengine.template import load_template
-from evoengine.verdict import Measurement
+from evoengine.verdict import Measurement, on_shapes
 
 HERE = Path(__file__).resolve().parent
 GIB = 1 << 30
@@ -198,6 +198,24 @@ def test_cards_of_one_model_share_a_study(run: Run, here: Callable[..., list[Gpu
     assert set(by_card) == set(found[0].environment["cards"])
     assert f"card {every[1].uuid}: default config 12.50 us" in err
     assert f", on {every[1].uuid}" in err
+
+
+def test_cards_share_a_study_of_several_shapes(run: Run, here: Callable[..., list[Gpu]], tmp_path: Path) -> None:
+    every = here(gpu(0), gpu(1))
+    told(tmp_path, every[0], level=10.0, pause=0.1)
+    told(tmp_path, every[1], level=12.5, pause=0.1)
+    code, document, _ = run(*SEARCH, "--shape", "128", "--devices", "all")
+    found = records()
+
+    assert 0 == code
+    assert all(row["judged"] for row in document["cards"])
+    assert {10.0} == {round(level, 9) for level in levels(found)}
+    for one in found:
+        if isinstance(one.verdict, Measurement):
+            rows = on_shapes(one.verdict.evidence)
+            assert 2 == len(rows)
+            assert {10.0} == {row["control_reference_us"] for row in rows}, "on whichever card"
+            assert all(row["median_us"] == pytest.approx(one.config.values["WORK"], rel=0.01) for row in rows)
 
 
 def test_show_has_a_row_for_every_card(

@@ -24,8 +24,8 @@ from evoengine.recorded.load import load
 from evoengine.recorded.space import RecordedSpace
 from evoengine.sampler import Seen
 from evoengine.sampler.proposer import Proposer
+from evoengine.shared_cards import SharedCard
 from evoengine.space import Config, Values
-from evoengine.summary import SharedCard
 from evoengine.template import load_template
 from evoengine.verdict import Artifact, Candidate, Gate, Measurement, Rejection, ResourceUsage, Verdict
 

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from evoengine.archive.study import Study
 from evoengine.cli.resolve import Target
 from evoengine.devices import Device, TimingDevice
 from evoengine.devices.cuda import CudaDevice
+from evoengine.devices.cuda.lock import SharedLock
 from evoengine.devices.cuda.sanitizer import PROGRAM, Sanitizer
+from evoengine.devices.cuda.shapes import ShapesDevice
 from evoengine.devices.cuda.watched import require_tool
-from evoengine.devices.fleet import Card, Fleet
+from evoengine.devices.fleet import Card, CardDevice, Fleet
 from evoengine.devices.interpreter.session import InterpreterDevice
 from evoengine.errors import UserError
+from evoengine.problem import Problem, ProblemSet
 from evoengine.question import Question
 from evoengine.screening import Screening
-from evoengine.verdict import Measurement
+from evoengine.verdict import Measurement, on_shapes
 
 
 def device_for(
@@ -31,28 +35,58 @@ def device_for(
     if target.ordinal is None:
         return InterpreterDevice(question.template, question.problem, question.limits, jobs=jobs), None
     measured = [record.verdict for record in study.records() if isinstance(record.verdict, Measurement)]
-
-    def card(ordinal: int, uuid: str | None = None, scratch: Path | None = None) -> CudaDevice:
-        return CudaDevice(
-            question.template,
-            question.problem,
-            target.device,
-            ordinal=ordinal,
-            uuid=uuid,
-            scratch=scratch,
-            seed=study.spec.seed,
-            force=force,
-            reference_us=measured[0].control_reference_us if measured else None,
-            best_us=min((one.median_us for one in measured), default=float("inf")),
-        )
-
     if len(target.cards) < 2:
-        device = card(target.ordinal)
+        device = _device(question, target, study, measured, {"ordinal": target.ordinal, "force": force})
         return device, device
     scratch = tempfile.TemporaryDirectory(prefix="evoengine-")  # the fleet's `close` removes it
-    cards = [Card(one.uuid, card(one.ordinal, one.uuid, Path(scratch.name))) for one in target.cards]
+    cards = []
+    for gpu in target.cards:
+        options = {"ordinal": gpu.ordinal, "uuid": gpu.uuid, "scratch": Path(scratch.name), "force": force}
+        cards.append(Card(gpu.uuid, _device(question, target, study, measured, options)))
     fleet = Fleet(target.device.name, cards, note, after=scratch.cleanup)
     return fleet, fleet
+
+
+def _device(
+    question: Question, target: Target, study: Study, measured: Sequence[Measurement], options: Mapping[str, Any]
+) -> CardDevice:
+    """One card, for the problem or for every problem of a set; `measured` is what the study knows already."""
+    if not isinstance(question.problem, ProblemSet):
+        times = [(one.control_reference_us, one.median_us) for one in measured]
+        return _card(question, question.problem, target, study, times, options)
+    lock = SharedLock()
+    rows = [row for verdict in measured for row in on_shapes(verdict.evidence)]
+    shared = {**options, "lock": lock}
+    members = [
+        (one, _card(question, one.problem, target, study, _known_at(one.problem, rows), shared))
+        for one in question.problem.members
+    ]
+    return ShapesDevice(members, lock)
+
+
+def _known_at(problem: Problem, rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
+    """The control's scale and the time of every measured config at one problem of a set."""
+    return [(row["control_reference_us"], row["median_us"]) for row in rows if row["shape"] == problem.label]
+
+
+def _card(
+    question: Question,
+    problem: Problem,
+    target: Target,
+    study: Study,
+    known: Sequence[tuple[float, float]],
+    options: Mapping[str, Any],
+) -> CudaDevice:
+    """The card for one problem; `known` are the control's scale and the time of what the study measured there."""
+    return CudaDevice(
+        question.template,
+        problem,
+        target.device,
+        seed=study.spec.seed,
+        reference_us=known[0][0] if known else None,
+        best_us=min((time_us for _, time_us in known), default=float("inf")),
+        **options,
+    )
 
 
 def check_sanitizer(arguments: argparse.Namespace, target: Target) -> None:

@@ -19,12 +19,12 @@ from evoengine.cli.tables import console, table
 from evoengine.errors import UserError
 
 
-def run(arguments: argparse.Namespace, shapes: Sequence[str | None]) -> int:
-    """Search the shape on every model of the cards that are named, the first one's first."""
+def run(arguments: argparse.Namespace, shapes: Sequence[str]) -> int:
+    """Search the shape, or the shapes together, on every model of the cards that are named, the first one's first."""
     targets = _targets(arguments)
     for target in targets:
         check_sanitizer(arguments, target)
-    every = [ask(arguments, target, shapes[0]) for target in targets]
+    every = [ask(arguments, target, *shapes) for target in targets]
     labels = [target.device.name for target in targets]
     cards = {target.device.name: [gpu.uuid for gpu in target.cards] for target in targets}
 

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Protocol
+from typing import Any, Protocol
 
 from evoengine.devices import TimingDevice, Work
 from evoengine.devices.cuda.results import Finals, Setup
 from evoengine.errors import EvoengineError, TemplateError
 from evoengine.space import Values
-from evoengine.verdict import Artifact, Candidate, Estimate, Rejection, Verdict
+from evoengine.verdict import Artifact, Candidate, Estimate, Rejection, Verdict, on_shapes
 
 MOST_LOSSES = 2
 """A candidate that was in flight when so many cards were lost is not given to another: it waits for the next run."""
@@ -83,6 +83,7 @@ class Fleet:
         self._note = note
         self._after = after
         self._reference_us = float("nan")
+        self._shape_us: dict[str, float] = {}
         self._losses: Counter[int] = Counter()
         self._give_up: Callable[[], None] = lambda: None
 
@@ -115,6 +116,7 @@ class Fleet:
             card.reference_us = setup.control_us
         first = setups[self._cards[0]]
         self._reference_us = first.control_us
+        self._shape_us = {row["shape"]: row["control_reference_us"] for row in on_shapes(first.control.evidence)}
         environment = {**first.environment, "cards": {c.uuid: _found(setups[c], first) for c in self._cards}}
         warnings = tuple(f"card {c.uuid}: {line}" for c in self._cards for line in setups[c].warnings)
         return dataclasses.replace(first, environment=environment, warnings=warnings)
@@ -253,10 +255,17 @@ class Fleet:
         evidence = {**verdict.evidence, "card": card.uuid}
         if isinstance(verdict, Rejection):
             return dataclasses.replace(verdict, evidence=evidence)
+        if rows := on_shapes(verdict.evidence):
+            evidence["shapes"] = [self._row_on_scale(row) for row in rows]
         measured = dataclasses.replace(verdict, control_reference_us=self._reference_us, evidence=evidence)
         for other in self._cards:
             other.device.learn_best(measured.ratio * other.reference_us)
         return measured
+
+    def _row_on_scale(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """What a verdict on a set of shapes holds of one of them, on the scale of that shape."""
+        us = self._shape_us[row["shape"]]
+        return {**row, "control_reference_us": us, "median_us": row["ratio_to_default"] * us}
 
     def _drop(self, card: Card, error: EvoengineError) -> list[Job]:
         """Go on without a card; what it had in flight, without what should not be tried again.
@@ -300,7 +309,7 @@ def _of_card(error: Exception, card: Card) -> Exception:
 
 
 def _found(setup: Setup, first: Setup) -> dict[str, object]:
-    """What `summary.SharedCard` reads."""
+    """What `shared_cards.SharedCard` reads."""
     differs = {key: value for key, value in setup.environment.items() if value != first.environment.get(key)}
     times = {baseline.name: baseline.median_us for baseline in setup.baselines}
     return {

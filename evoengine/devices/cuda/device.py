@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from evoengine.devices.cuda.doubt import check_fit, doubt, with_both
+from evoengine.devices.cuda.explain import Explainer
 from evoengine.devices.cuda.finals import gather
+from evoengine.devices.cuda.lock import SharedLock
 from evoengine.devices.cuda.messages import (
     COMPETITORS,
     SDPA,
@@ -24,9 +25,7 @@ from evoengine.devices.cuda.messages import (
     Subject,
 )
 from evoengine.devices.cuda.results import Finals, Setup
-from evoengine.devices.cuda.sanitizer import PROGRAM, Sanitizer
 from evoengine.devices.cuda.session import START_SECONDS, JobFailed, Session
-from evoengine.devices.cuda.watched import find_tool
 from evoengine.errors import EvoengineError, TemplateError
 from evoengine.hardware import DeviceLimits
 from evoengine.problem import Problem
@@ -38,8 +37,6 @@ MIN_JOB_SECONDS, JOB_FACTOR = 10.0, 50.0
 """A phase of a candidate's job may take 10 s, or 50 times what the default's whole job took (correctness.md)."""
 START_TRIES = 3
 """A card that was just freed of a hung kernel may refuse the next context once or twice."""
-EXPLAIN_SECONDS = 60.0
-"""For the reason of a fault, on the problems that the gate ran: the first of a run waits for it, once."""
 WORKER = (sys.executable, "-m", "evoengine.devices.cuda.worker")
 
 
@@ -50,7 +47,8 @@ class CudaDevice:
     names the card where several are used, else `ordinal` does; `scratch` is then where all of them keep references.
     `worker` is the command line of the worker process, to which its arguments are appended. With `force` a card that is
     unfit for timing is only warned of. A study that goes on gives the `reference_us` that its values rest on, lest the
-    card's drift since (4 % between two days were seen) rank them, and its `best_us`.
+    card's drift since (4 % between two days were seen) rank them, and its `best_us`. Devices that take turns on one
+    card share its `lock`.
     """
 
     measures = True
@@ -69,6 +67,7 @@ class CudaDevice:
         force: bool = False,
         reference_us: float | None = None,
         best_us: float = float("inf"),
+        lock: SharedLock | None = None,
     ) -> None:
         self.name = limits.name
         self._problem = problem
@@ -76,18 +75,34 @@ class CudaDevice:
         self._seed = seed
         self._force = force
         self._template = template
-        self._session = Session((*worker, uuid or str(ordinal)), template, problem, scratch)
-        found = find_tool(PROGRAM)
-        self._sanitizer = None if found is None else Sanitizer(found, template, ordinal, seed)
-        self._explained: set[str] = set()
+        self._session = Session((*worker, uuid or str(ordinal)), template, problem, scratch=scratch, lock=lock)
+        self._explainer = Explainer(template, problem, ordinal, seed)
         self._control: Subject | None = None
         self._reference_us = reference_us
         self._best_us = best_us
         self._job_seconds = MIN_JOB_SECONDS
         self._suspect = False
 
-    def start(self, values: Values, artifact: Artifact) -> Setup:
+    def spawn(self) -> None:
+        """Begin to start the worker, for `open`."""
+        self._session.spawn()
+
+    def open(self) -> Mapping[str, Any]:
+        """Bring the worker up: the environment, with the card as it was before.
+
+        Raises:
+            UserError: another evoengine uses the card, or the problem does not fit on it.
+            EvoengineError: the worker does not come up.
+        """
+        try:
+            return self._session.open(self._seed)
+        except JobFailed as failed:
+            raise EvoengineError(f"the GPU worker does not start: {failed}") from failed
+
+    def start(self, values: Values, artifact: Artifact, environment: Mapping[str, Any] | None = None) -> Setup:
         """Prove the default config right, time it and the baselines, record the environment.
+
+        After an `open`, `environment` is what the card was found in.
 
         Raises:
             TemplateError: the default config or the reference fails, so that no candidate could be judged.
@@ -96,7 +111,8 @@ class CudaDevice:
             EvoengineError: the worker does not come up.
         """
         self._control = _subject("default", values, artifact)
-        environment, ready = self._connect(baselines=True)
+        environment = self.open() if environment is None else environment
+        ready = self._set_up(baselines=True)
         warnings = check_fit(environment, ready.noise, force=self._force)
         self._reference_us = ready.reference_us
         self._best_us = min(self._best_us, ready.reference_us)
@@ -220,8 +236,12 @@ class CudaDevice:
         """From another thread: kill the worker, so that what goes on here ends soon. Only `close` comes after."""
         self._session.interrupt()
 
+    def stop(self) -> None:
+        """End the worker; the card stays ours."""
+        self._session.stop()
+
     def close(self) -> None:
-        """End the worker and free the card."""
+        """End the worker and free the card, unless its lock is shared."""
         self._session.close()
 
     def __enter__(self) -> Self:
@@ -239,23 +259,8 @@ class CudaDevice:
             verdict, failed = self._attempt(subject)
         self._suspect = failed
         if isinstance(verdict, Rejection):
-            return self._explain(subject, verdict) if failed else verdict
+            return self._explainer.explained(subject, verdict) if failed else verdict
         return verdict
-
-    def _explain(self, subject: Subject, verdict: Rejection) -> Rejection:
-        """A fault of the context with what memcheck says of it, where that is installed.
-
-        Only the first fault of each name in a run: it costs seconds, and a space that breaks in one way breaks often.
-        """
-        error = verdict.evidence.get("error")
-        if error is None or error in self._explained or self._sanitizer is None:
-            return verdict
-        self._explained.add(error)
-        others = self._template.module.check_problems(subject.values, self._problem)
-        problems = (self._problem, *others)
-        cubin = Path(subject.cubin)
-        report = self._sanitizer.check("memcheck", cubin, subject.values, problems, seconds=EXPLAIN_SECONDS)
-        return dataclasses.replace(verdict, evidence={**verdict.evidence, "memcheck": report.evidence})
 
     def _attempt(self, subject: Subject) -> tuple[Measurement | Rejection, bool]:
         """A verdict, and whether the candidate took the worker down."""
@@ -275,25 +280,22 @@ class CudaDevice:
             Gate.CORRECTNESS, "damages memory outside its buffers: the default config fails after it"
         ), True
 
-    def _connect(self, *, baselines: bool = False) -> tuple[Mapping[str, Any], Ready]:
-        """A fresh worker with the control proven and ready to be timed."""
+    def _set_up(self, *, baselines: bool = False) -> Ready:
+        """The control proven and ready to be timed in a worker that is up."""
         assert self._control is not None, "start comes first"
-        try:
-            environment = self._session.open(self._seed)
-        except JobFailed as failed:
-            raise EvoengineError(f"the GPU worker does not start: {failed}") from failed
         try:
             ready, _ = self._session.ask(SetUp(self._control, self._reference_us, baselines), START_SECONDS)
         except JobFailed as failed:
             raise TemplateError(f"the default config fails on the card: {failed}") from failed
         assert isinstance(ready, Ready), ready
-        return environment, ready
+        return ready
 
     def _reconnect(self) -> None:
         """The same after a fault. A card that was just freed of a hung kernel may refuse a context at first."""
         for attempt in range(START_TRIES):
             try:
-                self._connect()
+                self.open()
+                self._set_up()
                 return
             except EvoengineError as error:
                 if attempt == START_TRIES - 1:
