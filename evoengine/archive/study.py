@@ -8,6 +8,7 @@ who has it. The Optuna trials follow. Writes come in the order claims of a batch
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -16,15 +17,16 @@ from typing import Any
 from optuna.trial import TrialState
 from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 
-from evoengine.archive import claims, results, sessions, tables
+from evoengine.archive import claims, results, sessions, tables, work
 from evoengine.archive.codec import build_columns, verdict_columns
 from evoengine.archive.database import Database
-from evoengine.archive.lease import Owner
+from evoengine.archive.lease import RENEW_SECONDS, Owner
 from evoengine.archive.ledger import Ledger
 from evoengine.archive.records import Baseline, Elite, Record, StudySpec, fastest, shortlist
 from evoengine.archive.recovery import requeue
 from evoengine.archive.trials import newborn, optuna_state, read_record
-from evoengine.errors import UserError
+from evoengine.archive.work import Bounds
+from evoengine.errors import Unavailable
 from evoengine.sampler import Proposal
 from evoengine.verdict import Artifact, Candidate, Estimate, Evidence, Rejection, Verdict
 
@@ -43,6 +45,9 @@ class Study:
         self._space = spec.frozen_space
         self._ledger = Ledger(database, study_id, spec.name)
         self._session: int | None = None
+        self._confirmed_before: set[int] = set()
+        self.shared = False
+        """Whether other processes may be at the study."""
 
     @property
     def name(self) -> str:
@@ -54,23 +59,34 @@ class Study:
         """Open a session. With `shared`, other processes that share may work on the study at the same time.
 
         Raises:
-            UserError: a live owner has the study.
+            Unavailable: a live owner has the study.
         """
+        self.shared = shared
+        self._confirmed_before = self._ledger.read(lambda c: sessions.confirmed(c, self._ledger.id))
         self._session = self._ledger.write(
             lambda c: sessions.begin(c, self._ledger.id, self.name, owner, shared=shared)
         )
+        self._renewed = time.monotonic()
 
     def renew(self) -> None:
         """Extend the lease; to be called more often than every `lease.LEASE_SECONDS`.
 
         Raises:
-            UserError: another process has taken the study over.
+            Unavailable: another process has taken the study over.
         """
         self._ledger.write(lambda c: sessions.renew(c, self._own, self.name))
+        self._renewed = time.monotonic()
+
+    def keep(self) -> None:
+        """The same where it is time for it; for the steps within a batch."""
+        if time.monotonic() - self._renewed > RENEW_SECONDS:
+            self.renew()
 
     def release(self) -> None:
-        """End the session; what it had claimed and not finished waits for the next one."""
-        mine = self._own
+        """End the session, if one is open; what it had claimed and not finished waits for the next one."""
+        mine = self._session
+        if mine is None:
+            return
         with self._ledger.reading():
             requeue(self._ledger, self.spec, mine, lambda row: row["session_id"] == mine)
         self._ledger.write(lambda c: sessions.end(c, mine))
@@ -86,12 +102,47 @@ class Study:
             back = requeue(self._ledger, self.spec, self._own, lambda row: row["session_id"] not in alive)
         return [record for record in self.records() if record.number in back]
 
+    # *** others on the same study ***
+
+    def room(self, bounds: Bounds) -> int:
+        """How many more candidates may be claimed, by all who share the study."""
+        return self._ledger.read(lambda c: work.room(c, self._ledger.id, bounds))
+
+    def others(self) -> bool:
+        """Whether another live process has the study open."""
+        return bool(self._ledger.read(self._others))
+
+    def others_at_work(self) -> bool:
+        """Whether another live process has a candidate in flight."""
+        return self._ledger.read(lambda c: work.in_flight(c, self._ledger.id, self._others(c))) > 0
+
+    def _others(self, connection: Connection) -> set[int]:
+        return sessions.living(connection, self._ledger.id) - {self._own}
+
+    def agree_on_reference(self, us: float) -> float:
+        """The time in microseconds that ratios of this study are multiplied with: that of the first card to ask."""
+        return self._ledger.write(lambda c: work.agree_on_reference(c, self._ledger.id, us))
+
+    def take_turn(self) -> sessions.Turn:
+        """Whose turn it is to confirm the best, once for all that share the study."""
+        if not self.shared:
+            return "mine"
+        before = self._confirmed_before
+        return self._ledger.write(lambda c: sessions.take_turn(c, self._ledger.id, self._own, before))
+
+    def end_turn(self) -> None:
+        """The best are confirmed, and the study's status is set."""
+        self._ledger.write(lambda c: sessions.set_finals(c, self._own, "done"))
+
     # *** trials ***
 
-    def claim(self, proposals: Iterable[Proposal], free: Mapping[str, int] = NOTHING) -> list[Candidate]:
+    def claim(
+        self, proposals: Iterable[Proposal], free: Mapping[str, int] = NOTHING, bounds: Bounds | None = None
+    ) -> list[Candidate]:
         """Candidates for those proposals whose configs nobody has claimed yet; the others are left out.
 
-        `free` is added to the counts of what cost nothing (infeasible proposals, repeats).
+        `free` is added to the counts of what cost nothing (infeasible proposals, repeats). With `bounds` there are no
+        more of them than these leave room for.
         """
         asked = [(proposal, self._space.config_at(proposal.point)) for proposal in proposals]
         return [
@@ -103,7 +154,7 @@ class Study:
                 proposal.parents,
             )
             for proposal, config in self._ledger.write(
-                lambda c: claims.enter(c, self._ledger.id, self._own, asked, free)
+                lambda c: claims.enter(c, self._ledger.id, self._own, asked, free, bounds)
             )
         ]
 
@@ -131,24 +182,27 @@ class Study:
         `twin_of` is the trial whose cubin is the same and whose verdict this therefore is.
 
         Raises:
-            UserError: another process has taken the candidate over; its verdict will be the one that counts.
+            Unavailable: another process has taken the candidate over; its verdict will be the one that counts.
         """
         trial_id = self._ledger.trial_id(candidate.number)
         waits = isinstance(verdict, Estimate)
 
         def store(connection: Connection) -> None:
             own = (candidates.c.trial_id == trial_id) & (candidates.c.session_id == self._own)
+            key = connection.scalar(select(candidates.c.id).where(candidates.c.trial_id == trial_id))
+            same = (tables.verdict.c.candidate_id == key) & (tables.verdict.c.final == (not waits))
             held = update(candidates).where(own).values(session_id=None if waits else self._own)
             if not connection.execute(held).rowcount:
-                raise UserError(
+                mine = same & (tables.verdict.c.session_id == self._own)
+                if connection.scalar(select(tables.verdict.c.candidate_id).where(mine)) is not None:
+                    return  # the connection broke on the commit of this estimate, and this is the second try
+                raise Unavailable(
                     f"trial {candidate.number} of study {self.name} was taken over by another process: resume with: "
                     f"evoengine resume {shlex.quote(self.name)}"
                 )
-            key = connection.scalar(select(candidates.c.id).where(candidates.c.trial_id == trial_id))
             if artifact is not None:
                 connection.execute(delete(tables.build).where(tables.build.c.candidate_id == key))
                 connection.execute(insert(tables.build).values(candidate_id=key, **build_columns(artifact)))
-            same = (tables.verdict.c.candidate_id == key) & (tables.verdict.c.final == (not waits))
             connection.execute(delete(tables.verdict).where(same))
             values = {"candidate_id": key, "final": not waits, "twin_of": twin_of, "session_id": self._own}
             values |= {"committed_at": sessions.now(), **verdict_columns(verdict)}

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from evoengine.build.cache import (
 )
 from evoengine.build.graph import NinjaRun, chunks
 from evoengine.build.log import LOG_TAIL_CHARS, failure, out_of_memory, resource_usage
+from evoengine.build.shared import Store, pack, unpack
 from evoengine.build.toolchain import Compiler, find_toolchain
 from evoengine.errors import EvoengineError, UserError
 from evoengine.template import Template
@@ -54,6 +55,7 @@ class Builder:
             of driving the machine out of memory. The largest attention tile, 3.6 s of head_dim 256, maps 0.27 GiB in
             NVRTC, and 0.16 GiB in nvcc's cicc.
         home: the cache folder, `cache_home()` by default.
+        store: where other machines look for builds, and this one for theirs.
 
     Raises:
         UserError: the compiler is not installed.
@@ -69,6 +71,7 @@ class Builder:
         deadline_seconds: float = 60.0,
         memory_bytes: int = 4 << 30,
         home: Path | None = None,
+        store: Store | None = None,
     ) -> None:
         self.template = template
         self.arch = arch
@@ -78,6 +81,7 @@ class Builder:
         self.memory_bytes = memory_bytes
         self.home = home or cache_home()
         self._command = self.toolchain.command(arch)
+        self._store = store
         self._run: NinjaRun | None = None
         self._lock = CacheLock(self.home)
         self._closed = False
@@ -109,6 +113,9 @@ class Builder:
                 to_build.setdefault(digest, []).append(index)
             else:
                 yield index, self._judge(digest, result, request.smem_bytes, cached=True)
+        for digest, result in self._fetched(to_build):
+            for index in to_build.pop(digest):
+                yield index, self._judge(digest, result, requests[index].smem_bytes, cached=True)
         if not to_build:
             return
         defines = {digest: requests[indices[0]].defines for digest, indices in to_build.items()}
@@ -198,13 +205,39 @@ class Builder:
             raise EvoengineError("the builder was closed during a build")
 
     def _keep(self, folder: Path, digest: str, result: Result) -> None:
-        """Publish a result that would be the same tomorrow."""
+        """Publish a result that would be the same tomorrow, here and for other machines."""
+        if not self._lasts(result):
+            return
+        final = entry_folder(self.home, digest)
+        try:
+            publish(folder, final)
+            packed = b"" if self._store is None else pack(final)
+        except OSError as error:
+            raise unusable(self.home, error) from error
+        if self._store is not None:
+            self._store.keep(digest, packed)
+
+    def _lasts(self, result: Result) -> bool:
         answered = result.outcome == "exited" and not out_of_memory(result.log)
-        if result.built or (answered and failure(result.log, self.toolchain.version, self.arch)[1]):
-            try:
-                publish(folder, entry_folder(self.home, digest))
-            except OSError as error:
-                raise unusable(self.home, error) from error
+        return result.built or (answered and failure(result.log, self.toolchain.version, self.arch)[1])
+
+    def _fetched(self, digests: Collection[str]) -> list[tuple[str, Result]]:
+        """What other machines have built; what is not whole is built again."""
+        if self._store is None or not digests:
+            return []
+        packed, found = self._store.fetch(digests), []
+        work = work_folder(self.home)
+        try:
+            for digest, content in packed.items():
+                result = unpack(content, work / digest)
+                if result is not None and self._lasts(result):
+                    publish(work / digest, entry_folder(self.home, digest))
+                    found.append((digest, result))
+        except OSError as error:
+            raise unusable(self.home, error) from error
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        return found
 
     def _judge(self, digest: str, result: Result, smem_bytes: int, cached: bool) -> Artifact | Rejection:
         if result.built:
