@@ -15,7 +15,6 @@ from optuna.study import StudyDirection
 from sqlalchemy import Connection, RowMapping, exc, func, insert, select
 
 from evoengine.archive import merge, sessions, tables, transfer
-from evoengine.archive.blobs import DatabaseStore
 from evoengine.archive.codec import read_spec
 from evoengine.archive.database import Database
 from evoengine.archive.documents import Damaged, typed
@@ -176,10 +175,6 @@ class Archive:
 
         query = select(tables.build.c.digest).distinct()
         return self._read(lambda c: {typed(str, digest) for digest in c.scalars(query)})
-
-    def store(self) -> DatabaseStore:
-        """Packed builds that lie in this database, for every machine that uses it."""
-        return DatabaseStore(self._database)
 
     def close(self) -> None:
         """Close every connection; the archive can still be used and connects again."""

@@ -37,8 +37,8 @@ LIBPQ_ARGUMENTS: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
-"""Unless the URL says otherwise. A link that is cut says nothing: by Linux's own limits a query would wait for two hours
-for its answer, with these for 11 seconds."""
+"""Unless the URL says otherwise. A link that is cut says nothing: by Linux's own limits a query would wait for its
+answer for two hours, with these for 11 seconds."""
 IDLE_TRANSACTION_MS = 30_000
 """After which the server ends a transaction whose host has vanished, and lets go of the study's row."""
 

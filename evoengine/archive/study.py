@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 
 from evoengine.archive import claims, results, sessions, tables, work
+from evoengine.archive.blobs import DatabaseStore
 from evoengine.archive.codec import build_columns, verdict_columns
 from evoengine.archive.database import Database
 from evoengine.archive.lease import RENEW_SECONDS, Owner
@@ -43,6 +44,7 @@ class Study:
     def __init__(self, database: Database, study_id: int, spec: StudySpec) -> None:
         self.spec = spec
         self._space = spec.frozen_space
+        self._database = database
         self._ledger = Ledger(database, study_id, spec.name)
         self._session: int | None = None
         self._confirmed_before: set[int] = set()
@@ -52,6 +54,15 @@ class Study:
     @property
     def name(self) -> str:
         return self.spec.name
+
+    @property
+    def on_server(self) -> bool:
+        """Whether other machines can reach the database."""
+        return not self._database.sqlite
+
+    def store(self) -> DatabaseStore:
+        """Packed builds beside the study, for every machine that works on it."""
+        return DatabaseStore(self._database)
 
     # *** sessions ***
 
@@ -110,11 +121,11 @@ class Study:
 
     def others(self) -> bool:
         """Whether another live process has the study open."""
-        return bool(self._ledger.read(self._others))
+        return self.shared and bool(self._ledger.read(self._others))
 
     def others_at_work(self) -> bool:
         """Whether another live process has a candidate in flight."""
-        return self._ledger.read(lambda c: work.in_flight(c, self._ledger.id, self._others(c))) > 0
+        return self.shared and self._ledger.read(lambda c: work.in_flight(c, self._ledger.id, self._others(c))) > 0
 
     def _others(self, connection: Connection) -> set[int]:
         return sessions.living(connection, self._ledger.id) - {self._own}
@@ -132,6 +143,8 @@ class Study:
 
     def end_turn(self) -> None:
         """The best are confirmed, and the study's status is set."""
+        if not self.shared:
+            return
         self._ledger.write(lambda c: sessions.set_finals(c, self._own, "done"))
 
     # *** trials ***

@@ -55,7 +55,8 @@ class Builder:
             of driving the machine out of memory. The largest attention tile, 3.6 s of head_dim 256, maps 0.27 GiB in
             NVRTC, and 0.16 GiB in nvcc's cicc.
         home: the cache folder, `cache_home()` by default.
-        store: where other machines look for builds, and this one for theirs.
+
+    `store`, where it is set, is where other machines look for builds, and this one for theirs.
 
     Raises:
         UserError: the compiler is not installed.
@@ -71,7 +72,6 @@ class Builder:
         deadline_seconds: float = 60.0,
         memory_bytes: int = 4 << 30,
         home: Path | None = None,
-        store: Store | None = None,
     ) -> None:
         self.template = template
         self.arch = arch
@@ -81,7 +81,7 @@ class Builder:
         self.memory_bytes = memory_bytes
         self.home = home or cache_home()
         self._command = self.toolchain.command(arch)
-        self._store = store
+        self.store: Store | None = None
         self._run: NinjaRun | None = None
         self._lock = CacheLock(self.home)
         self._closed = False
@@ -211,11 +211,11 @@ class Builder:
         final = entry_folder(self.home, digest)
         try:
             publish(folder, final)
-            packed = b"" if self._store is None else pack(final)
+            packed = b"" if self.store is None else pack(final)
         except OSError as error:
             raise unusable(self.home, error) from error
-        if self._store is not None:
-            self._store.keep(digest, packed)
+        if self.store is not None:
+            self.store.keep(digest, packed)
 
     def _lasts(self, result: Result) -> bool:
         answered = result.outcome == "exited" and not out_of_memory(result.log)
@@ -223,9 +223,9 @@ class Builder:
 
     def _fetched(self, digests: Collection[str]) -> list[tuple[str, Result]]:
         """What other machines have built; what is not whole is built again."""
-        if self._store is None or not digests:
+        if self.store is None or not digests:
             return []
-        packed, found = self._store.fetch(digests), []
+        packed, found = self.store.fetch(digests), []
         work = work_folder(self.home)
         try:
             for digest, content in packed.items():

@@ -1,4 +1,4 @@
-"""Builds on their way between machines: packed with a hash, kept where all of them look, believed only if it is right."""
+"""Builds on their way between machines: packed with a hash, kept where all of them look, believed only if it fits."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from evoengine.build.cache import Result, read_result
 from evoengine.errors import UserError
 
 LIMIT_BYTES = 1 << 30
-"""Of all packed builds of a store; the oldest go first. A build of the attention template is 272 KB and packed 47 KB (the
-median of 16 random configs), so these are 20,000 of them."""
+"""Of all packed builds of a store; the oldest go first. A build of the attention template is 272 KB and packed 47 KB
+(the median of 16 random configs), so these are 20,000 of them."""
 FILES = ("result.json", "build.log", "kernel.cubin", "kernel.ptx")
 UNPACKED_BYTES = 256 << 20
 """Of one build: a thousand times what one of the attention template has; more was not packed here."""
@@ -110,7 +110,7 @@ class FolderStore:
     def keep(self, digest: str, packed: bytes) -> None:
         path = self._path(digest)
         with self._usable():
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".draft-")
             try:
                 with os.fdopen(handle, "wb") as file:
@@ -146,8 +146,6 @@ class FolderStore:
     def _usable(self) -> Iterator[None]:
         try:
             yield
-        except FileNotFoundError:
-            raise
         except OSError as error:
             raise UserError(
                 f"cannot use the shared cache {self.folder} ({error.strerror or error}): make room there, or give "
