@@ -22,7 +22,7 @@ class Company:
     def __init__(self, study: Study, budget: int, ahead: int | None) -> None:
         self._study = study
         self.helps = ahead is not None
-        self.bounds = Bounds(budget, ahead) if study.shared or self.helps else None
+        self.bounds = Bounds(budget, ahead) if study.fellows.shared or self.helps else None
         """What a claim must keep; None where nobody else claims."""
 
     def room(self, n: int) -> int:
@@ -31,22 +31,25 @@ class Company:
 
     def may_leave_work(self) -> bool:
         """Whether others have candidates in flight: if they fail to finish, those are this process's to do."""
-        return not self.helps and self._study.others_at_work()
+        return not self.helps and self._study.fellows.at_work()
 
-    def turn(self, wait: Callable[[], None], *, early: bool) -> Turn:
+    def turn(self, wait: Callable[[], None], *, early: bool, idle: bool) -> Turn:
         """Whose turn it is to confirm the best: one process does, once nobody has anything in flight.
 
-        One that stops `early` leaves that to others, if there are any. `wait` is called while another is at it.
+        One that stops `early` leaves that to others, if there are any; one that was `idle` has nothing to add to what
+        was confirmed. `wait` is called while another is at it.
         """
-        if self.helps or (early and self._study.others()):
+        if idle and self._study.fellows.confirmed:
+            return "done"
+        if self.helps or (early and self._study.fellows.alive()):
             return "another's"
-        while (turn := self._study.take_turn()) == "another's":
+        while (turn := self._study.fellows.take_turn()) == "another's":
             wait()
         return turn
 
-    def end(self, turn: Turn, status: str, *, interrupted: bool) -> None:
+    def end(self, turn: Turn, status: str, *, confirmed: bool) -> None:
         """Set the study's status where it is this process that knows it."""
-        if turn == "mine" or not (turn == "done" or self.helps or self._study.others()):
+        if turn == "mine" or not (turn == "done" or self.helps or self._study.fellows.alive()):
             self._study.set_status(status)
-        if turn == "mine" and not interrupted:
-            self._study.end_turn()
+        if turn == "mine" and confirmed:
+            self._study.fellows.end_turn()

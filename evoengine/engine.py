@@ -106,7 +106,8 @@ class Search:
                 self._listener.note(stopped)
             elif self._left > 0:
                 stopped = End.AHEAD if self._company.helps else End.ALL_TRIED
-            turn = self._company.turn(self._wait, early=self._time_is_over)
+            idle = stopped == End.SPENT_BEFORE
+            turn = self._company.turn(self._wait, early=self._time_is_over, idle=idle)
             if turn == "mine" and self._timing is not None:
                 finals = self._confirm(self._timing)
         except Interrupted:
@@ -115,7 +116,7 @@ class Search:
             if not self._company.helps:
                 self._study.set_status(str(error))
             raise
-        self._company.end(turn, stopped, interrupted=interrupted)
+        self._company.end(turn, stopped, confirmed=self._timing is not None and not interrupted)
         return Outcome(stopped, self._known.paid, interrupted, setup, finals)
 
     @property
@@ -147,7 +148,7 @@ class Search:
 
         The first kind has been paid for; the others may not overdraw the budget.
         """
-        if self._study.shared:
+        if self._study.fellows.shared:
             self._catch_up()
         batch: list[Candidate] = []
         if self._timing is not None:
@@ -178,7 +179,7 @@ class Search:
             setup = self._timing.start(default.values, built)
             self._listener.set_up(setup)
             self._study.set_environment(setup.environment)
-            self._reference_us = self._study.agree_on_reference(setup.control_us)
+            self._reference_us = self._study.fellows.agree_on_reference(setup.control_us)
             for baseline in baselines_at_start(setup):
                 self._study.add_baseline(baseline)
             return setup

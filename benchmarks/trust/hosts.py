@@ -143,7 +143,13 @@ WITHOUT_TLS = (
 VERDICTS = "SELECT count(*) FROM evo_verdict WHERE final"
 AT = (
     "SELECT count(*) FROM evo_candidate c JOIN evo_session s ON s.id = c.session_id "
-    "WHERE s.host = :host AND s.id <= :last AND NOT EXISTS (SELECT 1 FROM evo_verdict v WHERE v.candidate_id = c.id AND v.final)"
+    "WHERE s.host = :host AND s.id <= :last "
+    "AND NOT EXISTS (SELECT 1 FROM evo_verdict v WHERE v.candidate_id = c.id AND v.final)"
+)
+BUSY = (
+    "SELECT count(*) FROM evo_candidate c JOIN evo_session s ON s.id = c.session_id "
+    "WHERE s.host = '{}' AND s.ended_at IS NULL "
+    "AND NOT EXISTS (SELECT 1 FROM evo_verdict v WHERE v.candidate_id = c.id AND v.final)"
 )
 LAST = "SELECT max(id) FROM evo_session WHERE host = :host"
 
@@ -239,10 +245,12 @@ def share(binaries: Path, folder: Path, plan: Plan) -> Fate:
 def _befall(hosts: Hosts, net: Mapping[str, Machine], place: Server, watch: Watch, plan: Plan) -> None:
     """One link is cut for longer than a lease, one worker shot, the server stopped, another link cut for a moment."""
     watch.until(VERDICTS, plan.budget // 8)
+    watch.until(BUSY.format("gpu1"), 1)
     net["gpu1"].cut()
     cut = hosts.vanish("gpu1")
     cut_at = time.monotonic()
     watch.until(VERDICTS, plan.budget // 4)
+    watch.until(BUSY.format("gpu2"), 1)
     hosts.shoot("gpu2")
     shot = hosts.vanish("gpu2")
     cut.join()

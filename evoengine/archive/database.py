@@ -39,8 +39,9 @@ LIBPQ_ARGUMENTS: dict[str, Any] = {
 }
 """Unless the URL says otherwise. A link that is cut says nothing: by Linux's own limits a query would wait for its
 answer for two hours, with these for 11 seconds."""
-IDLE_TRANSACTION_MS = 30_000
-"""After which the server ends a transaction whose host has vanished, and lets go of the study's row."""
+IDLE_TRANSACTION_MS = 10_000
+"""After which the server ends a transaction whose host has vanished, and lets go of the study's row. Ours think for
+milliseconds between two statements."""
 
 _FULL = ("disk is full", "No space left on device")
 """SQLite's words for a full disk, and the system's, which PostgreSQL passes on."""

@@ -17,6 +17,7 @@ from evoengine.archive.codec import read_verdict
 from evoengine.archive.ledger import Ledger
 from evoengine.archive.records import StudySpec
 from evoengine.archive.trials import config_at, newborn, optuna_state, origin
+from evoengine.archive.work import judged
 
 candidate = tables.candidate
 
@@ -48,7 +49,8 @@ def requeue(ledger: Ledger, spec: StudySpec, session_id: int, forsaken: Callable
         elif forsaken(row) and row["id"] in finals:
             ledger.set_state(trial._trial_id, *optuna_state(read_verdict(finals[row["id"]])))
         elif forsaken(row):
-            held = (candidate.c.id == row["id"]) & (candidate.c.session_id == row["session_id"])
+            # The owner may only have been cut off, and have committed since the finals were read.
+            held = (candidate.c.id == row["id"]) & (candidate.c.session_id == row["session_id"]) & ~judged(final=True)
             if ledger.update(update(candidate).where(held).values(session_id=None)):
                 ledger.set_state(trial._trial_id, TrialState.WAITING)
                 back.add(trial.number)

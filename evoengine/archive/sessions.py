@@ -141,6 +141,11 @@ def set_finals(connection: Connection, session_id: int, state: Literal["begun", 
     connection.execute(update(tables.session).where(tables.session.c.id == session_id).values(finals=state))
 
 
+def forget_finals(connection: Connection, study_id: int) -> None:
+    """There will be more to confirm."""
+    connection.execute(update(tables.session).where(tables.session.c.study_id == study_id).values(finals=None))
+
+
 def _open_sessions(connection: Connection, study_id: int) -> list[tuple[Mapping[str, Any], Owner, bool]]:
     query = select(tables.session).where(tables.session.c.study_id == study_id, tables.session.c.ended_at.is_(None))
     found: list[tuple[Mapping[str, Any], Owner, bool]] = []

@@ -21,6 +21,7 @@ from evoengine.archive import claims, results, sessions, tables, work
 from evoengine.archive.blobs import DatabaseStore
 from evoengine.archive.codec import build_columns, verdict_columns
 from evoengine.archive.database import Database
+from evoengine.archive.fellows import Fellows
 from evoengine.archive.lease import RENEW_SECONDS, Owner
 from evoengine.archive.ledger import Ledger
 from evoengine.archive.records import Baseline, Elite, Record, StudySpec, fastest, shortlist
@@ -47,9 +48,7 @@ class Study:
         self._database = database
         self._ledger = Ledger(database, study_id, spec.name)
         self._session: int | None = None
-        self._confirmed_before: set[int] = set()
-        self.shared = False
-        """Whether other processes may be at the study."""
+        self._fellows: Fellows | None = None
 
     @property
     def name(self) -> str:
@@ -72,11 +71,10 @@ class Study:
         Raises:
             Unavailable: a live owner has the study.
         """
-        self.shared = shared
-        self._confirmed_before = self._ledger.read(lambda c: sessions.confirmed(c, self._ledger.id))
         self._session = self._ledger.write(
             lambda c: sessions.begin(c, self._ledger.id, self.name, owner, shared=shared)
         )
+        self._fellows = Fellows(self._ledger, self._session, shared=shared)
         self._renewed = time.monotonic()
 
     def renew(self) -> None:
@@ -113,41 +111,11 @@ class Study:
             back = requeue(self._ledger, self.spec, self._own, lambda row: row["session_id"] not in alive)
         return [record for record in self.records() if record.number in back]
 
-    # *** others on the same study ***
+    # *** trials ***
 
     def room(self, bounds: Bounds) -> int:
-        """How many more candidates may be claimed, by all who share the study."""
+        """How many more candidates may be claimed, by all who share the study together."""
         return self._ledger.read(lambda c: work.room(c, self._ledger.id, bounds))
-
-    def others(self) -> bool:
-        """Whether another live process has the study open."""
-        return self.shared and bool(self._ledger.read(self._others))
-
-    def others_at_work(self) -> bool:
-        """Whether another live process has a candidate in flight."""
-        return self.shared and self._ledger.read(lambda c: work.in_flight(c, self._ledger.id, self._others(c))) > 0
-
-    def _others(self, connection: Connection) -> set[int]:
-        return sessions.living(connection, self._ledger.id) - {self._own}
-
-    def agree_on_reference(self, us: float) -> float:
-        """The time in microseconds that ratios of this study are multiplied with: that of the first card to ask."""
-        return self._ledger.write(lambda c: work.agree_on_reference(c, self._ledger.id, us))
-
-    def take_turn(self) -> sessions.Turn:
-        """Whose turn it is to confirm the best, once for all that share the study."""
-        if not self.shared:
-            return "mine"
-        before = self._confirmed_before
-        return self._ledger.write(lambda c: sessions.take_turn(c, self._ledger.id, self._own, before))
-
-    def end_turn(self) -> None:
-        """The best are confirmed, and the study's status is set."""
-        if not self.shared:
-            return
-        self._ledger.write(lambda c: sessions.set_finals(c, self._own, "done"))
-
-    # *** trials ***
 
     def claim(
         self, proposals: Iterable[Proposal], free: Mapping[str, int] = NOTHING, bounds: Bounds | None = None
@@ -181,7 +149,7 @@ class Study:
             if len(claimed) == limit:
                 break
             trial_id = self._ledger.trial_id(one.number)
-            free = (candidates.c.trial_id == trial_id) & candidates.c.session_id.is_(None)
+            free = (candidates.c.trial_id == trial_id) & candidates.c.session_id.is_(None) & ~work.judged(final=True)
             if self._ledger.update(update(candidates).where(free).values(session_id=self._own)):
                 self._ledger.set_state(trial_id, TrialState.RUNNING)
                 claimed.append(Candidate(one.number, one.config, one.operator, one.generation, one.parents))
@@ -281,6 +249,9 @@ class Study:
         spec = replace(self.spec, budget=candidates)
         mine = tables.study.c.id == self._ledger.id
         self._ledger.update(update(tables.study).where(mine).values(spec=spec.as_json(), status="budget raised"))
+        self._ledger.write(lambda c: sessions.forget_finals(c, self._ledger.id))
+        if self._fellows is not None:
+            self._fellows.expect_more()
         self.spec = spec
 
     def set_status(self, status: str) -> None:
@@ -309,6 +280,12 @@ class Study:
     def elites(self) -> list[Elite]:
         """The fastest first."""
         return self._ledger.read(lambda c: results.elites(c, self._ledger.id))
+
+    @property
+    def fellows(self) -> Fellows:
+        """Those who share the study with this process."""
+        assert self._fellows is not None, "acquire() the study first"
+        return self._fellows
 
     @property
     def _own(self) -> int:

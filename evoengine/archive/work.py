@@ -32,18 +32,18 @@ def room(connection: Connection, study_id: int, bounds: Bounds) -> int:
     What has no verdict yet is taken to cost one unit of the budget: a static rejection or a twin gives it back.
     """
     left = bounds.budget - spoken_for(connection, study_id)
-    return left if bounds.ahead is None else min(left, bounds.ahead - _count(connection, study_id, ~_judged(True)))
+    return left if bounds.ahead is None else min(left, bounds.ahead - _count(connection, study_id, ~judged(final=True)))
 
 
 def spoken_for(connection: Connection, study_id: int) -> int:
     """Units of the budget that are paid (`verdict.is_paid`) or may come to be."""
     paid = and_(verdict.c.twin_of.is_(None), or_(verdict.c.gate.is_(None), verdict.c.gate != Gate.STATIC.value))
-    return _count(connection, study_id, ~_judged() | exists().where(verdict.c.candidate_id == candidate.c.id, paid))
+    return _count(connection, study_id, ~judged() | exists().where(verdict.c.candidate_id == candidate.c.id, paid))
 
 
 def in_flight(connection: Connection, study_id: int, session_ids: Collection[int]) -> int:
     """Candidates that one of these sessions is at."""
-    return _count(connection, study_id, candidate.c.session_id.in_(session_ids), ~_judged(True))
+    return _count(connection, study_id, candidate.c.session_id.in_(session_ids), ~judged(final=True))
 
 
 def agree_on_reference(connection: Connection, study_id: int, us: float) -> float:
@@ -54,7 +54,8 @@ def agree_on_reference(connection: Connection, study_id: int, us: float) -> floa
     return float(connection.scalar(select(tables.study.c.reference_us).where(mine)) or us)
 
 
-def _judged(final: bool | None = None) -> ColumnElement[bool]:
+def judged(*, final: bool | None = None) -> ColumnElement[bool]:
+    """Whether a candidate has a verdict; with `final`, one that is final or is not."""
     rows = exists().where(verdict.c.candidate_id == candidate.c.id)
     return rows if final is None else rows.where(verdict.c.final == final)
 
