@@ -7,12 +7,14 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import archive_databases as databases
 import pytest
+from optuna.trial import TrialState
 from test_archive import ARTIFACT, ESTIMATE, MEASUREMENT, REJECTION, SPEC, dead_owner, finished, forked, proposals
 
-from evoengine.archive import lease, sessions
+from evoengine.archive import lease, sessions, tables
 from evoengine.archive.archive import Archive
 from evoengine.archive.lease import Owner
 from evoengine.archive.study import Study
@@ -209,3 +211,61 @@ class TestOneStudy:
         study.release()
 
         assert ["waiting"] * 2 == [record.state for record in archive.open_study(SPEC.name).records()]
+
+
+class TestBirth:
+    """A claim is a row first and an Optuna trial then; others may look at the study in between."""
+
+    def test_of_a_trial_that_others_have_borne_meanwhile_is_none(
+        self, archive: Archive, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cut_off, other = joined(archive), joined(archive, Owner("elsewhere", 1, "boot:1:2"))
+        clock, bear = sessions.clock, cut_off._ledger._storage.create_new_trial
+
+        def late(*arguments: Any) -> int:
+            monkeypatch.setattr(cut_off._ledger._storage, "create_new_trial", bear)
+            monkeypatch.setattr(sessions, "clock", lambda connection: clock(connection) + lease.LEASE_SECONDS + 1)
+            other.renew()
+            other.recover()
+            [candidate] = other.claim_waiting(1, estimated=False)
+            other.commit(candidate, MEASUREMENT, ARTIFACT)
+            return bear(*arguments)
+
+        monkeypatch.setattr(cut_off._ledger._storage, "create_new_trial", late)
+        with pytest.raises(Unavailable, match="was taken over by another process"):
+            cut_off.claim(proposals(1))
+        [record] = other.records()
+
+        assert (0, "done", MEASUREMENT) == (record.number, record.state, record.verdict)
+        assert [TrialState.COMPLETE, TrialState.FAIL] == [trial.state for trial in other._ledger.trials()]
+
+    @pytest.mark.parametrize("look", [1, 2, 3])
+    def test_is_left_alone_by_who_looks_while_it_happens(
+        self, archive: Archive, monkeypatch: pytest.MonkeyPatch, look: int
+    ) -> None:
+        mine, other = joined(archive), joined(archive)
+        bear, read = mine._ledger._storage.create_new_trial, other._ledger.candidates
+        looks = 0
+        born: list[int] = []
+
+        def borne(*arguments: Any) -> int:
+            """The trial is written, and the other process begins to look before it is entered in its row."""
+            monkeypatch.setattr(mine._ledger._storage, "create_new_trial", bear)
+            born.append(bear(*arguments))
+            other.recover()
+            return born[0]
+
+        def candidates() -> Any:
+            nonlocal looks
+            looks += 1
+            if looks == look:
+                digest = mine._space.config_at(proposals(1)[0].point).digest
+                mine._ledger.attach(digest, born[0], tables.candidate.c.session_id == mine._own)
+            return read()
+
+        monkeypatch.setattr(other._ledger, "candidates", candidates)
+        monkeypatch.setattr(mine._ledger._storage, "create_new_trial", borne)
+        [candidate] = mine.claim(proposals(1))
+        mine.commit(candidate, MEASUREMENT, ARTIFACT)
+
+        assert [TrialState.COMPLETE] == [trial.state for trial in mine._ledger.trials()]

@@ -17,6 +17,7 @@ from evoengine.archive.lease import Owner
 from evoengine.archive.work import lock
 from evoengine.errors import Unavailable, UserError
 
+TAKEN_OVER = "taken over by another process, which believed this one dead"
 Turn = Literal["mine", "another's", "done"]
 """Who confirms a study for all that share it: this session, another that is at it, or nobody any more."""
 
@@ -92,10 +93,7 @@ def renew(connection: Connection, session_id: int, name: str) -> None:
     mine = (tables.session.c.id == session_id) & tables.session.c.ended_at.is_(None)
     renewed = {"expires_unix_seconds": clock(connection) + lease.LEASE_SECONDS}
     if not connection.execute(update(tables.session).where(mine).values(renewed)).rowcount:
-        raise Unavailable(
-            f"study {name} was taken over by another process, which believed this one dead: resume with: "
-            f"evoengine resume {shlex.quote(name)}"
-        )
+        raise Unavailable(f"study {name} was {TAKEN_OVER}: resume with: evoengine resume {shlex.quote(name)}")
 
 
 def end(connection: Connection, session_id: int) -> None:

@@ -128,7 +128,7 @@ class Study:
         asked = [(proposal, self._space.config_at(proposal.point)) for proposal in proposals]
         return [
             Candidate(
-                self._ledger.bear(newborn(self.spec, proposal, config), config.digest),
+                self._ledger.bear(newborn(self.spec, proposal, config), config.digest, self._own),
                 config,
                 proposal.operator,
                 proposal.generation,
