@@ -89,14 +89,9 @@ class TestSlurm:
         stub.write_text(STUB)
         stub.chmod(0o755)
         path = f"{stub.parent}{os.pathsep}{os.environ['PATH']}"
-        more = {
-            "PATH": path,
-            "SAID": str(folder / "said"),
-            "LASTS": str(lasts),
-            "CODE": str(code),
-            "TMPDIR": str(folder),
-        }
-        return subprocess.Popen(["bash", str(SLURM), *words], env={**os.environ, **more}, text=True)
+        told = {"SAID": str(folder / "said"), "LASTS": str(lasts), "CODE": str(code)}
+        environment = {**os.environ, **told, "PATH": path, "TMPDIR": str(folder)}
+        return subprocess.Popen(["bash", str(SLURM), *words], env=environment, text=True)
 
     def test_a_task_is_a_worker(self, tmp_path: Path) -> None:
         assert 0 == self.start(tmp_path, 0, 0, "mission", "--no-gpu").wait(60)
@@ -124,4 +119,4 @@ class TestSlurm:
         """sbatch stops at the first line that is neither empty nor a comment."""
         head = re.split(r"^[^#\n]", SLURM.read_text(), maxsplit=1, flags=re.MULTILINE)[0]
 
-        assert SLURM.read_text().count("\n#SBATCH") == head.count("\n#SBATCH") == 7
+        assert 8 == SLURM.read_text().count("\n#SBATCH") == head.count("\n#SBATCH")

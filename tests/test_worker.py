@@ -24,7 +24,7 @@ from evoengine.build import Builder
 from evoengine.build.shared import FolderStore
 from evoengine.cli import main
 from evoengine.cli.resolve import reopen
-from evoengine.cli.storage import without_secrets
+from evoengine.cli.storage import shown_storage, without_secrets
 from evoengine.verdict import Artifact, Estimate, Measurement, is_paid
 
 ROOT = Path(__file__).parent.parent
@@ -212,3 +212,15 @@ class TestSecrets:
         assert "can see the password in the list of processes" in said
         assert "does not answer" in said
         assert "s3cr3t" not in said
+
+    def test_what_is_kept_of_a_command_has_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        kept: list[str] = []
+        monkeypatch.setattr("evoengine.cli.search.run", lambda arguments: kept.append(arguments.command_line) or 0)
+        main(["search", "--storage", "postgresql+psycopg://me:s3cr3t@db/x", "--budget", "3"])
+
+        assert ["evoengine search --storage 'postgresql+psycopg://me:***@db/x' --budget 3"] == kept
+
+    def test_a_command_to_paste_has_none(self) -> None:
+        assert "URL" == shown_storage("postgresql+psycopg://me:s3cr3t@db/x")
+        assert "URL" == shown_storage("postgresql+psycopg://db/x?user=me&password=s3cr3t")
+        assert "postgresql+psycopg://me@db/x" == shown_storage("postgresql+psycopg://me@db/x")
