@@ -204,6 +204,26 @@ class TestOneStudy:
 
         assert [ESTIMATE] == [record.verdict for record in study.records()]
 
+    def test_a_rejection_that_others_have_told_optuna_of_is_told_once(
+        self, archive: Archive, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Cut off after its verdict was stored, and taken for dead."""
+        cut_off, other = joined(archive), joined(archive, Owner("elsewhere", 1, "boot:1:2"))
+        [candidate] = cut_off.claim(proposals(1))
+        clock, note = sessions.clock, cut_off._ledger.note_rejection
+
+        def late(*arguments: Any) -> None:
+            monkeypatch.setattr(sessions, "clock", lambda connection: clock(connection) + lease.LEASE_SECONDS + 1)
+            other.renew()
+            other.recover()
+            note(*arguments)
+
+        monkeypatch.setattr(cut_off._ledger, "note_rejection", late)
+        cut_off.commit(candidate, REJECTION, None)
+
+        assert [REJECTION.reason] == [one.verdict.reason for one in other.records()]  # type: ignore[union-attr]
+        assert [TrialState.PRUNED] == [trial.state for trial in other._ledger.trials()]
+
     def test_released_twice_is_released_once(self, archive: Archive) -> None:
         study = joined(archive)
         study.claim(proposals(2))

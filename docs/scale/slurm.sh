@@ -25,15 +25,16 @@ cache=$(mktemp -d)
 trap 'rm -rf "$cache"' EXIT
 export EVOENGINE_HOME="$cache"
 
-# bash runs a trap once its child is gone, so the worker is waited for, and told what the shell is told.
+# The worker is told what the shell is told, and waited for again: a wait that a signal ends is over before it is.
 evoengine worker --storage "postgresql+psycopg:///?service=evoengine" --study "$study" --until-done \
     --jobs "${SLURM_CPUS_PER_TASK:-8}" "$@" &
 worker=$!
-trap 'kill -TERM "$worker"' TERM INT
+told=
+trap 'told=yes; kill -TERM "$worker"' TERM INT
 code=0
 wait "$worker" || code=$?
-# A wait that a signal ends says so by a code above 128; the worker is still at its verdict then.
-while kill -0 "$worker" 2>/dev/null; do
+while [[ -n $told ]]; do
+    told=
     code=0
     wait "$worker" || code=$?
 done

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from optuna.exceptions import UpdateFinishedTrialError
@@ -132,8 +132,13 @@ class Ledger:
         self._patiently(move)
 
     def note_rejection(self, trial_id: int, reason: str) -> None:
-        """Let Optuna's dashboard say why a trial was pruned."""
-        self._patiently(lambda: self._storage.set_trial_user_attr(trial_id, "rejected", reason))
+        """Let Optuna's dashboard say why a trial was pruned; not of one that others have finished for this process."""
+
+        def note() -> None:
+            with suppress(UpdateFinishedTrialError):
+                self._storage.set_trial_user_attr(trial_id, "rejected", reason)
+
+        self._patiently(note)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
