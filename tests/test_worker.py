@@ -118,7 +118,8 @@ class TestTogether:
 
         assert 130 == worker.returncode
         assert "stopping after the verdict in flight" not in said  # --quiet
-        assert {"done", "waiting"} == {one.state for one in workers.records()}
+        assert "running" not in {one.state for one in workers.records()}
+        assert 3 <= sum(one.state == "done" for one in workers.records()) < 24
         assert "" == workers.archive.summary("shared").searched_by
 
     def test_a_study_that_is_searched_alone_is_waited_for(self, workers: Workers) -> None:

@@ -62,7 +62,7 @@ class Fate:
 
     `lost`: verdicts whose commit came back and that the study does not have. `doubled`: configs, trial numbers and
     final verdicts beyond one each. `stale_seconds`: for how long what a vanished machine had in flight was kept from
-    the others. `exposed`: places where the password was seen. `restarts`: workers that had to be started again.
+    the others. `exposed`: places where the password was seen.
     """
 
     machines: int = 0
@@ -79,6 +79,12 @@ class Fate:
     exposed: list[str] = field(default_factory=list)
     connections_without_tls: int = 0
     exit_codes: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def well(self) -> bool:
+        """Whether it is what it would be had nothing befallen the machines."""
+        wrong = (self.lost, self.doubled, self.unfinished, self.connections_without_tls, *self.exit_codes.values())
+        return not any(wrong) and not self.exposed and self.final_runs == 1 and self.spent == self.budget
 
 
 class Watch:
@@ -315,8 +321,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         fate = share(binaries(), Path(name), Plan(arguments.budget))
     print(json.dumps(dataclasses.asdict(fate), indent=1))
-    put_section(arguments.output, "hosts", dataclasses.asdict(fate), environment(None))
-    sys.exit(bool(fate.lost or fate.doubled or fate.unfinished or fate.exposed))
+    version = subprocess.run([str(binaries() / "postgres"), "--version"], capture_output=True, text=True, check=True)
+    on = environment(None) | {"postgresql": version.stdout.strip()}
+    put_section(arguments.output, "hosts", dataclasses.asdict(fate), on)
+    sys.exit(not fate.well)
 
 
 if __name__ == "__main__":
