@@ -403,3 +403,18 @@ class TestInterrupt:
         assert [True] == ["interrupted" in str(error) for error in ended]
         assert took < 10.0, "the job's own deadline is 10 s, its sleep 600"
         assert 1 == len((tmp_path / gpu(0).uuid / "starts").read_text().splitlines())
+
+
+def test_a_worker_joins_with_all_its_cards(run: Run, here: Callable[..., list[Gpu]], tmp_path: Path) -> None:
+    every = here(gpu(0), gpu(1))
+    for one in every:
+        told(tmp_path, one, pause=0.2)
+    run(*SEARCH, "--devices", "0", "--seconds", "0.1", "--quiet")
+    code, document, _ = run("worker", "--study", "first", "--devices", "all", "--until-done")
+    found = records()
+
+    assert 0 == code
+    assert ["first"] == [visit["study"] for visit in document["studies"]]
+    judged = {one.verdict.evidence.get("card") for one in found if one.verdict is not None}
+    assert {one.uuid for one in every} <= judged
+    assert 2 == run("worker", "--no-gpu", "--devices", "all")[0]
