@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 import importlib.util
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -183,7 +184,7 @@ class SearchSpace:
     def feasible(self, problem: Problem, limits: DeviceLimits, hardware: Sequence[Rule] = ()) -> FeasibleSet:
         """Enumerate by backtracking, testing each rule as soon as the last of its axes is set.
 
-        Axes that many rules read are set first: the attention space is 1.8 million points and takes 0.4 s that way.
+        Axes that many rules read are set first, and those behind the last rule multiply what is left of the others.
         """
         rules = (*self.rules, *hardware)
         readers = [sum(axis.name in rule.axes for rule in rules) for axis in self.axes]
@@ -191,16 +192,17 @@ class SearchSpace:
         depth_of = {self.axes[i].name: depth for depth, i in enumerate(order)}
         due: list[list[Rule]] = [[] for _ in order]
         for rule in rules:
-            due[max((depth_of[name] for name in rule.axes), default=len(order) - 1)].append(rule)
+            due[max((depth_of[name] for name in rule.axes), default=0)].append(rule)
         below = [math.prod(len(self.axes[i].choices) for i in order[depth + 1 :]) for depth in range(len(order))]
+        ruled = max((depth + 1 for depth, here in enumerate(due) if here), default=0)
         points: list[Point] = []
         rejected: dict[str, int] = {rule.id: 0 for rule in rules}
         values: dict[str, int] = {}
-        indices = [0] * len(order)
+        indices = [tuple(range(len(axis.choices))) for axis in self.axes]
 
         def descend(depth: int) -> None:
-            if depth == len(order):
-                points.append(tuple(indices))
+            if depth == ruled:
+                points.extend(itertools.product(*indices))
                 return
             axis = self.axes[order[depth]]
             for i, choice in enumerate(axis.choices):
@@ -210,7 +212,7 @@ class SearchSpace:
                         rejected[rule.id] += below[depth]
                         break
                 else:
-                    indices[order[depth]] = i
+                    indices[order[depth]] = (i,)
                     descend(depth + 1)
             del values[axis.name]
 

@@ -69,9 +69,10 @@ def _studies(archive: Archive, as_json: bool) -> int:
 def _show(archive: Archive, arguments: argparse.Namespace) -> int:
     study = archive.open_study(arguments.study)
     question = reopen(study.spec, template_folder=arguments.template, space_file=arguments.space, stale=True)
-    summary = summary_of(question, study, arguments.top)
+    records = study.records()
+    summary = summary_of(question, study, records, arguments.top)
     if arguments.factor is not None:
-        summary["rejudged"] = rejudge(study.records(), study.elites(), Factors.of(arguments.factor))
+        summary["rejudged"] = rejudge(records, study.elites(), Factors.of(arguments.factor))
     if arguments.json:
         print(json.dumps(summary, indent=2))
     else:

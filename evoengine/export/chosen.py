@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from evoengine import __version__
+from evoengine.archive.records import Record
 from evoengine.archive.study import Study
 from evoengine.errors import UserError
 from evoengine.export.header import GridDim, HeaderFacts
@@ -50,11 +51,11 @@ def choose(study: Study, question: Question, trial: int | None = None) -> Chosen
         UserError: no such trial passed every gate.
     """
     records = study.records()
-    launches = {record.number: question.launch(record.config.values) for record in records}
-    summary = summarise(study, records, launches, question.limits, top=study.spec.budget)
+    summary = summarise(study, records, question.launches(records), question.limits, top=study.spec.budget)
     row = chosen_row(summary, question, trial)
     elites = {elite.number: elite.cubin for elite in study.elites()}
-    facts = _facts(question, study, summary, row)
+    record = next(record for record in records if record.number == row["trial"])
+    facts = _facts(question, study, summary, row, record)
     kept = trial is None and summary["elites"] and not _faster(summary)
     note = f"{summary['winner']}, which this is; --trial N exports another config" if kept else ""
     cubin = elites.get(row["trial"])
@@ -115,10 +116,11 @@ def _method(row: dict[str, Any]) -> str:
     return f"{METHOD} in the search, not confirmed by a final run"
 
 
-def _facts(question: Question, study: Study, summary: dict[str, Any], row: dict[str, Any]) -> HeaderFacts:
+def _facts(
+    question: Question, study: Study, summary: dict[str, Any], row: dict[str, Any], record: Record
+) -> HeaderFacts:
     module, problem = question.template.module, question.problem
     launch = question.launch(row["config"])
-    record = next(record for record in study.records() if record.number == row["trial"])
     sdpa = next((one for one in summary["baselines"] if one["name"] == SDPA and "median_us" in one), None)
     measured = row.get("median_us")
     speedup = row.get("ratio_to_sdpa") or (sdpa["median_us"] / measured if sdpa and measured else None)
