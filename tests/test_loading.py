@@ -395,7 +395,7 @@ def test_what_cannot_be_loaded_is_one_line(folder: Path, tmp_path: Path) -> None
     (tmp_path / "x.wisdom").write_text("{}")
     for source, says in (
         ("stale.h", "has changed since"),
-        ("guess.h", "holds no measured time"),
+        ("guess.h", "was never measured"),
         ("lse.h", "log-sum-exp"),
         ("x.wisdom", "is no wisdom file"),
         ("nowhere.h", "does not exist"),

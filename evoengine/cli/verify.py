@@ -240,7 +240,8 @@ def show(document: dict[str, Any]) -> None:
     passed = [one for one in document["checks"] if not one["reason"]]
     if passed:
         worst = max(one["fro_ratio"] for one in passed)
-        out.print(f"{len(passed)} input sets passed, relative error at most {worst:.2f}x the baseline's")
+        sets = "1 input set" if len(passed) == 1 else f"{len(passed)} input sets"
+        out.print(f"{sets} passed, relative error at most {worst:.2f}x the baseline's")
     timing = document["timing"]
     if timing is not None:
         low, high = timing["ratio_95"]
