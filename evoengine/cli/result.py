@@ -134,7 +134,8 @@ def _counts(counts: dict[str, int]) -> str:
 def _configs(title: str, rows: list[dict[str, Any]], time: str) -> None:
     """One row a config; on a narrow terminal only the columns that decide, so that labels stay readable."""
     out = console()
-    columns = _COLUMNS if out.width >= WIDE else [column for column in _COLUMNS if column[0] in _NARROW]
+    ratio = ">vs SDPA" if any(row.get("ratio_to_sdpa") for row in rows) else ">vs default"
+    columns = _COLUMNS if out.width >= WIDE else [column for column in _COLUMNS if column[0] in {*_NARROW, ratio}]
     if time == "estimated_us":
         columns = [(">estimated us" if head == ">us" else head, cell) for head, cell in columns if head not in _TIMED]
     drawn = table(f"\n{title}", *(head for head, _ in columns))
@@ -164,7 +165,7 @@ _COLUMNS: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
     (">CTAs/SM", _figure("ctas_per_sm")),
     (">error", lambda row: "-" if row["error"] is None else f"{row['error']:.1e}"),
 ]
-_NARROW = {">#", "config", ">us", ">noise", ">vs SDPA", ">regs", ">smem B"}
+_NARROW = {">#", "config", ">us", ">noise", ">regs", ">smem B"}
 _TIMED = {">cold us", ">noise", ">vs default", ">vs SDPA", "verdict"}
 
 
