@@ -192,5 +192,8 @@ def test_the_command_line_collects_studies_and_keeps_what_is_there(
     assert 2 == export("measured")
     assert f"{path} is no wisdom file" in capsys.readouterr().err
     assert "mine" == path.read_text()
+    monkeypatch.setattr("evoengine.cli.export.MAX_BYTES", 3)
+    assert 2 == export("measured")
+    assert f"{path} has more than 3 bytes: give another --output" in capsys.readouterr().err
     assert 0 == export("measured", "--force")
     assert 1 == len(parse_wisdom(path.read_text()).rows)

@@ -22,6 +22,7 @@ from measured_study import BEST, PROBLEM, SPACE, TEMPLATE, cubin, make_chosen, s
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 import evoengine
+from evoengine import loading
 from evoengine.archive.archive import Archive
 from evoengine.cli import main, sources
 from evoengine.devices.cuda import attention
@@ -405,6 +406,13 @@ def test_what_cannot_be_loaded_is_one_line(folder: Path, tmp_path: Path) -> None
             evoengine.load(tmp_path / source, storage=storage)
     with pytest.raises(UserError, match="did you mean measured"):
         evoengine.load("measurd", storage=storage)
+
+
+def test_a_file_is_read_up_to_a_bound(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "MAX_BYTES", 100)
+
+    with pytest.raises(UserError, match=r"attention.wisdom has more than 100 bytes: give wisdom or a header"):
+        evoengine.load(folder / "attention.wisdom")
 
 
 def test_wisdom_from_elsewhere_starts_no_code_that_it_names(folder: Path, tmp_path: Path) -> None:
