@@ -13,9 +13,8 @@ from rich.console import Console
 from evoengine.archive.records import Record
 from evoengine.cli import worth as words
 from evoengine.recorded.score import expected_best
-from evoengine.sampler import Seen, hindsight
-from evoengine.sampler.hindsight import imagined_times, importance
-from evoengine.sampler.model import SAMPLED_POOL
+from evoengine.sampler import hindsight
+from evoengine.sampler.hindsight import importance
 from evoengine.sampler.proposer import Proposer
 from evoengine.space import Axis, FeasibleSet, Point, SearchSpace
 from evoengine.verdict import Estimate, Gate, Measurement, Rejection, Verdict
@@ -232,20 +231,6 @@ def test_the_words_do_not_pass_an_estimate_off_as_a_measurement(capsys: pytest.C
     assert "what the search was worth: ESTIMATED, not measured" in out
     assert "not known: 0 of its configs were drawn at random" in out
     assert "not known: 5 configs have a time" in out
-
-
-def test_a_large_space_is_imagined_over_a_sample_without_the_trials() -> None:
-    """The trials would be too many of its fast configs."""
-    axes = tuple(Axis(name, tuple(range(30)), name.lower()) for name in "ABC")
-    space = SearchSpace("large", axes, (), dict.fromkeys("ABC", 0))
-    points = list(itertools.product(range(30), repeat=3))
-    times_us = [5.0 + 0.1 * sum(point) for point in points]
-    tried = [*range(0, 400), *range(400, len(points), 400)]
-    trials = [Seen(number, points[at], times_us[at], "done") for number, at in enumerate(tried)]
-    [imagined] = imagined_times(space, FeasibleSet(points, {}, space.product), trials, seed=0, count=1)
-
-    assert SAMPLED_POOL == len(imagined)
-    assert pytest.approx(np.quantile(times_us, [0.01, 0.5]), rel=0.05) == np.quantile(imagined, [0.01, 0.5])
 
 
 def test_weights_are_those_of_trials_that_share_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
