@@ -434,3 +434,10 @@ def test_the_package_has_nothing_else_that_is_lazy() -> None:
 
     assert evoengine.load is evoengine.load
     assert 512 == PROBLEM.seq_q
+
+
+def test_a_function_says_what_is_tuned_in_it() -> None:
+    function, _ = tuned(make_chosen(SMALL, us=5.0), make_chosen(CAUSAL, us=7.25))
+
+    assert f"{SMALL.label} on NVIDIA L4: 5.000 us" in repr(function)
+    assert f"{CAUSAL.label} on NVIDIA L4: 7.250 us" in repr(function)

@@ -19,8 +19,8 @@ from evoengine.recorded.entry import shown
 INTERRUPTED = 130
 MESSAGE_CHARS = 4000
 GC_THRESHOLD = 100_000
-"""New objects between two looks for garbage, where Python's own 700 took a sixth of a report's time: what is made is
-kept, half a million feasible points above all."""
+"""New objects between two looks for garbage, where Python's own 700 take a tenth of a report's time: most of what a
+command makes it keeps."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
