@@ -8,7 +8,6 @@ import os
 import shutil
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,18 +24,11 @@ from evoengine.build.cache import (
 )
 from evoengine.build.graph import NinjaRun, chunks
 from evoengine.build.log import LOG_TAIL_CHARS, failure, out_of_memory, resource_usage
+from evoengine.build.requests import BuildRequest, gathered
 from evoengine.build.toolchain import Compiler, find_toolchain
 from evoengine.errors import EvoengineError, UserError
 from evoengine.template import Template
 from evoengine.verdict import Artifact, Gate, Rejection
-
-
-@dataclass(frozen=True, slots=True)
-class BuildRequest:
-    """One candidate to compile: its macros without `-D`, and the dynamic shared memory of its launch in bytes."""
-
-    defines: Mapping[str, int]
-    smem_bytes: int
 
 
 class Builder:
@@ -98,6 +90,10 @@ class Builder:
                 to, or the template's sources changed while it was in use.
         """
         self._lock.share()  # until `close`: what was built is read again to be timed and exported
+        with closing(self._stream([one for request in requests for one in request.parts])) as results:
+            yield from gathered(requests, results)
+
+    def _stream(self, requests: Sequence[BuildRequest]) -> Generator[tuple[int, Artifact | Rejection], None, None]:
         to_build: dict[str, list[int]] = {}
         for index, request in enumerate(requests):
             digest = self._digest(request)

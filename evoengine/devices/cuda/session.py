@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evoengine.devices.cuda.lock import GpuLock
+from evoengine.devices.cuda.lock import SharedLock
 from evoengine.devices.cuda.messages import Hello, Open, Opened, Phase, Reply, Request, Trouble
 from evoengine.devices.cuda.process import Worker, WorkerDied, WorkerHung
 from evoengine.errors import TemplateError, UserError
@@ -42,19 +42,30 @@ class JobFailed(Exception):
 
 
 class Session:
-    """Holds the card from the first `open` to `close`, through any number of workers."""
+    """Holds the card from the first `open` to `close`, through any number of workers.
 
-    def __init__(self, command: Sequence[str], template: Template, problem: Problem) -> None:
+    With `lock`, it is shared with other sessions, and whoever made it releases it.
+    """
+
+    def __init__(
+        self, command: Sequence[str], template: Template, problem: Problem, lock: SharedLock | None = None
+    ) -> None:
         self._command = command
         self._template = template
         self._problem = problem
         self._scratch = tempfile.TemporaryDirectory(prefix="evoengine-")
-        self._lock: GpuLock | None = None
+        self._lock = lock or SharedLock()
+        self._shares = lock is not None
         self._worker: Worker | None = None
+        self._unopened: Worker | None = None
 
     @property
     def running(self) -> bool:
         return self._worker is not None
+
+    def spawn(self) -> None:
+        """Begin to start the worker that the next `open` takes."""
+        self._unopened = self._unopened or Worker(self._command)
 
     def open(self, seed: int) -> Mapping[str, Any]:
         """Replace the worker by a fresh one with the template loaded; the environment it found.
@@ -63,12 +74,13 @@ class Session:
             JobFailed: the worker does not come up.
             UserError: another evoengine holds the card, or there is none.
         """
+        fresh, self._unopened = self._unopened, None
         self.stop()
-        self._worker = Worker(self._command)
+        self._worker = fresh or Worker(self._command)
         hello, _ = self.ask(None, START_SECONDS)
         assert isinstance(hello, Hello), hello
         try:
-            self._lock = self._lock or GpuLock(hello.uuid)
+            self._lock.take(hello.uuid)
         except UserError:
             self.stop()
             raise
@@ -112,16 +124,16 @@ class Session:
 
     def stop(self) -> None:
         """End the worker; the card stays ours."""
-        if self._worker is not None:
-            self._worker.close()
-            self._worker = None
+        workers, self._worker, self._unopened = (self._worker, self._unopened), None, None
+        for worker in workers:
+            if worker is not None:
+                worker.close()
 
     def close(self) -> None:
         """End the worker, free the card, forget the references."""
         self.stop()
-        if self._lock is not None:
+        if not self._shares:
             self._lock.release()
-            self._lock = None
         self._scratch.cleanup()
 
 
