@@ -357,7 +357,7 @@ def test_a_default_axis_is_shown_by_name() -> None:
 
 
 def test_what_is_wider_than_a_phone_scrolls_by_itself(plotly: str) -> None:
-    page = render_page(facts_of(reported.measured_study(40)), plotly)
+    page = render_page(facts_of(measured_study(40)), plotly)
     drawn = re.findall(r'class="plot" id="(\w+)"', page)
 
     assert 8 == len(drawn)
