@@ -12,26 +12,24 @@ import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 
-from evoengine import confirm
-from evoengine.archive.records import Record
+from evoengine.archive.sessions import Turn
 from evoengine.archive.study import Study
 from evoengine.build import Builder, BuildRequest
-from evoengine.convergence import Converged, converged, timer_noise
+from evoengine.company import POLL_SECONDS, Company
+from evoengine.confirm import baselines_at_start
+from evoengine.convergence import Converged
 from evoengine.devices import Device, TimingDevice
 from evoengine.devices.cuda.results import Finals, Setup
 from evoengine.errors import TemplateError
+from evoengine.final_run import confirm_best
+from evoengine.knowledge import Knowledge
 from evoengine.progress import Budget, End, Listener, Outcome
 from evoengine.question import Question
-from evoengine.sampler import Proposal, Seen
+from evoengine.sampler import Proposal
 from evoengine.sampler.proposer import Proposer
-from evoengine.screening import Screening, annotated
+from evoengine.screening import Screening
 from evoengine.space import Point
-from evoengine.verdict import Artifact, Candidate, Estimate, Evidence, Measurement, Rejection, Verdict, is_paid
-
-FINALISTS = 8
-"""Configs that meet in the final run: as many as Helion re-times (autotuner/base_search.py)."""
-FINAL_SEED = 1_000_003
-"""Added to the run's seed for the final run, so that it judges on inputs that no search has seen."""
+from evoengine.verdict import Artifact, Candidate, Measurement, Rejection, Verdict
 
 
 class Interrupted(Exception):
@@ -39,7 +37,7 @@ class Interrupted(Exception):
 
 
 class Search:
-    """One run over one study."""
+    """One run over one study, which other processes may be at too; `ahead` is `Company`'s."""
 
     def __init__(
         self,
@@ -54,6 +52,7 @@ class Search:
         batch: int,
         listener: Listener,
         screening: Screening | None = None,
+        ahead: int | None = None,
     ) -> None:
         self._question = question
         self._study = study
@@ -65,10 +64,12 @@ class Search:
         self._batch = batch
         self._listener = listener
         self._screening = screening
-        self._seen: dict[int, Seen] = {}
-        self._twins: dict[str, tuple[int, Verdict]] = {}
+        self._company = Company(study, budget.candidates, ahead)
+        self._known = Knowledge(question, measures=timing is not None or self._company.helps)
         self._proof: tuple[str, Verdict] | None = None
-        self._paid: set[int] = set()
+        self._reference_us: float | None = None
+        self._deadline = float("inf")
+        self._time_is_over = False
         self._converged: Converged | None = None
         self._stop = False
 
@@ -83,50 +84,78 @@ class Search:
             TemplateError: the default config or the reference fails, so the template is broken.
             UserError: the database is gone or somebody else took the study over.
         """
-        started = time.monotonic()
-        self._study.recover()
-        self._remember(self._study.records())
+        if self._budget.seconds is not None:
+            self._deadline = time.monotonic() + self._budget.seconds
+        self._catch_up()
         setup: Setup | None = None
         finals: Finals | None = None
         stopped, interrupted = End.SPENT_BEFORE, False
+        turn: Turn = "another's"
         try:
             setup = self._prove_default()
             while batch := self._next_batch():
                 self._evaluate(batch)
                 stopped = End.SPENT
-                if self._budget.seconds is not None and time.monotonic() - started >= self._budget.seconds:
-                    stopped = self._budget.time_is_over
+                self._time_is_over = time.monotonic() >= self._deadline
+                if self._time_is_over:
                     break
-            else:
-                if self._converged is not None:
-                    stopped = f"{End.CONVERGED} after {len(self._paid)} of {self._budget.candidates}: {self._converged}"
-                    self._listener.note(stopped)
-                elif self._left > 0:
-                    stopped = End.ALL_TRIED
-            finals = self._confirm()
+            if self._time_is_over:
+                stopped = self._budget.time_is_over
+            elif self._converged is not None:
+                stopped = f"{End.CONVERGED} after {self._known.paid} of {self._budget.candidates}: {self._converged}"
+                self._listener.note(stopped)
+            elif self._left > 0:
+                stopped = End.AHEAD if self._company.helps else End.ALL_TRIED
+            idle = stopped == End.SPENT_BEFORE
+            turn = self._company.turn(self._wait, early=self._time_is_over, idle=idle)
+            if turn == "mine" and self._timing is not None:
+                finals = self._confirm(self._timing)
         except Interrupted:
             stopped, interrupted = End.STOPPED, True
         except TemplateError as error:
-            self._study.set_status(str(error))
+            if not self._company.helps:
+                self._study.set_status(str(error))
             raise
-        self._study.set_status(stopped)
-        return Outcome(stopped, len(self._paid), interrupted, setup, finals)
+        self._company.end(turn, stopped, confirmed=self._timing is not None and not interrupted)
+        return Outcome(stopped, self._known.paid, interrupted, setup, finals)
 
     @property
     def _left(self) -> int:
-        return self._budget.candidates - len(self._paid)
+        return self._budget.candidates - self._known.paid
+
+    def _catch_up(self) -> None:
+        """What is in the database is known, and what dead processes had in flight waits again."""
+        self._study.recover()
+        self._known.remember(self._study.records())
+        self._proposer.observe(self._known.seen)
+
+    def _wait(self) -> None:
+        self._listener.phase("waiting for the other processes on the study")
+        time.sleep(POLL_SECONDS)
+        self._check_stop()
 
     def _next_batch(self) -> list[Candidate]:
+        """What is to be judged next; nothing once no other process has anything in flight, either."""
+        self._check_stop()
+        self._study.renew()
+        while not (batch := self._to_do()) and not self._time_is_over and self._company.may_leave_work():
+            self._wait()
+            self._time_is_over = time.monotonic() >= self._deadline
+        return batch
+
+    def _to_do(self) -> list[Candidate]:
         """What waits to be measured, then what was in flight when a run ended, then what the sampler proposes.
 
         The first kind has been paid for; the others may not overdraw the budget.
         """
-        self._check_stop()
-        self._study.renew()
+        if self._study.fellows.shared:
+            self._catch_up()
         batch: list[Candidate] = []
         if self._timing is not None:
             batch = self._study.claim_waiting(self._batch, estimated=True)
         affordable = min(self._batch, self._left)
+        if self._company.helps:
+            affordable = self._company.room(affordable)
         if not batch and affordable > 0:
             batch = self._study.claim_waiting(affordable, estimated=False)
             if not batch and not self._nothing_to_gain():
@@ -135,28 +164,8 @@ class Search:
 
     def _nothing_to_gain(self) -> bool:
         if self._budget.until_converged:
-            noise = timer_noise(verdict for _, verdict in self._twins.values())
-            self._converged = converged(self._seen.values(), noise)
+            self._converged = self._known.converged()
         return self._converged is not None
-
-    def _remember(self, records: Iterable[Record]) -> None:
-        """Counts, twins and the sampler's view, rebuilt from what the database holds."""
-        for record in records:
-            self._seen[record.number] = record.seen(measures=self._timing is not None)
-            if record.verdict is None:
-                continue
-            self._count(record.number, record.verdict, record.twin_of)
-            # An estimate decides nothing where there is a GPU.
-            provisional = isinstance(record.verdict, Estimate) and self._timing is not None
-            if record.build is not None and record.twin_of is None and not provisional:
-                identity = self._question.identity(record.config.values, record.build.cubin_sha256)
-                self._twins[identity] = (record.number, record.verdict)
-        self._proposer.observe(self._seen.values())
-
-    def _count(self, number: int, verdict: Verdict, twin_of: int | None) -> None:
-        """A trial is paid for once: measured after its estimate, it costs nothing more."""
-        if is_paid(verdict, twin_of):
-            self._paid.add(number)
 
     def _prove_default(self) -> Setup | None:
         """The default config must build, fit and be right, or nothing this template yields can be trusted."""
@@ -170,11 +179,13 @@ class Search:
             setup = self._timing.start(default.values, built)
             self._listener.set_up(setup)
             self._study.set_environment(setup.environment)
-            for baseline in confirm.baselines_at_start(setup):
+            self._reference_us = self._study.fellows.agree_on_reference(setup.control_us)
+            for baseline in baselines_at_start(setup):
                 self._study.add_baseline(baseline)
             return setup
         identity = self._question.identity(default.values, built.cubin_sha256)
-        if identity in self._twins and not isinstance(self._twins[identity][1], Rejection):
+        twin = self._known.twin(identity)
+        if twin is not None and not isinstance(twin[1], Rejection):
             return None  # proven by an earlier run of this study
         for _, verdict in self._device.judge([(candidate, built)]):
             if isinstance(verdict, Rejection):
@@ -188,24 +199,13 @@ class Search:
         # Other processes on the study may have claimed all of them: what they left out is proposed next.
         while not claimed:
             before = self._proposer.free.copy()
-            proposals = {proposal.point: proposal for proposal in self._proposer.propose(n)}
+            room = self._company.room(n)
+            proposals = {proposal.point: proposal for proposal in self._proposer.propose(room)}
             if not proposals:
                 break
-            claimed = self._study.claim(proposals.values(), self._proposer.free - before)
-        for candidate in claimed:
-            point = self._question.space.point(candidate.config.values)
-            self._seen[candidate.number] = Seen(
-                candidate.number,
-                point,
-                None,
-                "running",
-                candidate.operator,
-                candidate.generation,
-                candidate.parents,
-                proposals[point].system_attrs,
-                proposals[point].expected_gain,
-            )
-        self._proposer.observe(self._seen[candidate.number] for candidate in claimed)
+            claimed = self._study.claim(proposals.values(), self._proposer.free - before, self._company.bounds)
+        self._known.claimed(claimed, proposals)
+        self._proposer.observe(self._known.seen)
         return claimed
 
     def _request(self, candidate: Candidate) -> BuildRequest:
@@ -220,8 +220,10 @@ class Search:
                 yield batch[index], result
 
     def _check_stop(self) -> None:
+        """Between any two steps: heed a stop, and say in time that this process is alive."""
         if self._stop:
             raise Interrupted
+        self._study.keep()
 
     def _evaluate(self, batch: Sequence[Candidate]) -> None:
         """Every candidate of the batch gets exactly one verdict, gate by gate, cheap before dear.
@@ -259,7 +261,7 @@ class Search:
                 continue
             refusal = self._question.resource_gate(candidate.config.values, result)
             identity = self._question.identity(candidate.config.values, result.cubin_sha256)
-            twin = self._twins.get(identity)
+            twin = self._known.twin(identity)
             if refusal is not None:
                 self._commit(candidate, refusal, result)
             elif twin is not None:
@@ -276,44 +278,26 @@ class Search:
         """Commit what was judged, for the twins still to come too. Returns the identity they share."""
         self._commit(candidate, verdict, artifact)
         identity = self._question.identity(candidate.config.values, artifact.cubin_sha256)
-        self._twins[identity] = (candidate.number, verdict)
+        self._known.settled(identity, candidate.number, verdict)
         return identity
 
     def _commit(
         self, candidate: Candidate, verdict: Verdict, artifact: Artifact | None, twin_of: int | None = None
     ) -> None:
+        if isinstance(verdict, Measurement) and self._reference_us is not None:
+            # Ratios are this card's, the scale is the first one's: times of all that share the study can be compared.
+            verdict = dataclasses.replace(verdict, control_reference_us=self._reference_us)
         self._study.commit(candidate, verdict, artifact, twin_of=twin_of)
-        self._count(candidate.number, verdict, twin_of)
-        value = None
-        if isinstance(verdict, Measurement):
-            value = verdict.median_us
-        elif isinstance(verdict, Estimate):
-            value = verdict.estimated_us
-        seen = dataclasses.replace(self._seen[candidate.number], value=value, state="done")
-        self._seen[candidate.number] = seen
-        self._proposer.observe([seen])
-        self._listener.judged(candidate, verdict, artifact, len(self._paid))
+        self._proposer.observe([self._known.judged(candidate, verdict, twin_of)])
+        self._listener.judged(candidate, verdict, artifact, self._known.paid)
 
-    def _confirm(self) -> Finals | None:
-        """Time the best against default and baselines, together, in a fresh process; keep what is confirmed."""
-        best = self._study.best(FINALISTS)
-        if self._timing is None or not best:
-            return None
-        self._listener.phase(f"confirming {len(best)} finalists")
-        candidates = [Candidate(one.number, one.config, one.operator, one.generation, one.parents) for one in best]
-        work = [
-            (candidate, built)
-            for candidate, built in zip(candidates, self._builder.build([*map(self._request, candidates)]), strict=True)
-            if isinstance(built, Artifact)
-        ]
-        notes: dict[int, Evidence] = {}
-        if self._screening is not None:
-            work, notes = self._screening(work, self._study, self._listener, self._check_stop)
-        finals = self._timing.finals(work, self._study.spec.seed + FINAL_SEED)
-        artifacts = {candidate.number: artifact for candidate, artifact in work}
-        confirmed = confirm.elites(finals, artifacts, self._question.template.digest)
-        self._study.replace_elites(annotated(confirmed, notes))
-        known = {baseline.name: baseline for baseline in self._study.baselines()}
-        for baseline in confirm.baselines_at_end(finals, known):
-            self._study.add_baseline(baseline)
-        return finals
+    def _confirm(self, timing: TimingDevice) -> Finals | None:
+        return confirm_best(
+            self._question,
+            self._study,
+            self._builder,
+            timing,
+            self._listener,
+            screening=self._screening,
+            check_stop=self._check_stop,
+        )

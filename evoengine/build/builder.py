@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +25,7 @@ from evoengine.build.cache import (
 from evoengine.build.graph import NinjaRun, chunks
 from evoengine.build.log import LOG_TAIL_CHARS, failure, out_of_memory, resource_usage
 from evoengine.build.requests import BuildRequest, gathered
+from evoengine.build.shared import Store, pack, unpack
 from evoengine.build.toolchain import Compiler, find_toolchain
 from evoengine.errors import EvoengineError, UserError
 from evoengine.template import Template
@@ -46,6 +47,8 @@ class Builder:
             of driving the machine out of memory. The largest attention tile, 3.6 s of head_dim 256, maps 0.27 GiB in
             NVRTC, and 0.16 GiB in nvcc's cicc.
         home: the cache folder, `cache_home()` by default.
+
+    `store`, where it is set, is where other machines look for builds, and this one for theirs.
 
     Raises:
         UserError: the compiler is not installed.
@@ -70,6 +73,7 @@ class Builder:
         self.memory_bytes = memory_bytes
         self.home = home or cache_home()
         self._command = self.toolchain.command(arch)
+        self.store: Store | None = None
         self._run: NinjaRun | None = None
         self._lock = CacheLock(self.home)
         self._closed = False
@@ -105,6 +109,9 @@ class Builder:
                 to_build.setdefault(digest, []).append(index)
             else:
                 yield index, self._judge(digest, result, request.smem_bytes, cached=True)
+        for digest, result in self._fetched(to_build):
+            for index in to_build.pop(digest):
+                yield index, self._judge(digest, result, requests[index].smem_bytes, cached=True)
         if not to_build:
             return
         defines = {digest: requests[indices[0]].defines for digest, indices in to_build.items()}
@@ -194,13 +201,39 @@ class Builder:
             raise EvoengineError("the builder was closed during a build")
 
     def _keep(self, folder: Path, digest: str, result: Result) -> None:
-        """Publish a result that would be the same tomorrow."""
+        """Publish a result that would be the same tomorrow, here and for other machines."""
+        if not self._lasts(result):
+            return
+        final = entry_folder(self.home, digest)
+        try:
+            publish(folder, final)
+            packed = b"" if self.store is None else pack(final)
+        except OSError as error:
+            raise unusable(self.home, error) from error
+        if self.store is not None:
+            self.store.keep(digest, packed)
+
+    def _lasts(self, result: Result) -> bool:
         answered = result.outcome == "exited" and not out_of_memory(result.log)
-        if result.built or (answered and failure(result.log, self.toolchain.version, self.arch)[1]):
-            try:
-                publish(folder, entry_folder(self.home, digest))
-            except OSError as error:
-                raise unusable(self.home, error) from error
+        return result.built or (answered and failure(result.log, self.toolchain.version, self.arch)[1])
+
+    def _fetched(self, digests: Collection[str]) -> list[tuple[str, Result]]:
+        """What other machines have built; what is not whole is built again."""
+        if self.store is None or not digests:
+            return []
+        packed, found = self.store.fetch(digests), []
+        work = work_folder(self.home)
+        try:
+            for digest, content in packed.items():
+                result = unpack(content, work / digest)
+                if result is not None and self._lasts(result):
+                    publish(work / digest, entry_folder(self.home, digest))
+                    found.append((digest, result))
+        except OSError as error:
+            raise unusable(self.home, error) from error
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        return found
 
     def _judge(self, digest: str, result: Result, smem_bytes: int, cached: bool) -> Artifact | Rejection:
         if result.built:

@@ -15,7 +15,7 @@ from evoengine.cli import per_shape
 from evoengine.cli.entries import shapes_in
 from evoengine.cli.judges import check_sanitizer
 from evoengine.cli.new_study import ask, create, proposer_of
-from evoengine.cli.resolve import find_target, reopen, resume_target
+from evoengine.cli.resolve import Target, find_target, reopen, resume_target, stored_limits
 from evoengine.cli.result import nothing_passed, show_result, summary_of
 from evoengine.cli.running import INTERRUPTED, Run, resume_command, search_study
 from evoengine.cli.space import show_spaces
@@ -70,13 +70,26 @@ def _resume(arguments: argparse.Namespace) -> int:
 def _resume_study(arguments: argparse.Namespace, study: Study) -> int:
     if arguments.until_converged:
         check_can_converge(study.spec.sampler)
+    run = reopened(arguments, study)
+    return _finish(arguments, run, search_study(arguments, run).outcome)
+
+
+def reopened(arguments: argparse.Namespace, study: Study, *, helps: bool = False) -> Run:
+    """A run over a study that exists; one that `helps` needs no card.
+
+    Raises:
+        UserError: the study cannot go on here: other code, another compiler, another card, or an elite that is stale.
+    """
     question = reopen(study.spec, template_folder=arguments.template, space_file=arguments.space, stale=arguments.force)
     if question.space.axes != study.spec.axes:
         raise UserError(
             f"the axes of study {study.name} have changed since, so that its configs mean something else: start a new "
             "search"
         )
-    target, note = resume_target(study.spec, arguments.device)
+    if helps:
+        target, note = Target(stored_limits(study.spec), stored_limits(study.spec), None), ""
+    else:
+        target, note = resume_target(study.spec, arguments.device)
     check_sanitizer(arguments, target)
     compiler = compiler_of(study.spec.toolchain)
     builder = Builder(question.template, study.spec.arch, compiler=compiler, jobs=arguments.jobs)
@@ -91,8 +104,7 @@ def _resume_study(arguments: argparse.Namespace, study: Study) -> int:
         console(stderr=True).print(note)
     budget = Budget(arguments.budget or study.spec.budget, arguments.seconds, arguments.until_converged)
     proposer = proposer_of(study, question)
-    run = Run(question, target, builder, proposer, study, budget, resume_command(arguments, study))
-    return _finish(arguments, run, search_study(arguments, run).outcome)
+    return Run(question, target, builder, proposer, study, budget, resume_command(arguments, study))
 
 
 def _finish(arguments: argparse.Namespace, run: Run, outcome: Outcome) -> int:
