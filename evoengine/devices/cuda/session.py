@@ -85,9 +85,9 @@ class Session:
             JobFailed: the worker does not come up.
             UserError: another evoengine holds the card, or there is none.
         """
+        self._check_wanted()
         fresh, self._unopened = self._unopened, None
         self.stop()
-        self._check_wanted()
         self._worker = fresh or Worker(self._command)
         hello, _ = self.ask(None, START_SECONDS)
         assert isinstance(hello, Hello), hello
