@@ -1,45 +1,54 @@
-"""The loop: ask for a batch, build it, judge it, commit every verdict, until the budget is spent; then confirm.
+"""The loop: propose a half of a batch, build it while the half before it is judged, commit every verdict, until the
+budget is spent; then confirm.
 
 One unit of the budget is one distinct candidate that passed the static gate and was sent to the compiler. Static
-rejections, repeats and cubin twins are free. Every verdict is committed before the next batch is asked for, so that
-kill -9 loses at most what was in flight.
+rejections, repeats and cubin twins are free. Every verdict is committed before the half after the next is proposed
+(`pace`), so that kill -9 loses at most what was in flight.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 
-from evoengine import confirm
-from evoengine.archive.records import Record
 from evoengine.archive.study import Study
 from evoengine.build import Builder, BuildRequest
-from evoengine.convergence import Converged, converged, timer_noise
+from evoengine.build.builder import Building
+from evoengine.confirm import baselines_at_start
+from evoengine.convergence import Converged
 from evoengine.devices import Device, TimingDevice
 from evoengine.devices.cuda.results import Finals, Setup
 from evoengine.errors import TemplateError
+from evoengine.final_run import confirm_best
+from evoengine.knowledge import Knowledge
+from evoengine.pace import Pace
 from evoengine.progress import Budget, End, Listener, Outcome
 from evoengine.question import Question
-from evoengine.sampler import Proposal, Seen
+from evoengine.sampler import Proposal
 from evoengine.sampler.proposer import Proposer
-from evoengine.screening import Screening, annotated
+from evoengine.screening import Screening
 from evoengine.space import Point
-from evoengine.verdict import Artifact, Candidate, Estimate, Evidence, Measurement, Rejection, Verdict, is_paid
-
-FINALISTS = 8
-"""Configs that meet in the final run: as many as Helion re-times (autotuner/base_search.py)."""
-FINAL_SEED = 1_000_003
-"""Added to the run's seed for the final run, so that it judges on inputs that no search has seen."""
+from evoengine.stopwatch import Stopwatch
+from evoengine.verdict import Artifact, Candidate, Rejection, Verdict
 
 
 class Interrupted(Exception):
     """The user asked to stop; what is in flight goes back to the queue."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Half:
+    """Claimed candidates that passed the static gate, and their builds, which have begun."""
+
+    candidates: Sequence[Candidate]
+    building: Building
+
+
 class Search:
-    """One run over one study."""
+    """One run over one study. `batch` candidates are in flight at most."""
 
     def __init__(
         self,
@@ -54,6 +63,7 @@ class Search:
         batch: int,
         listener: Listener,
         screening: Screening | None = None,
+        stopwatch: Stopwatch | None = None,
     ) -> None:
         self._question = question
         self._study = study
@@ -62,14 +72,15 @@ class Search:
         self._device = device
         self._timing = timing
         self._budget = budget
-        self._batch = batch
+        self._pace = Pace(batch)
         self._listener = listener
         self._screening = screening
-        self._seen: dict[int, Seen] = {}
-        self._twins: dict[str, tuple[int, Verdict]] = {}
+        self._watch = stopwatch or Stopwatch()
+        self._known = Knowledge(question, measures=timing is not None)
+        self._flying: deque[_Half] = deque()
         self._proof: tuple[str, Verdict] | None = None
-        self._paid: set[int] = set()
         self._converged: Converged | None = None
+        self._time_is_over = False
         self._stop = False
 
     def request_stop(self) -> None:
@@ -84,151 +95,121 @@ class Search:
             UserError: the database is gone or somebody else took the study over.
         """
         started = time.monotonic()
-        self._study.recover()
-        self._remember(self._study.records())
+        with self._watch("database"):
+            self._study.recover()
+            self._known.remember(self._study.records())
         setup: Setup | None = None
         finals: Finals | None = None
         stopped, interrupted = End.SPENT_BEFORE, False
         try:
-            setup = self._prove_default()
-            while batch := self._next_batch():
-                self._evaluate(batch)
-                stopped = End.SPENT
-                if self._budget.seconds is not None and time.monotonic() - started >= self._budget.seconds:
-                    stopped = self._budget.time_is_over
-                    break
-            else:
-                if self._converged is not None:
-                    stopped = f"{End.CONVERGED} after {len(self._paid)} of {self._budget.candidates}: {self._converged}"
-                    self._listener.note(stopped)
-                elif self._left > 0:
-                    stopped = End.ALL_TRIED
-            finals = self._confirm()
+            with ExitStack() as builds:
+                builds.callback(self._abandon)
+                setup = self._set_off()
+                while self._flying:
+                    self._judge(self._flying[0])
+                    self._flying.popleft()
+                    stopped = End.SPENT
+                    if self._budget.seconds is not None and time.monotonic() - started >= self._budget.seconds:
+                        self._time_is_over = True
+                    self._fill()
+            if self._time_is_over:
+                stopped = self._budget.time_is_over
+            elif self._converged is not None:
+                stopped = f"{End.CONVERGED} after {self._known.paid} of {self._budget.candidates}: {self._converged}"
+                self._listener.note(stopped)
+            elif self._left > 0:
+                stopped = End.ALL_TRIED
+            if self._timing is not None:
+                finals = self._confirm(self._timing)
         except Interrupted:
             stopped, interrupted = End.STOPPED, True
         except TemplateError as error:
             self._study.set_status(str(error))
             raise
         self._study.set_status(stopped)
-        return Outcome(stopped, len(self._paid), interrupted, setup, finals)
+        return Outcome(stopped, self._known.paid, interrupted, setup, finals)
+
+    def _confirm(self, timing: TimingDevice) -> Finals | None:
+        with self._watch("final run"):
+            return confirm_best(
+                self._question,
+                self._study,
+                self._builder,
+                timing,
+                self._listener,
+                screening=self._screening,
+                check_stop=self._check_stop,
+            )
 
     @property
     def _left(self) -> int:
-        return self._budget.candidates - len(self._paid)
+        return self._budget.candidates - self._known.paid
 
-    def _next_batch(self) -> list[Candidate]:
+    def _set_off(self) -> Setup | None:
+        """Begin the first builds, and prove the default config while they go on. Nothing is judged before that."""
+        self._listener.phase("proving the default config")
+        default = self._question.default
+        with closing(self._builder.stream([self._question.build_request(default.values)])) as building:
+            self._fill()
+            with self._watch("waiting for builds"):
+                [(_, built)] = building
+        with self._watch("start-up"):
+            return self._prove(Candidate(-1, default, "default"), built)
+
+    def _fill(self) -> None:
+        """Have as many candidates in flight as may be."""
+        while not self._time_is_over and (batch := self._next_half()):
+            self._flying.append(self._begin(batch))
+
+    def _next_half(self) -> list[Candidate]:
         """What waits to be measured, then what was in flight when a run ended, then what the sampler proposes.
 
         The first kind has been paid for; the others may not overdraw the budget.
         """
         self._check_stop()
-        self._study.renew()
-        batch: list[Candidate] = []
-        if self._timing is not None:
-            batch = self._study.claim_waiting(self._batch, estimated=True)
-        affordable = min(self._batch, self._left)
-        if not batch and affordable > 0:
-            batch = self._study.claim_waiting(affordable, estimated=False)
-            if not batch and not self._nothing_to_gain():
-                batch = self._claim(affordable)
-        return batch
+        flying = [candidate.number for half in self._flying for candidate in half.candidates]
+        room = min(self._pace.half, self._pace.batch - len(flying))
+        if room <= 0:
+            return []
+        with self._watch("database"):
+            self._study.renew()
+            if self._timing is not None and (waiting := self._study.claim_waiting(room, estimated=True)):
+                return waiting
+            affordable = min(room, self._left - len(flying))
+            if affordable > 0 and (waiting := self._study.claim_waiting(affordable, estimated=False)):
+                return waiting
+        number = self._known.next_number
+        known = self._pace.known(number)
+        if any(one < known for one in flying):
+            return []
+        affordable = min(self._pace.room(number), self._budget.candidates - self._known.spent(known))
+        if affordable <= 0 and not flying:
+            known, affordable = number, min(self._pace.batch, self._left)
+        return self._claim(affordable, known) if affordable > 0 and not self._nothing_to_gain(known) else []
 
-    def _nothing_to_gain(self) -> bool:
-        if self._budget.until_converged:
-            noise = timer_noise(verdict for _, verdict in self._twins.values())
-            self._converged = converged(self._seen.values(), noise)
+    def _nothing_to_gain(self, known: int) -> bool:
+        if self._budget.until_converged and self._converged is None:
+            self._converged = self._known.converged(known)
         return self._converged is not None
 
-    def _remember(self, records: Iterable[Record]) -> None:
-        """Counts, twins and the sampler's view, rebuilt from what the database holds."""
-        for record in records:
-            self._seen[record.number] = record.seen(measures=self._timing is not None)
-            if record.verdict is None:
-                continue
-            self._count(record.number, record.verdict, record.twin_of)
-            # An estimate decides nothing where there is a GPU.
-            provisional = isinstance(record.verdict, Estimate) and self._timing is not None
-            if record.build is not None and record.twin_of is None and not provisional:
-                identity = self._question.identity(record.config.values, record.build.cubin_sha256)
-                self._twins[identity] = (record.number, record.verdict)
-        self._proposer.observe(self._seen.values())
-
-    def _count(self, number: int, verdict: Verdict, twin_of: int | None) -> None:
-        """A trial is paid for once: measured after its estimate, it costs nothing more."""
-        if is_paid(verdict, twin_of):
-            self._paid.add(number)
-
-    def _prove_default(self) -> Setup | None:
-        """The default config must build, fit and be right, or nothing this template yields can be trusted."""
-        default = self._question.default
-        self._listener.phase("proving the default config")
-        candidate = Candidate(-1, default, "default")
-        (built,) = self._builder.build([self._request(candidate)])
-        if isinstance(built, Rejection):
-            raise TemplateError(f"the default config {default.label} does not build: {built.reason}")
-        if self._timing is not None:
-            setup = self._timing.start(default.values, built)
-            self._listener.set_up(setup)
-            self._study.set_environment(setup.environment)
-            for baseline in confirm.baselines_at_start(setup):
-                self._study.add_baseline(baseline)
-            return setup
-        identity = self._question.identity(default.values, built.cubin_sha256)
-        if identity in self._twins and not isinstance(self._twins[identity][1], Rejection):
-            return None  # proven by an earlier run of this study
-        for _, verdict in self._device.judge([(candidate, built)]):
-            if isinstance(verdict, Rejection):
-                raise TemplateError(f"the default config {default.label} is rejected: {verdict.reason}")
-            self._proof = (identity, verdict)
-        return None
-
-    def _claim(self, n: int) -> list[Candidate]:
+    def _claim(self, n: int, known: int) -> list[Candidate]:
         claimed: list[Candidate] = []
         proposals: dict[Point, Proposal] = {}
+        self._proposer.observe(self._known.seen(known))
         # Other processes on the study may have claimed all of them: what they left out is proposed next.
         while not claimed:
             before = self._proposer.free.copy()
-            proposals = {proposal.point: proposal for proposal in self._proposer.propose(n)}
+            with self._watch("proposing"):
+                proposals = {proposal.point: proposal for proposal in self._proposer.propose(n)}
             if not proposals:
                 break
-            claimed = self._study.claim(proposals.values(), self._proposer.free - before)
-        for candidate in claimed:
-            point = self._question.space.point(candidate.config.values)
-            self._seen[candidate.number] = Seen(
-                candidate.number,
-                point,
-                None,
-                "running",
-                candidate.operator,
-                candidate.generation,
-                candidate.parents,
-                proposals[point].system_attrs,
-                proposals[point].expected_gain,
-            )
-        self._proposer.observe(self._seen[candidate.number] for candidate in claimed)
+            with self._watch("database"):
+                claimed = self._study.claim(proposals.values(), self._proposer.free - before)
+        self._known.claimed(claimed, proposals)
         return claimed
 
-    def _request(self, candidate: Candidate) -> BuildRequest:
-        return self._question.build_request(candidate.config.values)
-
-    def _built(self, batch: Sequence[Candidate]) -> Generator[tuple[Candidate, Artifact | Rejection], None, None]:
-        """Every candidate of the batch as soon as it is built; the others go on being built meanwhile."""
-        with closing(self._builder.stream([self._request(candidate) for candidate in batch])) as stream:
-            for done, (index, result) in enumerate(stream, start=1):
-                self._listener.building(done, len(batch))
-                self._check_stop()
-                yield batch[index], result
-
-    def _check_stop(self) -> None:
-        if self._stop:
-            raise Interrupted
-
-    def _evaluate(self, batch: Sequence[Candidate]) -> None:
-        """Every candidate of the batch gets exactly one verdict, gate by gate, cheap before dear.
-
-        A device that judges one at a time draws the next candidate when it is ready for it, so that the rest of the
-        batch is built while the card is busy.
-        """
+    def _begin(self, batch: Sequence[Candidate]) -> _Half:
+        """Refuse what the static gate refuses, and begin to build the rest."""
         fits = []
         for candidate in batch:
             refusal = self._question.static_gate(candidate.config.values)
@@ -236,15 +217,64 @@ class Search:
                 fits.append(candidate)
             else:
                 self._commit(candidate, refusal, None)
+        return _Half(fits, self._builder.stream([self._request(candidate) for candidate in fits]))
+
+    def _abandon(self) -> None:
+        """Stop all builds; what is left of their candidates goes back to the queue with the study."""
+        for half in self._flying:
+            half.building.close()
+
+    def _prove(self, default: Candidate, built: Artifact | Rejection) -> Setup | None:
+        """The default config must build, fit and be right, or nothing this template yields can be trusted."""
+        label, values = default.config.label, default.config.values
+        if isinstance(built, Rejection):
+            raise TemplateError(f"the default config {label} does not build: {built.reason}")
+        if self._timing is not None:
+            setup = self._timing.start(values, built)
+            self._listener.set_up(setup)
+            self._study.set_environment(setup.environment)
+            for baseline in baselines_at_start(setup):
+                self._study.add_baseline(baseline)
+            return setup
+        identity = self._question.identity(values, built.cubin_sha256)
+        twin = self._known.twin(identity)
+        if twin is not None and not isinstance(twin[1], Rejection):
+            return None  # proven by an earlier run of this study
+        for _, verdict in self._device.judge([(default, built)]):
+            if isinstance(verdict, Rejection):
+                raise TemplateError(f"the default config {label} is rejected: {verdict.reason}")
+            self._proof = (identity, verdict)
+        return None
+
+    def _request(self, candidate: Candidate) -> BuildRequest:
+        return self._question.build_request(candidate.config.values)
+
+    def _check_stop(self) -> None:
+        if self._stop:
+            raise Interrupted
+
+    def _judge(self, half: _Half) -> None:
+        """Every candidate gets exactly one verdict, gate by gate, cheap before dear.
+
+        A device that judges one at a time draws the next candidate when it is ready for it.
+        """
+        self._check_stop()
         self._listener.phase(f"judging on {self._device.name}")
         artifacts: dict[int, Artifact] = {}
         followers: dict[str, list[tuple[Candidate, Artifact]]] = {}
-        with closing(self._built(fits)) as built:
-            for candidate, verdict in self._device.judge(self._passed(built, artifacts, followers)):
-                identity = self._settle(candidate, verdict, artifacts[candidate.number])
-                for follower, copy in followers.pop(identity):
-                    self._commit(follower, verdict, copy, twin_of=candidate.number)
-                self._check_stop()
+        judged = self._device.judge(self._passed(self._built(half), artifacts, followers))
+        for candidate, verdict in self._watch.each("judging", judged):
+            identity = self._settle(candidate, verdict, artifacts[candidate.number])
+            for follower, copy in followers.pop(identity):
+                self._commit(follower, verdict, copy, twin_of=candidate.number)
+            self._check_stop()
+
+    def _built(self, half: _Half) -> Iterator[tuple[Candidate, Artifact | Rejection]]:
+        """Every candidate as soon as it is built; the others go on being built meanwhile."""
+        for done, (index, result) in enumerate(self._watch.each("waiting for builds", half.building), start=1):
+            self._listener.building(done, len(half.candidates))
+            self._check_stop()
+            yield half.candidates[index], result
 
     def _passed(
         self,
@@ -259,7 +289,7 @@ class Search:
                 continue
             refusal = self._question.resource_gate(candidate.config.values, result)
             identity = self._question.identity(candidate.config.values, result.cubin_sha256)
-            twin = self._twins.get(identity)
+            twin = self._known.twin(identity)
             if refusal is not None:
                 self._commit(candidate, refusal, result)
             elif twin is not None:
@@ -276,44 +306,13 @@ class Search:
         """Commit what was judged, for the twins still to come too. Returns the identity they share."""
         self._commit(candidate, verdict, artifact)
         identity = self._question.identity(candidate.config.values, artifact.cubin_sha256)
-        self._twins[identity] = (candidate.number, verdict)
+        self._known.settled(identity, candidate.number, verdict)
         return identity
 
     def _commit(
         self, candidate: Candidate, verdict: Verdict, artifact: Artifact | None, twin_of: int | None = None
     ) -> None:
-        self._study.commit(candidate, verdict, artifact, twin_of=twin_of)
-        self._count(candidate.number, verdict, twin_of)
-        value = None
-        if isinstance(verdict, Measurement):
-            value = verdict.median_us
-        elif isinstance(verdict, Estimate):
-            value = verdict.estimated_us
-        seen = dataclasses.replace(self._seen[candidate.number], value=value, state="done")
-        self._seen[candidate.number] = seen
-        self._proposer.observe([seen])
-        self._listener.judged(candidate, verdict, artifact, len(self._paid))
-
-    def _confirm(self) -> Finals | None:
-        """Time the best against default and baselines, together, in a fresh process; keep what is confirmed."""
-        best = self._study.best(FINALISTS)
-        if self._timing is None or not best:
-            return None
-        self._listener.phase(f"confirming {len(best)} finalists")
-        candidates = [Candidate(one.number, one.config, one.operator, one.generation, one.parents) for one in best]
-        work = [
-            (candidate, built)
-            for candidate, built in zip(candidates, self._builder.build([*map(self._request, candidates)]), strict=True)
-            if isinstance(built, Artifact)
-        ]
-        notes: dict[int, Evidence] = {}
-        if self._screening is not None:
-            work, notes = self._screening(work, self._study, self._listener, self._check_stop)
-        finals = self._timing.finals(work, self._study.spec.seed + FINAL_SEED)
-        artifacts = {candidate.number: artifact for candidate, artifact in work}
-        confirmed = confirm.elites(finals, artifacts, self._question.template.digest)
-        self._study.replace_elites(annotated(confirmed, notes))
-        known = {baseline.name: baseline for baseline in self._study.baselines()}
-        for baseline in confirm.baselines_at_end(finals, known):
-            self._study.add_baseline(baseline)
-        return finals
+        with self._watch("database"):
+            self._study.commit(candidate, verdict, artifact, twin_of=twin_of)
+        self._known.judged(candidate, verdict, twin_of)
+        self._listener.judged(candidate, verdict, artifact, self._known.paid)

@@ -39,8 +39,8 @@ from evoengine.build.toolchain import find_toolchain
 from evoengine.confirm import MARGIN, compare, confidence
 from evoengine.devices.cuda import CudaDevice, Final, Finals, Setup, find_gpu
 from evoengine.devices.cuda.results import ratio_interval
-from evoengine.engine import FINALISTS
 from evoengine.errors import EvoengineError, UserError
+from evoengine.final_run import FINALISTS
 from evoengine.hardware import DeviceLimits
 from evoengine.problem import Problem, problem_fields
 from evoengine.space import Config, SearchSpace, Values, load_space

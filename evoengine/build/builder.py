@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Generator, Mapping, Sequence
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,15 +19,13 @@ from evoengine.build.cache import (
     Result,
     cache_home,
     entry_folder,
-    publish,
     read_result,
     unusable,
-    work_folder,
 )
-from evoengine.build.graph import NinjaRun, chunks
+from evoengine.build.compiling import Compiling, Limits
 from evoengine.build.log import LOG_TAIL_CHARS, failure, out_of_memory, resource_usage
 from evoengine.build.toolchain import Compiler, find_toolchain
-from evoengine.errors import EvoengineError, UserError
+from evoengine.errors import EvoengineError
 from evoengine.template import Template
 from evoengine.verdict import Artifact, Gate, Rejection
 
@@ -37,6 +36,27 @@ class BuildRequest:
 
     defines: Mapping[str, int]
     smem_bytes: int
+
+
+class Building(Iterator[tuple[int, Artifact | Rejection]]):
+    """Builds that have begun: an index and its result at a time."""
+
+    def __init__(
+        self,
+        cached: Iterable[tuple[int, Artifact | Rejection]],
+        compiling: Compiling | None,
+        compiled: Iterator[tuple[int, Artifact | Rejection]],
+    ) -> None:
+        self._compiling = compiling
+        self._results = chain(cached, compiled)
+
+    def __next__(self) -> tuple[int, Artifact | Rejection]:
+        return next(self._results)
+
+    def close(self) -> None:
+        """Kill what still runs."""
+        if self._compiling is not None:
+            self._compiling.close()
 
 
 class Builder:
@@ -78,19 +98,23 @@ class Builder:
         self.memory_bytes = memory_bytes
         self.home = home or cache_home()
         self._command = self.toolchain.command(arch)
-        self._run: NinjaRun | None = None
+        self._slots = os.memfd_create("slots")
+        weakref.finalize(self, os.close, self._slots)  # builders are not always closed
+        self._compiling: weakref.WeakSet[Compiling] = weakref.WeakSet()
         self._lock = CacheLock(self.home)
         self._closed = False
 
     def build(self, requests: Sequence[BuildRequest]) -> list[Artifact | Rejection]:
         """Build all requests; results in the order of the requests. Raises what `stream` raises."""
-        results = dict(self.stream(requests))
+        with closing(self.stream(requests)) as building:
+            results = dict(building)
         return [results[index] for index in range(len(requests))]
 
-    def stream(self, requests: Sequence[BuildRequest]) -> Generator[tuple[int, Artifact | Rejection], None, None]:
-        """Build all requests; the index of each with its result as soon as that is known, cached ones first.
+    def stream(self, requests: Sequence[BuildRequest]) -> Building:
+        """Begin to build all requests; the index of each with its result as soon as that is known, cached ones first.
 
-        The compilers go on while the caller is busy with a result. Closing the iterator kills what still runs.
+        The compilers go on while the caller is busy with something else. Of several streams at once `jobs` compiles run
+        at a time. Closing the iterator kills what still runs of it.
 
         Raises:
             TemplateError: kernel.cu lacks a macro or its entry function: no config of this template can be built.
@@ -98,6 +122,7 @@ class Builder:
                 to, or the template's sources changed while it was in use.
         """
         self._lock.share()  # until `close`: what was built is read again to be timed and exported
+        cached: list[tuple[int, Artifact | Rejection]] = []
         to_build: dict[str, list[int]] = {}
         for index, request in enumerate(requests):
             digest = self._digest(request)
@@ -108,20 +133,31 @@ class Builder:
             if result is None:
                 to_build.setdefault(digest, []).append(index)
             else:
-                yield index, self._judge(digest, result, request.smem_bytes, cached=True)
+                cached.append((index, self._judge(digest, result, request.smem_bytes, cached=True)))
         if not to_build:
-            return
-        defines = {digest: requests[indices[0]].defines for digest, indices in to_build.items()}
-        with closing(self._compile(defines)) as compiled:
-            for digest, result in compiled:
+            return Building(cached, None, iter(()))
+        if self._closed:
+            raise EvoengineError("the builder is closed")
+        options = {
+            digest: [f"-D{name}={value}" for name, value in requests[indices[0]].defines.items()]
+            for digest, indices in to_build.items()
+        }
+        limits = Limits(self.deadline_seconds, self.memory_bytes, self.jobs, self._slots)
+        compiling = Compiling(self.home, self.template, self.toolchain, self._command, self.arch, limits, options)
+        self._compiling.add(compiling)
+
+        def compiled() -> Iterator[tuple[int, Artifact | Rejection]]:
+            for digest, result in compiling:
                 for index in to_build[digest]:
                     yield index, self._judge(digest, result, requests[index].smem_bytes, cached=False)
+
+        return Building(cached, compiling, compiled())
 
     def close(self) -> None:
         """Kill whatever runs. A `build` in another thread then raises EvoengineError."""
         self._closed = True
-        if self._run is not None:
-            self._run.interrupt()
+        for compiling in list(self._compiling):
+            compiling.interrupt()
         self._lock.close()
 
     def __enter__(self) -> Self:
@@ -138,73 +174,6 @@ class Builder:
         defines = sorted(request.defines.items())
         inputs = [self.template.device_digest, defines, self.arch, self.toolchain.digest, options]
         return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:32]
-
-    def _compile(self, defines: Mapping[str, Mapping[str, int]]) -> Generator[tuple[str, Result], None, None]:
-        """Compile what the cache lacks, publish what will not change, and hand out every digest once."""
-        work = work_folder(self.home)
-        try:
-            self._snapshot(work / "src")
-            waiting = {
-                digest: [f"-D{name}={value}" for name, value in macros.items()] for digest, macros in defines.items()
-            }
-            yield from self._run_ninja(work, waiting, chunks(list(waiting), self.jobs))
-            if waiting:
-                # A worker that dies takes the rest of its chunk along. Alone on its edge, each one answers for itself.
-                yield from self._run_ninja(work, waiting, [[digest] for digest in waiting])
-            for digest in waiting:
-                yield digest, Result("lost", 0, 0.0, 0, "", "")
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-
-    def _snapshot(self, folder: Path) -> None:
-        """Copy the CUDA sources: what the digest does not cover cannot be included, and an edit cannot slip in."""
-        try:
-            folder.mkdir()
-            for path in self.template.sources:
-                if path.suffix != ".py":
-                    shutil.copyfile(path, folder / path.name)
-        except OSError as error:
-            raise unusable(self.home, error) from error
-        if Template(folder, self.template.module).device_digest != self.template.device_digest:
-            raise UserError(f"the sources in {self.template.folder} changed during the run: start the command again")
-
-    def _run_ninja(
-        self, work: Path, waiting: dict[str, list[str]], chunked: Sequence[Sequence[str]]
-    ) -> Generator[tuple[str, Result], None, None]:
-        """One pass over `waiting` (digest to `-D` options), which loses every digest that got a result."""
-        for digest in waiting:
-            shutil.rmtree(work / digest, ignore_errors=True)
-        toolchain = self.toolchain.compiler
-        try:
-            limits = (self.deadline_seconds, self.memory_bytes, self.jobs)
-            run = NinjaRun(work, toolchain, self._command, waiting, chunked, *limits)
-        except OSError as error:
-            raise unusable(self.home, error) from error
-        with closing(run):
-            self._run = run
-            if self._closed:
-                raise EvoengineError("the builder is closed")
-            for kind, text in run:
-                if kind == "os_error":
-                    raise unusable(self.home, OSError(text))
-                if kind == "traceback":
-                    raise RuntimeError(f"the compile worker failed:\n{text}")
-                result = read_result(work / text)
-                if result is not None:
-                    del waiting[text]
-                    self._keep(work / text, text, result)
-                    yield text, result
-        if self._closed:
-            raise EvoengineError("the builder was closed during a build")
-
-    def _keep(self, folder: Path, digest: str, result: Result) -> None:
-        """Publish a result that would be the same tomorrow."""
-        answered = result.outcome == "exited" and not out_of_memory(result.log)
-        if result.built or (answered and failure(result.log, self.toolchain.version, self.arch)[1]):
-            try:
-                publish(folder, entry_folder(self.home, digest))
-            except OSError as error:
-                raise unusable(self.home, error) from error
 
     def _judge(self, digest: str, result: Result, smem_bytes: int, cached: bool) -> Artifact | Rejection:
         if result.built:
