@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages._rdb.models import BaseModel
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, Delete, RowMapping, Update, select, update
 
@@ -17,6 +18,8 @@ from evoengine.archive.documents import Damaged
 from evoengine.errors import UserError
 
 T = TypeVar("T")
+
+TRIALS = BaseModel.metadata.tables["trials"]
 
 OPTUNA_CANNOT_READ = (
     *(ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError),
@@ -98,7 +101,12 @@ class Ledger:
         """Write a new Optuna trial in one transaction, enter it in the candidate's row, and return its number."""
         trial_id = self._patiently(lambda: self._storage.create_new_trial(self._optuna_id, trial))
         self.attach(digest, trial_id, **changes)
-        return self._patiently(lambda: self._storage.get_trial_number_from_id(trial_id))
+        # Optuna would read the whole trial for it, which takes as long as its birth.
+        number = self.read(
+            lambda connection: connection.scalar(select(TRIALS.c.number).where(TRIALS.c.trial_id == trial_id))
+        )
+        assert number is not None, "it was born with one"
+        return int(number)
 
     def attach(self, digest: str, trial_id: int, **changes: int | None) -> None:
         """Enter the trial, and what else `changes`, in the row of the candidate with this config digest."""
