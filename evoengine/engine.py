@@ -153,7 +153,7 @@ class Search:
             self._fill()
             with self._watch("waiting for builds"):
                 [(_, built)] = building
-        with self._watch("start-up"):
+        with self._watch("proving the default"):
             return self._prove(Candidate(-1, default, "default"), built)
 
     def _fill(self) -> None:

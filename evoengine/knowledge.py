@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from evoengine.archive.records import Record
 from evoengine.convergence import Converged, converged, timer_noise
+from evoengine.pace import visible
 from evoengine.question import Question
 from evoengine.sampler import Proposal, Seen
 from evoengine.space import Point
@@ -83,10 +84,7 @@ class Knowledge:
 
     def seen(self, known: int) -> list[Seen]:
         """Every trial; those from `known` on run."""
-        return [
-            one if one.number < known else dataclasses.replace(one, value=None, state="running")
-            for one in self._seen.values()
-        ]
+        return visible(self._seen.values(), known)
 
     def spent(self, known: int) -> int:
         """Candidates that are paid for, or will be if all of those from `known` on are."""

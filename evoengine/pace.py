@@ -7,7 +7,10 @@ verdicts whether the search was stopped and resumed in between or not, and lacks
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from evoengine.sampler import Seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +31,8 @@ class Pace:
     def room(self, number: int) -> int:
         """How many trials from `number` on are proposed together: the rest of its half."""
         return self.half - number % self.half
+
+
+def visible(trials: Iterable[Seen], known: int) -> list[Seen]:
+    """Trials as a proposal may see them: those from `known` on run."""
+    return [one if one.number < known else replace(one, value=None, state="running") for one in trials]

@@ -9,8 +9,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-REST = "the rest"
-"""What was not told apart."""
+OUTSIDE = "start-up"
+"""What passes outside of every activity."""
 
 
 class Stopwatch:
@@ -19,7 +19,7 @@ class Stopwatch:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._seconds: dict[str, float] = {}
-        self._open = [REST]
+        self._open = [OUTSIDE]
         self._since = clock()
 
     @contextmanager

@@ -32,7 +32,7 @@ class TrialStorage(RDBStorage):
         )
         session.add(trial)
         session.flush()
-        key = trial.trial_id
+        key = int(trial.trial_id)
         # A study's axes never change, its name carries the digest of its space: distributions need no comparison.
         parameters = [
             {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from evoengine.archive.study import Study
+from evoengine.cli.early import Early
 from evoengine.cli.resolve import Target
 from evoengine.devices import Device, TimingDevice
 from evoengine.devices.cuda import CudaDevice
@@ -18,7 +19,7 @@ from evoengine.verdict import Measurement
 
 
 def device_for(
-    question: Question, target: Target, study: Study, jobs: int, *, force: bool
+    question: Question, target: Target, study: Study, jobs: int, *, force: bool, early: Early
 ) -> tuple[Device, TimingDevice | None]:
     """The device, and the same again where it times. A study that was measured before keeps its scale and its best."""
     if target.ordinal is None:
@@ -33,6 +34,8 @@ def device_for(
         force=force,
         reference_us=measured[0].control_reference_us if measured else None,
         best_us=min((one.median_us for one in measured), default=float("inf")),
+        started=early.take(),
+        spares=True,
     )
     return device, device
 

@@ -11,6 +11,7 @@ from evoengine.archive.archive import Archive
 from evoengine.archive.study import Study
 from evoengine.build import Builder
 from evoengine.cli import per_shape
+from evoengine.cli.early import Early
 from evoengine.cli.entries import shapes_in
 from evoengine.cli.judges import check_sanitizer
 from evoengine.cli.new_study import ask, create, proposer_of
@@ -25,19 +26,22 @@ from evoengine.convergence import check_can_converge
 from evoengine.errors import UserError
 from evoengine.progress import Budget, Outcome
 from evoengine.sampler import check_sampler
+from evoengine.stopwatch import Stopwatch
 from evoengine.verification import compiler_of
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace, early: Early, watch: Stopwatch) -> int:
     if arguments.verb == "resume":
-        return _resume(arguments)
+        return _resume(arguments, early, watch)
     shapes = _shapes(arguments)
     if arguments.dry_run:
         return show_spaces(arguments, shapes)
     check_sampler(arguments.sampler)
     if arguments.until_converged:
         check_can_converge(arguments.sampler)
-    return per_shape.run(arguments, shapes) if arguments.per_shape else _search(arguments, *shapes)
+    if arguments.per_shape:
+        return per_shape.run(arguments, shapes, early, watch)
+    return _search(arguments, shapes[0], early, watch)
 
 
 def _shapes(arguments: argparse.Namespace) -> list[str | None]:
@@ -54,7 +58,7 @@ def _shapes(arguments: argparse.Namespace) -> list[str | None]:
     return [*shapes] or [None]
 
 
-def _search(arguments: argparse.Namespace, shape: str | None) -> int:
+def _search(arguments: argparse.Namespace, shape: str | None, early: Early, watch: Stopwatch) -> int:
     target = find_target(arguments.device, arguments.target, arguments.limits)
     check_sanitizer(arguments, target)
     asked = ask(arguments, target, shape)
@@ -62,16 +66,16 @@ def _search(arguments: argparse.Namespace, shape: str | None) -> int:
         study, proposer = create(arguments, archive, asked, arguments.study)
         budget = Budget(arguments.budget, arguments.seconds, arguments.until_converged)
         go_on = resume_command(arguments, study)
-        run = Run(asked.question, target, asked.builder, proposer, study, budget, go_on)
+        run = Run(asked.question, target, asked.builder, proposer, study, budget, go_on, early, watch)
         return _finish(arguments, run, search_study(arguments, run).outcome)
 
 
-def _resume(arguments: argparse.Namespace) -> int:
+def _resume(arguments: argparse.Namespace, early: Early, watch: Stopwatch) -> int:
     with closing(Archive.open(existing_storage(arguments.storage))) as archive:
-        return _resume_study(arguments, archive.open_study(arguments.study))
+        return _resume_study(arguments, archive.open_study(arguments.study), early, watch)
 
 
-def _resume_study(arguments: argparse.Namespace, study: Study) -> int:
+def _resume_study(arguments: argparse.Namespace, study: Study, early: Early, watch: Stopwatch) -> int:
     if arguments.until_converged:
         check_can_converge(study.spec.sampler)
     question = reopen(study.spec, template_folder=arguments.template, space_file=arguments.space, stale=arguments.force)
@@ -95,13 +99,15 @@ def _resume_study(arguments: argparse.Namespace, study: Study) -> int:
         console(stderr=True).print(note)
     budget = Budget(arguments.budget or study.spec.budget, arguments.seconds, arguments.until_converged)
     proposer = proposer_of(study, question)
-    run = Run(question, target, builder, proposer, study, budget, resume_command(arguments, study))
+    run = Run(question, target, builder, proposer, study, budget, resume_command(arguments, study), early, watch)
     return _finish(arguments, run, search_study(arguments, run).outcome)
 
 
 def _finish(arguments: argparse.Namespace, run: Run, outcome: Outcome) -> int:
-    summary = summary_of(run.question, run.study, arguments.top)
+    with run.watch("summary"):
+        summary = summary_of(run.question, run.study, arguments.top)
     summary["stopped"] = outcome.stopped
+    summary["seconds"] = {activity: round(seconds, 3) for activity, seconds in run.watch.seconds().items()}
     if arguments.json:
         print(json.dumps(summary, indent=2))
     else:

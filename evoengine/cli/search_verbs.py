@@ -21,7 +21,7 @@ from evoengine.sampler import SAMPLERS
 
 
 def add_search(verbs: Verbs[argparse.ArgumentParser]) -> None:
-    parser = verb(verbs, "search", "search", "search a space for the fastest correct config")
+    parser = verb(verbs, "search", "early", "search a space for the fastest correct config")
     parser.add_argument("--budget", metavar="N", type=natural, default=200, help="candidates sent to the compiler")
     question(parser, several=True)
     parser.add_argument("--sampler", metavar="NAME", default="evolution", help=f"one of {', '.join(SAMPLERS)}")
@@ -46,7 +46,7 @@ def add_search(verbs: Verbs[argparse.ArgumentParser]) -> None:
 
 
 def add_resume(verbs: Verbs[argparse.ArgumentParser]) -> None:
-    parser = verb(verbs, "resume", "search", "go on with a study, from what its database holds")
+    parser = verb(verbs, "resume", "early", "go on with a study, from what its database holds")
     parser.add_argument("study", metavar="STUDY", nargs="?", help="name (default: the last one)")
     parser.add_argument("--budget", metavar="N", type=natural, help="new total of candidates (default: as it was)")
     parser.add_argument("--device", metavar="DEVICE", default="auto", help="auto, cuda, cuda:N, or none")

@@ -23,6 +23,7 @@ from evoengine.devices.cuda.messages import (
     SetUp,
     Subject,
 )
+from evoengine.devices.cuda.process import Worker
 from evoengine.devices.cuda.results import Finals, Setup
 from evoengine.devices.cuda.sanitizer import PROGRAM, Sanitizer
 from evoengine.devices.cuda.session import START_SECONDS, JobFailed, Session
@@ -50,6 +51,9 @@ class CudaDevice:
     `worker` is the command line of the worker process, to which its arguments are appended. With `force` a card that is
     unfit for timing is only warned of. A study that goes on gives the `reference_us` that its values rest on, lest the
     card's drift since (4 % between two days were seen) rank them, and its `best_us`.
+
+    `started` is a worker that was started before. With `spares` another one always waits while candidates are judged: a
+    fresh process, which the final run needs and a fault or a doubt may, then costs a second instead of five.
     """
 
     measures = True
@@ -66,6 +70,8 @@ class CudaDevice:
         force: bool = False,
         reference_us: float | None = None,
         best_us: float = float("inf"),
+        started: Worker | None = None,
+        spares: bool = False,
     ) -> None:
         self.name = limits.name
         self._problem = problem
@@ -73,7 +79,8 @@ class CudaDevice:
         self._seed = seed
         self._force = force
         self._template = template
-        self._session = Session((*worker, str(ordinal)), template, problem)
+        self._session = Session((*worker, str(ordinal)), template, problem, started)
+        self._spares = spares
         found = find_tool(PROGRAM)
         self._sanitizer = None if found is None else Sanitizer(found, template, ordinal, seed)
         self._explained: set[str] = set()
@@ -118,6 +125,8 @@ class CudaDevice:
             EvoengineError: the card does not come back after a candidate's fault.
         """
         doubted: list[tuple[Candidate, Subject, Measurement, str]] = []
+        if self._spares:
+            self._session.spawn()
         for candidate, artifact in work:
             subject = _subject(str(candidate.number), candidate.config.values, artifact)
             verdict = self._verdict(subject)

@@ -42,19 +42,29 @@ class JobFailed(Exception):
 
 
 class Session:
-    """Holds the card from the first `open` to `close`, through any number of workers."""
+    """Holds the card from the first `open` to `close`, through any number of workers.
 
-    def __init__(self, command: Sequence[str], template: Template, problem: Problem) -> None:
+    The first may have been `started` before, by the same command.
+    """
+
+    def __init__(
+        self, command: Sequence[str], template: Template, problem: Problem, started: Worker | None = None
+    ) -> None:
         self._command = command
         self._template = template
         self._problem = problem
         self._scratch = tempfile.TemporaryDirectory(prefix="evoengine-")
         self._lock: GpuLock | None = None
         self._worker: Worker | None = None
+        self._unopened = started
 
     @property
     def running(self) -> bool:
         return self._worker is not None
+
+    def spawn(self) -> None:
+        """Begin to start the worker that the next `open` takes. It imports torch, and leaves the card alone."""
+        self._unopened = self._unopened or Worker(self._command)
 
     def open(self, seed: int) -> Mapping[str, Any]:
         """Replace the worker by a fresh one with the template loaded; the environment it found.
@@ -64,7 +74,7 @@ class Session:
             UserError: another evoengine holds the card, or there is none.
         """
         self.stop()
-        self._worker = Worker(self._command)
+        self._worker, self._unopened = self._unopened or Worker(self._command), None
         hello, _ = self.ask(None, START_SECONDS)
         assert isinstance(hello, Hello), hello
         try:
@@ -119,6 +129,9 @@ class Session:
     def close(self) -> None:
         """End the worker, free the card, forget the references."""
         self.stop()
+        if self._unopened is not None:
+            self._unopened.close()
+            self._unopened = None
         if self._lock is not None:
             self._lock.release()
             self._lock = None
