@@ -1,9 +1,9 @@
-"""The loop: propose a half of a batch, build it while the half before it is judged, commit every verdict, until the
+"""The loop: propose a few candidates, build them while those before them are judged, commit every verdict, until the
 budget is spent; then confirm.
 
 One unit of the budget is one distinct candidate that passed the static gate and was sent to the compiler. Static
-rejections, repeats and cubin twins are free. Every verdict is committed before the half after the next is proposed
-(`pace`), so that kill -9 loses at most what was in flight.
+rejections, repeats and cubin twins are free. Every verdict is committed before a proposal may know it (`pace`), so that
+kill -9 loses at most what was in flight.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Interrupted(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Half:
+class _Group:
     """Claimed candidates that passed the static gate, and their builds, which have begun."""
 
     candidates: Sequence[Candidate]
@@ -77,7 +77,7 @@ class Search:
         self._screening = screening
         self._watch = stopwatch or Stopwatch()
         self._known = Knowledge(question, measures=timing is not None)
-        self._flying: deque[_Half] = deque()
+        self._flying: deque[_Group] = deque()
         self._proof: tuple[str, Verdict] | None = None
         self._converged: Converged | None = None
         self._time_is_over = False
@@ -158,17 +158,17 @@ class Search:
 
     def _fill(self) -> None:
         """Have as many candidates in flight as may be."""
-        while not self._time_is_over and (batch := self._next_half()):
+        while not self._time_is_over and (batch := self._next_group()):
             self._flying.append(self._begin(batch))
 
-    def _next_half(self) -> list[Candidate]:
+    def _next_group(self) -> list[Candidate]:
         """What waits to be measured, then what was in flight when a run ended, then what the sampler proposes.
 
         The first kind has been paid for; the others may not overdraw the budget.
         """
         self._check_stop()
-        flying = [candidate.number for half in self._flying for candidate in half.candidates]
-        room = min(self._pace.half, self._pace.batch - len(flying))
+        flying = [candidate.number for group in self._flying for candidate in group.candidates]
+        room = min(self._pace.step, self._pace.batch - len(flying))
         if room <= 0:
             return []
         with self._watch("database"):
@@ -208,7 +208,7 @@ class Search:
         self._known.claimed(claimed, proposals)
         return claimed
 
-    def _begin(self, batch: Sequence[Candidate]) -> _Half:
+    def _begin(self, batch: Sequence[Candidate]) -> _Group:
         """Refuse what the static gate refuses, and begin to build the rest."""
         fits = []
         for candidate in batch:
@@ -217,12 +217,12 @@ class Search:
                 fits.append(candidate)
             else:
                 self._commit(candidate, refusal, None)
-        return _Half(fits, self._builder.stream([self._request(candidate) for candidate in fits]))
+        return _Group(fits, self._builder.stream([self._request(candidate) for candidate in fits]))
 
     def _abandon(self) -> None:
         """Stop all builds; what is left of their candidates goes back to the queue with the study."""
-        for half in self._flying:
-            half.building.close()
+        for group in self._flying:
+            group.building.close()
 
     def _prove(self, default: Candidate, built: Artifact | Rejection) -> Setup | None:
         """The default config must build, fit and be right, or nothing this template yields can be trusted."""
@@ -253,7 +253,7 @@ class Search:
         if self._stop:
             raise Interrupted
 
-    def _judge(self, half: _Half) -> None:
+    def _judge(self, group: _Group) -> None:
         """Every candidate gets exactly one verdict, gate by gate, cheap before dear.
 
         A device that judges one at a time draws the next candidate when it is ready for it.
@@ -262,19 +262,19 @@ class Search:
         self._listener.phase(f"judging on {self._device.name}")
         artifacts: dict[int, Artifact] = {}
         followers: dict[str, list[tuple[Candidate, Artifact]]] = {}
-        judged = self._device.judge(self._passed(self._built(half), artifacts, followers))
+        judged = self._device.judge(self._passed(self._built(group), artifacts, followers))
         for candidate, verdict in self._watch.each("judging", judged):
             identity = self._settle(candidate, verdict, artifacts[candidate.number])
             for follower, copy in followers.pop(identity):
                 self._commit(follower, verdict, copy, twin_of=candidate.number)
             self._check_stop()
 
-    def _built(self, half: _Half) -> Iterator[tuple[Candidate, Artifact | Rejection]]:
+    def _built(self, group: _Group) -> Iterator[tuple[Candidate, Artifact | Rejection]]:
         """Every candidate as soon as it is built; the others go on being built meanwhile."""
-        for done, (index, result) in enumerate(self._watch.each("waiting for builds", half.building), start=1):
-            self._listener.building(done, len(half.candidates))
+        for done, (index, result) in enumerate(self._watch.each("waiting for builds", group.building), start=1):
+            self._listener.building(done, len(group.candidates))
             self._check_stop()
-            yield half.candidates[index], result
+            yield group.candidates[index], result
 
     def _passed(
         self,

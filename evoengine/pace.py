@@ -1,8 +1,9 @@
 """How many candidates are in flight, and which verdicts a proposal may know: fixed by trial numbers alone.
 
-A batch is two halves: while the card judges one, the next is compiled. A half is proposed once every half but the last
-has its verdicts, and the last counts as running whatever is known of it by then. So a proposal rests on the same
-verdicts whether the search was stopped and resumed in between or not, and lacks at most what a whole batch would lack.
+While the card judges some, the next are compiled, so a proposal cannot wait for every verdict. The first batch knows
+none. After it an eighth of a batch is proposed at a time, once all but the last half batch are judged; that half counts
+as running, whatever is known of it by then. So a proposal rests on the same verdicts whether the search was stopped and
+resumed in between or not, and lacks as many as on average a whole batch at a time would lack.
 """
 
 from __future__ import annotations
@@ -15,22 +16,23 @@ from evoengine.sampler import Seen
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """`batch` candidates are in flight at most; a half of an odd batch is rounded down."""
+    """`batch` candidates are in flight at most."""
 
     batch: int
 
     @property
-    def half(self) -> int:
-        return max(self.batch // 2, 1)
+    def step(self) -> int:
+        """How many are proposed at a time."""
+        return max(self.batch // 8, 1)
 
     def known(self, number: int) -> int:
         """Who proposes trial `number` knows the verdicts of all trials before this one."""
-        behind = 0 if self.batch == 1 else self.half
-        return max(number - number % self.half - behind, 0)
+        return 0 if number < self.batch else number - number % self.step - self.batch // 2
 
     def room(self, number: int) -> int:
-        """How many trials from `number` on are proposed together: the rest of its half."""
-        return self.half - number % self.half
+        """How many trials from `number` on are proposed together: the rest of their step."""
+        rest = self.step - number % self.step
+        return min(rest, self.batch - number) if number < self.batch else rest
 
 
 def visible(trials: Iterable[Seen], known: int) -> list[Seen]:
