@@ -48,7 +48,7 @@ class _Group:
 
 
 class Search:
-    """One run over one study. `batch` candidates are in flight at most."""
+    """One run over one study, at the `Pace` of `batch`."""
 
     def __init__(
         self,
@@ -168,7 +168,7 @@ class Search:
         """
         self._check_stop()
         flying = [candidate.number for group in self._flying for candidate in group.candidates]
-        room = min(self._pace.step, self._pace.batch - len(flying))
+        room = min(self._pace.step, self._pace.most - len(flying))
         if room <= 0:
             return []
         with self._watch("database"):

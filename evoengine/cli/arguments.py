@@ -132,7 +132,11 @@ def run_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--jobs", metavar="N", type=natural, help="compiles at a time (default: all cores)")
     parser.add_argument(
-        "--batch", metavar="N", type=natural, help="candidates proposed at once (default: twice the jobs, 8 to 32)"
+        "--batch",
+        metavar="N",
+        type=natural,
+        help="N/8 candidates are proposed at a time, once all but the last N/2 are judged (default: three times the "
+        "jobs, 8 to 48)",
     )
     parser.add_argument("--top", metavar="N", type=natural, default=8, help="rows of the final table")
     group = parser.add_mutually_exclusive_group()

@@ -84,7 +84,7 @@ def add_replay(verbs: Verbs[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--sampler", metavar="NAME", default="evolution", help=f"one of {', '.join(SAMPLERS)}")
     parser.add_argument("--budget", metavar="N", type=natural, default=200, help="configs tried, failing ones too")
-    parser.add_argument("--batch", metavar="N", type=natural, default=1, help="configs proposed at once")
+    parser.add_argument("--batch", metavar="N", type=natural, default=1, help="as in a search")
     parser.add_argument("--seed", metavar="N", type=whole, default=0, help="seed of the first run")
     parser.add_argument("--runs", metavar="K", type=natural, default=1, help="runs, with seeds N, N+1, ...")
     parser.add_argument(

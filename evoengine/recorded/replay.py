@@ -54,7 +54,7 @@ def replay(
     until_converged: bool = False,
     sources: Sequence[Source] = (),
 ) -> Trace:
-    """Search `space` with `budget` evaluations, `batch` in flight at most; equal arguments give equal traces.
+    """Search `space` with `budget` evaluations by batches of `batch`; equal arguments give equal traces.
 
     A proposal knows what it would know in a real search (`Pace`).
     With `noise_percent` each config's time is told with an error that is fixed for (seed, config): log-normal, of that
