@@ -18,7 +18,6 @@ from evoengine.archive.study import Study
 from evoengine.build import Builder, BuildRequest
 from evoengine.build.builder import Building
 from evoengine.confirm import baselines_at_start
-from evoengine.convergence import Converged
 from evoengine.devices import Device, TimingDevice
 from evoengine.devices.cuda.results import Finals, Setup
 from evoengine.errors import TemplateError
@@ -27,11 +26,10 @@ from evoengine.knowledge import Knowledge
 from evoengine.pace import Pace
 from evoengine.progress import Budget, End, Listener, Outcome
 from evoengine.question import Question
-from evoengine.sampler import Proposal
 from evoengine.sampler.proposer import Proposer
 from evoengine.screening import Screening
-from evoengine.space import Point
 from evoengine.stopwatch import Stopwatch
+from evoengine.supply import Supply
 from evoengine.verdict import Artifact, Candidate, Rejection, Verdict
 
 
@@ -67,19 +65,21 @@ class Search:
     ) -> None:
         self._question = question
         self._study = study
-        self._proposer = proposer
         self._builder = builder
         self._device = device
         self._timing = timing
         self._budget = budget
-        self._pace = Pace(batch)
         self._listener = listener
         self._screening = screening
         self._watch = stopwatch or Stopwatch()
         self._known = Knowledge(question, measures=timing is not None)
-        self._flying: deque[_Group] = deque()
+        self._supply = Supply(
+            study, proposer, self._known, budget, Pace(batch), self._watch, measures=timing is not None
+        )
+        self._begun: deque[_Group] = deque()
+        self._flying: set[int] = set()
         self._proof: tuple[str, Verdict] | None = None
-        self._converged: Converged | None = None
+        self._deadline = float("inf")
         self._time_is_over = False
         self._stop = False
 
@@ -94,7 +94,8 @@ class Search:
             TemplateError: the default config or the reference fails, so the template is broken.
             UserError: the database is gone or somebody else took the study over.
         """
-        started = time.monotonic()
+        if self._budget.seconds is not None:
+            self._deadline = time.monotonic() + self._budget.seconds
         with self._watch("database"):
             self._study.recover()
             self._known.remember(self._study.records())
@@ -105,19 +106,16 @@ class Search:
             with ExitStack() as builds:
                 builds.callback(self._abandon)
                 setup = self._set_off()
-                while self._flying:
-                    self._judge(self._flying[0])
-                    self._flying.popleft()
+                while self._begun:
+                    self._judge()
                     stopped = End.SPENT
-                    if self._budget.seconds is not None and time.monotonic() - started >= self._budget.seconds:
-                        self._time_is_over = True
-                    self._fill()
+                    self._go_on()
             if self._time_is_over:
                 stopped = self._budget.time_is_over
-            elif self._converged is not None:
-                stopped = f"{End.CONVERGED} after {self._known.paid} of {self._budget.candidates}: {self._converged}"
+            elif (converged := self._supply.converged) is not None:
+                stopped = f"{End.CONVERGED} after {self._known.paid} of {self._budget.candidates}: {converged}"
                 self._listener.note(stopped)
-            elif self._left > 0:
+            elif self._supply.left > 0:
                 stopped = End.ALL_TRIED
             if self._timing is not None:
                 finals = self._confirm(self._timing)
@@ -141,10 +139,6 @@ class Search:
                 check_stop=self._check_stop,
             )
 
-    @property
-    def _left(self) -> int:
-        return self._budget.candidates - self._known.paid
-
     def _set_off(self) -> Setup | None:
         """Begin the first builds, and prove the default config while they go on. Nothing is judged before that."""
         self._listener.phase("proving the default config")
@@ -158,55 +152,16 @@ class Search:
 
     def _fill(self) -> None:
         """Have as many candidates in flight as may be."""
-        while not self._time_is_over and (batch := self._next_group()):
-            self._flying.append(self._begin(batch))
-
-    def _next_group(self) -> list[Candidate]:
-        """What waits to be measured, then what was in flight when a run ended, then what the sampler proposes.
-
-        The first kind has been paid for; the others may not overdraw the budget.
-        """
         self._check_stop()
-        flying = [candidate.number for group in self._flying for candidate in group.candidates]
-        room = min(self._pace.step, self._pace.most - len(flying))
-        if room <= 0:
-            return []
-        with self._watch("database"):
-            self._study.renew()
-            if self._timing is not None and (waiting := self._study.claim_waiting(room, estimated=True)):
-                return waiting
-            affordable = min(room, self._left - len(flying))
-            if affordable > 0 and (waiting := self._study.claim_waiting(affordable, estimated=False)):
-                return waiting
-        number = self._known.next_number
-        known = self._pace.known(number)
-        if any(one < known for one in flying):
-            return []
-        affordable = min(self._pace.room(number), self._budget.candidates - self._known.spent(known))
-        if affordable <= 0 and not flying:
-            known, affordable = number, min(self._pace.batch, self._left)
-        return self._claim(affordable, known) if affordable > 0 and not self._nothing_to_gain(known) else []
+        while not self._time_is_over and (group := self._supply.next(self._flying)):
+            self._flying |= {candidate.number for candidate in group}
+            self._begun.append(self._begin(group))
+            self._check_stop()
 
-    def _nothing_to_gain(self, known: int) -> bool:
-        if self._budget.until_converged and self._converged is None:
-            self._converged = self._known.converged(known)
-        return self._converged is not None
-
-    def _claim(self, n: int, known: int) -> list[Candidate]:
-        claimed: list[Candidate] = []
-        proposals: dict[Point, Proposal] = {}
-        self._proposer.observe(self._known.seen(known))
-        # Other processes on the study may have claimed all of them: what they left out is proposed next.
-        while not claimed:
-            before = self._proposer.free.copy()
-            with self._watch("proposing"):
-                proposals = {proposal.point: proposal for proposal in self._proposer.propose(n)}
-            if not proposals:
-                break
-            with self._watch("database"):
-                claimed = self._study.claim(proposals.values(), self._proposer.free - before)
-        self._known.claimed(claimed, proposals)
-        return claimed
+    def _go_on(self) -> None:
+        """The same, within the budget's time."""
+        self._time_is_over = self._time_is_over or time.monotonic() >= self._deadline
+        self._fill()
 
     def _begin(self, batch: Sequence[Candidate]) -> _Group:
         """Refuse what the static gate refuses, and begin to build the rest."""
@@ -221,7 +176,7 @@ class Search:
 
     def _abandon(self) -> None:
         """Stop all builds; what is left of their candidates goes back to the queue with the study."""
-        for group in self._flying:
+        for group in self._begun:
             group.building.close()
 
     def _prove(self, default: Candidate, built: Artifact | Rejection) -> Setup | None:
@@ -253,28 +208,34 @@ class Search:
         if self._stop:
             raise Interrupted
 
-    def _judge(self, group: _Group) -> None:
+    def _judge(self) -> None:
         """Every candidate gets exactly one verdict, gate by gate, cheap before dear.
 
-        A device that judges one at a time draws the next candidate when it is ready for it.
+        A device that judges one at a time draws the next candidate when it is ready for it; by then more may have been
+        begun. What a device leaves without a verdict waits for the next run.
         """
-        self._check_stop()
         self._listener.phase(f"judging on {self._device.name}")
         artifacts: dict[int, Artifact] = {}
         followers: dict[str, list[tuple[Candidate, Artifact]]] = {}
-        judged = self._device.judge(self._passed(self._built(group), artifacts, followers))
+        judged = self._device.judge(self._passed(self._built(), artifacts, followers))
         for candidate, verdict in self._watch.each("judging", judged):
             identity = self._settle(candidate, verdict, artifacts[candidate.number])
             for follower, copy in followers.pop(identity):
                 self._commit(follower, verdict, copy, twin_of=candidate.number)
             self._check_stop()
+            self._go_on()
+        self._flying = {candidate.number for group in self._begun for candidate in group.candidates}
 
-    def _built(self, group: _Group) -> Iterator[tuple[Candidate, Artifact | Rejection]]:
-        """Every candidate as soon as it is built; the others go on being built meanwhile."""
-        for done, (index, result) in enumerate(self._watch.each("waiting for builds", group.building), start=1):
-            self._listener.building(done, len(group.candidates))
-            self._check_stop()
-            yield group.candidates[index], result
+    def _built(self) -> Iterator[tuple[Candidate, Artifact | Rejection]]:
+        """Every candidate as soon as it is built, in the order of their groups; the others go on being built."""
+        while self._begun:
+            group = self._begun[0]
+            for done, (index, result) in enumerate(self._watch.each("waiting for builds", group.building), start=1):
+                self._listener.building(done, len(group.candidates))
+                self._check_stop()
+                yield group.candidates[index], result
+            self._begun.popleft()
+            self._go_on()
 
     def _passed(
         self,
@@ -315,4 +276,5 @@ class Search:
         with self._watch("database"):
             self._study.commit(candidate, verdict, artifact, twin_of=twin_of)
         self._known.judged(candidate, verdict, twin_of)
+        self._flying.discard(candidate.number)
         self._listener.judged(candidate, verdict, artifact, self._known.paid)

@@ -295,13 +295,14 @@ class TestBudget:
         outcome = bench.run(FakeGpu(), budget=5)
 
         assert 5 == outcome.spent == bench.summary()["spent"]
-        assert 3 == sum(one.state == "waiting" for one in bench.records())
+        states = [one.state for one in bench.records()]
+        assert 0 < len(states) - 5 == states.count("waiting")
 
     def test_seconds_end_a_run_and_what_is_there_is_confirmed(self, bench: Bench) -> None:
         outcome = bench.run(FakeGpu(), budget=24, seconds=1e-9, batch=4)
 
         assert "1e-09 s are over" == outcome.stopped
-        assert 4 == len(bench.records())
+        assert ["done"] * 3 == [one.state for one in bench.records()], "what is in flight is finished"
         assert outcome.finals is not None
         assert bench.study().elites()
 

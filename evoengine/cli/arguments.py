@@ -141,7 +141,7 @@ def run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top", metavar="N", type=natural, default=8, help="rows of the final table")
     group = parser.add_mutually_exclusive_group()
     group.add_argument("-q", "--quiet", action="store_true", help="no progress, only the result")
-    group.add_argument("-v", "--verbose", action="store_true", help="a line for every verdict")
+    group.add_argument("-v", "--verbose", action="store_true", help="a line for every verdict, and where the time went")
 
 
 def until_converged(parser: argparse.ArgumentParser) -> None:

@@ -97,6 +97,15 @@ def _explain(summary: dict[str, Any]) -> None:
     )
 
 
+def show_seconds(seconds: dict[str, float]) -> None:
+    """Where the wall time of a run went, the most first."""
+    drawn, whole = table("\nwhere the time went", "", ">s", ">share"), sum(seconds.values())
+    for activity, spent in sorted(seconds.items(), key=lambda one: -one[1]):
+        drawn.add_row(activity, f"{spent:.1f}", f"{spent / whole:.0%}")
+    drawn.add_row("all", f"{whole:.1f}", "")
+    console().print(drawn)
+
+
 def nothing_passed(summary: dict[str, Any]) -> str:
     """One line for a study in which no config passed every gate; empty where one did."""
     if summary["elites"] or summary["measured"] or summary["shortlist"]:

@@ -16,7 +16,7 @@ from evoengine.cli.entries import shapes_in
 from evoengine.cli.judges import check_sanitizer
 from evoengine.cli.new_study import ask, create, proposer_of
 from evoengine.cli.resolve import find_target, reopen, resume_target
-from evoengine.cli.result import nothing_passed, show_result, summary_of
+from evoengine.cli.result import nothing_passed, show_result, show_seconds, summary_of
 from evoengine.cli.running import INTERRUPTED, Run, resume_command, search_study
 from evoengine.cli.space import show_spaces
 from evoengine.cli.stale import check_elites
@@ -112,6 +112,8 @@ def _finish(arguments: argparse.Namespace, run: Run, outcome: Outcome) -> int:
         print(json.dumps(summary, indent=2))
     else:
         show_result(summary)
+        if arguments.verbose:
+            show_seconds(summary["seconds"])
     if outcome.interrupted:
         console(stderr=True).print(f"go on with: {run.go_on}", soft_wrap=True)
         return INTERRUPTED
