@@ -92,7 +92,7 @@ VARIANTS = {
 
 def _at_with(model: Model, more: Floats, rows: Rows) -> Floats:
     """`Model._at` with more features."""
-    return np.hstack([model._features.of(model._valid.matrix[rows]), more[rows]])
+    return np.hstack([model._features.of(model._valid.at(rows)), more[rows]])
 
 
 @dataclass(frozen=True)

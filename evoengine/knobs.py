@@ -16,11 +16,13 @@ from typing import Literal
 
 from evoengine.build import Builder, BuildRequest
 from evoengine.question import Question
-from evoengine.space import Axis, Point
+from evoengine.space import Axis, FeasibleSet, Point
 from evoengine.verdict import Artifact
 
 State = Literal["live", "rare", "dead", "fixed", "never alone", "unbuilt"]
 
+BASES = 200_000
+"""Configs drawn to start pairs from, 200 bytes each."""
 RARE = 0.25
 """Up to this share of its pairs a knob that changes anything is called rare. A judgement: such a knob mostly doubles
 the space with twins, and may deserve a rule that says where it acts."""
@@ -86,22 +88,25 @@ def liveness(
 
 def _draw(question: Question, pairs: int, seed: int) -> list[dict[Link, list[tuple[Point, Point]]]]:
     """For every axis its links, each with the pairs to try."""
-    space, feasible = question.space, question.feasible.points
-    known = set(feasible)
+    space, feasible = question.space, question.feasible
+    known = feasible.points
     bases = [point for values in (space.default, *space.starts) if (point := space.point(values)) in known]
-    shuffled = random.Random(seed).sample(feasible, len(feasible))
-    return [_links(number, known, [*bases, *shuffled], pairs) for number in range(len(space.axes))]
+    drawn = random.Random(seed).sample(range(len(known)), min(BASES, len(known)))
+    bases += [known[row] for row in drawn]
+    return [_links(number, feasible, bases, pairs) for number in range(len(space.axes))]
 
 
-def _links(number: int, known: set[Point], bases: Sequence[Point], pairs: int) -> dict[Link, list[tuple[Point, Point]]]:
-    used = sorted({point[number] for point in known})
+def _links(
+    number: int, feasible: FeasibleSet, bases: Sequence[Point], pairs: int
+) -> dict[Link, list[tuple[Point, Point]]]:
+    used = feasible.used(number)
     links: dict[Link, list[tuple[Point, Point]]] = {link: [] for link in itertools.pairwise(used)}
     expected = set(links)  # others turn up where a rule takes out a choice between two
     seen: dict[Link, set[Point]] = defaultdict(set)
     for base in bases:
         if all(len(links[link]) == pairs for link in expected):
             break
-        for one, other in itertools.pairwise(_siblings(base, number, used, known)):
+        for one, other in itertools.pairwise(_siblings(base, number, used, feasible.points)):
             link = one[number], other[number]
             if len(links.setdefault(link, [])) < pairs and one not in seen[link]:
                 seen[link].add(one)
@@ -109,7 +114,7 @@ def _links(number: int, known: set[Point], bases: Sequence[Point], pairs: int) -
     return links
 
 
-def _siblings(base: Point, number: int, used: Sequence[int], known: set[Point]) -> Iterator[Point]:
+def _siblings(base: Point, number: int, used: Sequence[int], known: Sequence[Point]) -> Iterator[Point]:
     """The feasible configs that differ from `base` in one axis at most, in the order of its choices."""
     before, after = base[:number], base[number + 1 :]
     for choice in used:
@@ -154,7 +159,7 @@ def _judge(
                 "" if same is None else question.space.config_at(same).label,
             )
         )
-    used = {point[number] for point in question.feasible.points}
+    used = question.feasible.used(number)
     never = tuple(choice for index, choice in enumerate(axis.choices) if index not in used)
     return Knob(axis.name, _state(len(used), tallies), tuple(tallies), never)
 

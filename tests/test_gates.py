@@ -111,7 +111,7 @@ def test_hardware_rules_prune_an_enumeration_and_are_counted() -> None:
     rules = hardware_rules(Template(Path("toy"), module), ("ODD",), Ceilings())
     feasible = SPACE.feasible(PROBLEM, L4, rules)
 
-    assert [] == feasible.points
+    assert 0 == len(feasible.points)
     assert {"uneven": 1, "threads_per_cta": 1, "smem_per_cta": 0, "min_ctas_reachable": 0, "grid": 0} == (
         feasible.rejected
     )

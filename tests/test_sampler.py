@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
 import time
@@ -10,12 +11,14 @@ import optuna
 import pytest
 
 from evoengine.errors import UserError
+from evoengine.hardware import DeviceLimits, card
+from evoengine.problem import AttentionProblem, Problem
 from evoengine.sampler import SAMPLERS, Proposal, Seen, check_sampler
 from evoengine.sampler.encoding import distributions, to_params, to_point
 from evoengine.sampler.evolution import GENERATION, OPERATOR, PARENTS, START_SIZE, EvolutionSampler
 from evoengine.sampler.proposer import Proposer
 from evoengine.sampler.valid import ValidSet
-from evoengine.space import Axis, FeasibleSet, Point, SearchSpace
+from evoengine.space import Axis, FeasibleSet, Point, Rule, SearchSpace, Values
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -342,6 +345,21 @@ class TestEncoding:
         assert optuna.distributions.CategoricalDistribution((0, 1)) == kinds["ROLES"]
 
 
+def grouped() -> FeasibleSet:
+    """Two axes that a rule ties together, with others between them, and axes of no rule."""
+
+    def many(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
+        return "many" if values["STAGES"] * values["WARPS"] > 8 else None
+
+    rules = (Rule("many", ("STAGES", "WARPS"), many),)
+    return dataclasses.replace(SPACE, rules=rules).feasible(AttentionProblem(), card("l4"))
+
+
+@pytest.fixture(params=["listed", "grouped"])
+def feasible(request: pytest.FixtureRequest) -> FeasibleSet:
+    return FEASIBLE if request.param == "listed" else grouped()
+
+
 class TestValidSet:
     def test_agrees_with_the_space_on_distance_and_membership(self) -> None:
         valid = ValidSet(SPACE, FEASIBLE)
@@ -351,20 +369,47 @@ class TestValidSet:
             assert row is None or point == valid.point(row)
         middle = FEASIBLE.points[len(FEASIBLE.points) // 2]
         expected = [SPACE.distance(middle, point) for point in FEASIBLE.points]
-        assert expected == valid.distance(middle).tolist()
+        assert expected == valid.distance(middle, np.arange(len(valid))).tolist()
 
-    def test_nearest_is_free_and_keeps_the_choice_it_is_told_to(self) -> None:
-        valid = ValidSet(SPACE, FEASIBLE)
-        wanted = (5, 3, 2, 1, 0, 0)
-        taken = {row for row in range(len(valid)) if valid.point(row)[0] == 5}
+    @pytest.mark.parametrize("taken_share", [0.0, 0.3, 1.0])
+    def test_nearest_is_the_closest_that_is_free(self, feasible: FeasibleSet, taken_share: float) -> None:
+        valid = ValidSet(SPACE, feasible)
+        every = np.arange(len(valid))
+        rng = np.random.default_rng(7)
+        for point in itertools.product(*(range(len(a.choices)) for a in AXES)):
+            taken = set(rng.choice(len(valid), round(taken_share * len(valid)), replace=False).tolist())
+            far = valid.distance(point, every)
+            far[list(taken)] = np.inf
+            assert (int(far.argmin()) if far.min() < np.inf else None) == valid.nearest(point, taken)
 
-        row = valid.nearest(wanted, set(), keep=0)
-        assert row is not None
-        assert 5 == valid.point(row)[0]
-        assert valid.nearest(wanted, taken, keep=0) is None
-        free = valid.nearest(wanted, taken)
-        assert free is not None
-        assert free not in taken
+    def test_rows_and_points_belong_together(self, feasible: FeasibleSet) -> None:
+        valid = ValidSet(SPACE, feasible)
+        every = np.arange(len(valid))
+
+        assert [list(point) for point in feasible.points] == valid.at(every).tolist()
+        assert every.tolist() == valid.rows(list(feasible.points)).tolist()
+
+    def test_a_hundred_million_configs_are_searched_in_the_memory_of_their_groups(self) -> None:
+        """2^27 feasible configs: pairs of axes that must differ, and axes that nothing ties."""
+        axes = tuple(Axis(f"A{i}", (0, 1, 2, 3), f"a{i}") for i in range(14))
+
+        def differ(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
+            return "equal" if values["A0"] == values["A1"] else None
+
+        default = dict.fromkeys((axis.name for axis in axes), 0) | {"A1": 1}
+        space = SearchSpace("vast", axes, (Rule("differ", ("A0", "A1"), differ),), default)
+        feasible = space.feasible(AttentionProblem(), card("l4"))
+        proposer = Proposer(space, feasible, sampler="evolution", seed=3)
+        seen: list[Seen] = []
+        for number in range(24):
+            (proposal,) = proposer.propose(1)
+            seen.append(Seen(number, proposal.point, 1.0 + sum(proposal.point), "done", proposal.operator))
+            proposer.observe(seen[-1:])
+
+        assert 12 * 4**12 == len(feasible.points)
+        assert {True} == {one.point in feasible.points for one in seen}
+        assert 24 == len({one.point for one in seen})
+        assert min(sum(one.point) for one in seen[8:]) < min(sum(one.point) for one in seen[2:8])
 
     def test_a_product_without_a_64_bit_code_is_refused(self) -> None:
         axes = tuple(Axis(f"A{i}", (0, 1), f"a{i}") for i in range(64))

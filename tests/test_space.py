@@ -71,11 +71,16 @@ def test_the_feasible_set_is_that_of_brute_force(drawn: tuple[SearchSpace, tuple
     rules = (*space.rules, *hardware)
     feasible = space.feasible(PROBLEM, LIMITS, hardware)
 
-    assert brute_force(space, rules) == feasible.points
+    assert brute_force(space, rules) == sorted(feasible.points)
     assert space.product == feasible.product == len(feasible.points) + sum(feasible.rejected.values())
     assert [rule.id for rule in rules] == list(feasible.rejected)
-    for point in feasible.points:
+    for row, point in enumerate(feasible.points):
         assert space.broken(space.config_at(point).values, PROBLEM, LIMITS, hardware) is None
+        assert point == feasible.points[row]
+    for at in range(len(space.axes)):
+        assert sorted({point[at] for point in feasible.points}) == feasible.used(at)
+    every = itertools.product(*(range(len(axis.choices)) for axis in space.axes))
+    assert sorted(feasible.points) == [point for point in every if point in feasible.points]
 
 
 @given(spaces(), st.data())
@@ -92,7 +97,7 @@ def test_nearest_is_feasible_and_nothing_feasible_is_closer(
     target = space.point(values)
     found = space.point(space.nearest(values, feasible).values)
 
-    assert found in feasible.points
+    assert found == min(feasible.points, key=lambda point: (space.distance(point, target), point))
     assert min(space.distance(point, target) for point in feasible.points) == space.distance(found, target)
     assert (target == found) == (target in feasible.points)
 
@@ -116,7 +121,7 @@ def test_rules_see_the_problem_and_the_limits() -> None:
 
     asked = space((Rule("seen", ("WARPS",), check),))
 
-    assert [] == asked.feasible(PROBLEM, LIMITS).points
+    assert 0 == len(asked.feasible(PROBLEM, LIMITS).points)
     assert Broken("seen", "B1_H8_S512_D64_fp16 on NVIDIA L4") == asked.broken(asked.default, PROBLEM, LIMITS)
     assert 36 == len(asked.feasible(PROBLEM, card("h200")).points)
 

@@ -43,9 +43,10 @@ def put_section(path: Path, name: str, section: Mapping[str, Any], environment: 
     """Write `section` under `name`, in place of an earlier one; the other sections stay as they are.
 
     `environment` is what the section was measured with: device, driver, toolchain, source digest. The command is
-    recorded with the file's name alone: its folder is the machine's own affair.
+    recorded with the file's name alone and without a database's address: folders and hosts are the machine's own
+    affair, a password anybody's but a reader's.
     """
-    arguments = [path.name if argument == str(path) else argument for argument in sys.argv[1:]]
+    arguments = ["URL" if "://" in one else path.name if one == str(path) else one for one in sys.argv[1:]]
     document = json.loads(path.read_text()) if path.exists() else {}
     document[name] = {
         "command": shlex.join(["python", "-m", f"benchmarks.trust.{name}", *arguments]),

@@ -166,7 +166,7 @@ class Model:
         self._posterior = Posterior(x, hyper, self._at(self.pool))
 
     def _at(self, rows: Rows) -> Floats:
-        return self._features.of(self._valid.matrix[rows])
+        return self._features.of(self._valid.at(rows))
 
 
 def _last_fit(trials: int) -> int:

@@ -42,7 +42,7 @@ class Prior:
         return np.asarray((self._ask(rows) - self._middle) / self._width)
 
     def _ask(self, rows: Rows) -> Floats:
-        points = self._valid.matrix[rows]
+        points = self._valid.at(rows)
         return np.array([opinion(points) for opinion in self._opinions]).reshape(len(self._opinions), len(rows)).T
 
 
