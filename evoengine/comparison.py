@@ -9,7 +9,7 @@ from evoengine.devices.cuda.results import Final, Finals, ratio_interval
 from evoengine.devices.estimate import L2_BYTES_PER_CLOCK
 from evoengine.hardware import DeviceLimits
 from evoengine.oracle import BASELINE_FACTOR
-from evoengine.problem import Problem, problem_fields
+from evoengine.problem import Problem, ProblemSet, problem_fields, weighted_mean
 from evoengine.verdict import Rejection
 
 METHOD = (
@@ -24,8 +24,13 @@ def roofline(problem: Problem, device: DeviceLimits) -> tuple[float, str]:
     """(microseconds that no kernel can beat on `device` at its nominal rates, the rate that says so).
 
     The larger of operations over tensor rate and bytes over bandwidth. A problem that fits into L2 is read from there
-    in warm windows, at 64 bytes a clock and SM (`estimate.L2_BYTES_PER_CLOCK`); a larger one from DRAM.
+    in warm windows, at 64 bytes a clock and SM (`estimate.L2_BYTES_PER_CLOCK`); a larger one from DRAM. Of a set the
+    mean of its members' bounds.
     """
+    if isinstance(problem, ProblemSet):
+        each = [roofline(member.problem, device) for member in problem.members]
+        least_us = weighted_mean([us for us, _ in each], [member.weight for member in problem.members])
+        return least_us, " or ".join(dict.fromkeys(bound for _, bound in each))
     bounds = {"tensor rate": problem.flops / (device.tensor_tflops * 1e6)}
     if problem.bytes_moved <= device.l2_bytes:
         bounds["L2 bandwidth"] = problem.bytes_moved / (L2_BYTES_PER_CLOCK * device.sms * device.clock_mhz)

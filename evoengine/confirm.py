@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from evoengine.archive.records import Baseline, Elite
 from evoengine.devices.cuda.results import Final, Finals, Setup, ratio_interval
@@ -43,7 +43,7 @@ def elites(finals: Finals, artifacts: Mapping[int, Artifact], source_digest: str
         if isinstance(final, Rejection):
             continue
         artifact = artifacts[candidate.number]
-        low, _, high = ratio_interval(final.windows_us, control.windows_us, finals.seed, level)
+        low, _, high = finals.interval(final, level)
         kept.append(
             Elite(
                 number=candidate.number,
@@ -52,7 +52,7 @@ def elites(finals: Finals, artifacts: Mapping[int, Artifact], source_digest: str
                 control_ratio=final.ratio,
                 baseline_ratios={one.name: final.median_us / one.median_us for one in finals.baselines},
                 verdict=compare(low, high),
-                cubin=artifact.cubin.read_bytes(),
+                cubin=artifact.image,
                 cubin_sha256=artifact.cubin_sha256,
                 source_digest=source_digest,
                 environment=finals.environment,
@@ -72,10 +72,51 @@ def elites(finals: Finals, artifacts: Mapping[int, Artifact], source_digest: str
                     "seed": finals.seed,
                     "clocks": finals.clocks,
                     "checks": [dataclasses.asdict(check) for check in final.checks],
+                    **({"shapes": _on_shapes(finals, final, artifact)} if finals.shapes else {}),
                 },
             )
         )
     return kept
+
+
+def _on_shapes(finals: Finals, final: Final, artifact: Artifact) -> list[dict[str, Any]]:
+    """What the final run says of a finalist at each shape of a set.
+
+    The verdicts at the shapes are a family of their own, which holds at once with 95 %: as many times more intervals
+    than finalists as there are shapes.
+    """
+    finalists = sum(isinstance(one, Final) for _, one in finals.finalists)
+    level = confidence(finalists * len(finals.shapes))
+    rows = []
+    for at, (label, weight) in enumerate(finals.shapes):
+        one, control, part = final.members[at], finals.control.members[at], artifact.parts[at]
+        low, _, high = ratio_interval(one.windows_us, control.windows_us, finals.seed, level)
+        rows.append(
+            {
+                "shape": label,
+                "weight": weight,
+                "build": part.digest,
+                "cubin_sha256": part.cubin_sha256,
+                "registers": part.resources.registers,
+                "spill_bytes": part.resources.spill_bytes,
+                "cubin_bytes": part.cubin.stat().st_size,
+                "median_us": one.median_us,
+                "cold_median_us": one.cold_median_us,
+                "noise": one.noise,
+                "ratio_to_default": one.ratio,
+                "ratio_to_default_95": [one.ratio_low, one.ratio_high],
+                "default_us": control.median_us,
+                "default_noise": control.noise,
+                "baseline_ratios": {b.name: one.median_us / b.members[at].median_us for b in finals.baselines},
+                "verdict": compare(low, high),
+                "verdict_interval": [low, high],
+                "verdict_confidence": level,
+                "windows_us": one.windows_us,
+                "default_windows_us": control.windows_us,
+                "launches_per_window": one.launches_per_window,
+            }
+        )
+    return rows
 
 
 def baselines_at_start(setup: Setup) -> list[Baseline]:

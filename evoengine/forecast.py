@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from evoengine.devices.estimate import estimate_us
 from evoengine.hardware import DeviceLimits
-from evoengine.problem import Problem
+from evoengine.problem import Problem, members_of, weighted_mean
 from evoengine.sampler.source import Source, make_source
 from evoengine.space import Point, SearchSpace
 from evoengine.template import TemplateModule
@@ -22,7 +22,10 @@ OPERATOR = "estimate"
 
 @dataclass(frozen=True)
 class Forecast:
-    """The estimate of a template's configs: one problem, one card. `fixed` are values of axes that `space` has not."""
+    """The estimate of a template's configs: one problem, or a set, and one card.
+
+    `fixed` are values of axes that `space` has not.
+    """
 
     module: TemplateModule
     problem: Problem
@@ -47,8 +50,12 @@ class Forecast:
 
     def _estimate(self, point: Point) -> float | None:
         values = {**self.fixed, **self.space.config_at(point).values}
-        launch, work = self.module.launch(values, self.problem), self.module.work(values, self.problem)
+        members = members_of(self.problem)
         try:
-            return estimate_us(launch, work, None, self.card)
+            times = [
+                estimate_us(self.module.launch(values, problem), self.module.work(values, problem), None, self.card)
+                for problem in (member.problem for member in members)
+            ]
         except ValueError:  # so many registers are expected that no CTA fits
             return None
+        return weighted_mean(times, [member.weight for member in members]) if len(times) > 1 else times[0]

@@ -92,8 +92,8 @@ def _find(source: str | Path | None, storage: str, template: str | None) -> _Sou
     from evoengine.export.gather import wisdom_of
 
     chosen = find_chosen(None if source is None else str(source), storage, template=template)
-    cubins = {} if chosen.cubin is None else {hashlib.sha256(chosen.cubin).hexdigest(): chosen.cubin}
-    return _Source(wisdom_of([chosen]), chosen.template, cubins)
+    cubins = {_sha256(one.cubin): one.cubin for one in chosen if one.cubin is not None}
+    return _Source(wisdom_of(chosen), chosen[0].template, cubins)
 
 
 def _package(folder: Path) -> _Source:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+import re
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -126,16 +129,83 @@ class AttentionProblem:
         return rows * self.head_dim * DTYPE_BYTES[self.dtype] + lse
 
 
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One problem of a set; `weight` is its share of the objective, beside the other members' weights."""
+
+    problem: Problem
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class ProblemSet:
+    """Problems that one config shall serve. Its times are weighted geometric means over the members.
+
+    Operations and bytes are means of the same kind, so that rates made of them are the means of the members' rates.
+
+    Raises:
+        UserError: there are fewer than two, one is there twice, or a weight is not positive and finite.
+    """
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ()
+
+    members: tuple[Member, ...]
+
+    def __post_init__(self) -> None:
+        labels = [member.problem.label for member in self.members]
+        if len(labels) < 2:
+            raise UserError(f"a set of shapes has two or more, this one has {len(labels)}")
+        twice = next((label for at, label in enumerate(labels) if label in labels[:at]), None)
+        if twice is not None:
+            raise UserError(f"shape {twice} is given twice: give it once, with a weight")
+        for member in self.members:
+            if not 0.0 < member.weight < math.inf:
+                raise UserError(f"{member.problem.label}: weight={member.weight:g} must be positive and finite")
+
+    @property
+    def label(self) -> str:
+        """The first member's, and how many more there are: a set may be long, and the digest tells sets apart."""
+        return f"{self.members[0].problem.label}_and_{len(self.members) - 1}_more"
+
+    @property
+    def flops(self) -> int:
+        return self._mean([member.problem.flops for member in self.members])
+
+    @property
+    def bytes_moved(self) -> int:
+        return self._mean([member.problem.bytes_moved for member in self.members])
+
+    def _mean(self, counts: Sequence[int]) -> int:
+        return round(weighted_mean(counts, [member.weight for member in self.members])) if all(counts) else 0
+
+
+def members_of(problem: Problem) -> tuple[Member, ...]:
+    """The members of a set; a problem by itself is its only one."""
+    return problem.members if isinstance(problem, ProblemSet) else (Member(problem),)
+
+
+def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    """The weighted geometric mean of positive values."""
+    return math.exp(statistics.fmean(map(math.log, values), weights))
+
+
 def problem_fields(problem: Problem) -> dict[str, int | float | str | bool]:
-    """The problem as JSON-ready fields, in declaration order."""
-    return {field.name: getattr(problem, field.name) for field in dataclasses.fields(problem)}
+    """The problem as JSON-ready fields, in declaration order; of a set those in which all members agree."""
+    first, *others = [member.problem for member in members_of(problem)]
+    fields = {field.name: getattr(first, field.name) for field in dataclasses.fields(first)}
+    return {name: value for name, value in fields.items() if all(getattr(one, name) == value for one in others)}
 
 
 def problem_digest(problem: Problem) -> str:
     """12 hex digits over type and fields.
 
-    A field whose metadata say `newer` counts where it is not at its default: problems of before keep their digests.
+    A field whose metadata say `newer` counts where it is not at its default: problems of before keep their digests. Of
+    a set over the members' digests and shares, in any order.
     """
+    if isinstance(problem, ProblemSet):
+        total = sum(member.weight for member in problem.members)
+        shares = [(problem_digest(member.problem), f"{member.weight / total:.9f}") for member in problem.members]
+        return hashlib.sha256(json.dumps(["ProblemSet", sorted(shares)]).encode()).hexdigest()[:12]
     newer = {field.name: field.default for field in dataclasses.fields(problem) if field.metadata.get("newer")}
     fields = {k: v for k, v in problem_fields(problem).items() if k not in newer or v != newer[k]}
     text = json.dumps([type(problem).__name__, fields], sort_keys=True)
@@ -164,6 +234,37 @@ def make_problem(problem_type: type[P], fields: Mapping[str, object]) -> P:
         raise UserError(f"problem cannot be made of its fields ({error}): it lacks one") from error
 
 
+def parse_shapes(problem_type: type[P], texts: Sequence[str]) -> P | ProblemSet:
+    """The problem of one shape, or the set of several, each with ` weight=W` after it where it counts more or less.
+
+    Raises:
+        UserError: a shape cannot be read, is given twice, or has a weight that is not positive.
+    """
+    if len(texts) == 1:
+        return parse_shape(problem_type, texts[0])
+    members = []
+    for text in texts:
+        shape, weight = _split_weight(text)
+        members.append(Member(parse_shape(problem_type, shape), weight))  # type: ignore[arg-type]
+    return ProblemSet(tuple(members))
+
+
+_WEIGHT = re.compile(r"(.*?)\s+weight\s*=\s*(\S*)\s*", re.DOTALL)
+
+
+def _split_weight(text: str) -> tuple[str, float]:
+    found = _WEIGHT.fullmatch(text)
+    if found is None:
+        return text, 1.0
+    try:
+        weight = float(found[2])
+    except ValueError:
+        weight = math.nan
+    if not 0.0 < weight < math.inf:
+        raise UserError(f"shape {text!r}: weight={found[2]!r} must be a positive number")
+    return found[1], weight
+
+
 def parse_shape(problem_type: type[P], text: str) -> P:
     """A problem from `1,8,512,64,causal,dtype=bf16`: leading numbers fill `POSITIONAL`, the rest are name=value.
 
@@ -172,6 +273,8 @@ def parse_shape(problem_type: type[P], text: str) -> P:
     Raises:
         UserError: an unknown field, a value of the wrong type, too many numbers, or a field out of range.
     """
+    if _WEIGHT.fullmatch(text):
+        raise UserError(f"shape {text!r}: a weight is for one study over several shapes, leave it out")
     fields = {field.name: str(field.type) for field in dataclasses.fields(problem_type)}  # type: ignore[arg-type]
     positional = list(problem_type.POSITIONAL)  # type: ignore[attr-defined]
     values: dict[str, int | float | str | bool] = {}

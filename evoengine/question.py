@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,7 +10,7 @@ from evoengine.build import BuildRequest
 from evoengine.errors import UserError
 from evoengine.gates import Ceilings, hardware_rules, resource_gate, static_gate
 from evoengine.hardware import DeviceLimits
-from evoengine.problem import Problem
+from evoengine.problem import Problem, ProblemSet
 from evoengine.space import Config, FeasibleSet, Rule, SearchSpace, Values
 from evoengine.template import Launch, Template
 from evoengine.verdict import Artifact, Rejection
@@ -24,6 +25,11 @@ class Question:
     problem: Problem
     limits: DeviceLimits
     ceilings: Ceilings
+
+    @property
+    def members(self) -> tuple[Question, ...]:
+        """The question of every problem: of a set several, else itself."""
+        return (self,)
 
     @cached_property
     def hardware(self) -> tuple[Rule, ...]:
@@ -71,3 +77,71 @@ class Question:
 
     def resource_gate(self, values: Values, artifact: Artifact) -> Rejection | None:
         return resource_gate(artifact.resources, self.launch(values), self.limits, self.ceilings)
+
+
+@dataclass(frozen=True)
+class SetQuestion(Question):
+    """One config for every problem of a set: what one of them refuses is refused, and says at which shape."""
+
+    problem: ProblemSet
+
+    @cached_property
+    def members(self) -> tuple[Question, ...]:
+        every = (member.problem for member in self.problem.members)
+        return tuple(Question(self.template, self.space, one, self.limits, self.ceilings) for one in every)
+
+    @cached_property
+    def hardware(self) -> tuple[Rule, ...]:
+        rules = hardware_rules(self.template, tuple(axis.name for axis in self.space), self.ceilings)
+        return tuple(map(self._for_all, rules))
+
+    @cached_property
+    def feasible(self) -> FeasibleSet:
+        return self._strict.feasible(self.problem, self.limits, self.hardware)
+
+    def launch(self, values: Values) -> Launch:
+        """The launch that takes the most shared memory a CTA."""
+        return max((one.launch(values) for one in self.members), key=lambda launch: launch.smem_bytes)
+
+    def build_request(self, values: Values) -> BuildRequest:
+        requests = {one.problem.label: one.build_request(values) for one in self.members}
+        first = next(iter(requests.values()))
+        return BuildRequest(first.defines, first.smem_bytes, requests)
+
+    def identity(self, values: Values, cubin_sha256: str) -> str:
+        return " ".join(one.identity(values, cubin_sha256) for one in self.members)
+
+    def static_gate(self, values: Values) -> Rejection | None:
+        return static_gate(self._strict, self.hardware, values, self.problem, self.limits)
+
+    def resource_gate(self, values: Values, artifact: Artifact) -> Rejection | None:
+        for one, part in zip(self.members, artifact.members, strict=True):
+            refusal = one.resource_gate(values, part)
+            if refusal is not None:
+                return dataclasses.replace(refusal, reason=f"{one.problem.label}: {refusal.reason}")
+        return None
+
+    @cached_property
+    def _strict(self) -> SearchSpace:
+        return dataclasses.replace(self.space, rules=tuple(map(self._for_all, self.space.rules)))
+
+    def _for_all(self, rule: Rule) -> Rule:
+        problems = [member.problem for member in self.problem.members]
+
+        def check(values: Values, _: Problem, limits: DeviceLimits) -> str | None:
+            for problem in problems:
+                reason = rule.check(values, problem, limits)
+                if reason is not None:
+                    return f"{problem.label}: {reason}"
+            return None
+
+        return Rule(rule.id, rule.axes, check)
+
+
+def make_question(
+    template: Template, space: SearchSpace, problem: Problem, limits: DeviceLimits, ceilings: Ceilings
+) -> Question:
+    """The question of a problem, or of a set of them."""
+    if isinstance(problem, ProblemSet):
+        return SetQuestion(template, space, problem, limits, ceilings)
+    return Question(template, space, problem, limits, ceilings)

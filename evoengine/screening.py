@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from evoengine.archive.records import Elite
 from evoengine.archive.study import Study
 from evoengine.devices.cuda.sanitizer import TOOLS, Report, Sanitizer, Tool
+from evoengine.problem import Problem
 from evoengine.progress import Listener
 from evoengine.question import Question
 from evoengine.verdict import Artifact, Candidate, Evidence, Rejection
@@ -61,9 +62,18 @@ class Screening:
         return kept, notes
 
     def _check(self, tool: Tool, candidate: Candidate, artifact: Artifact) -> Report:
-        values = candidate.config.values
-        problems = self._question.template.module.small_problems(values, self._question.problem)
-        return self._sanitizer.check(tool, artifact.cubin, values, problems, artifact.ptx.read_text(errors="replace"))
+        """What the tool says of a finalist; of several cubins, of the first that is not clean."""
+        values, module = candidate.config.values, self._question.template.module
+        problems: dict[str, dict[Problem, None]] = {}
+        for question, part in zip(self._question.members, artifact.parts, strict=True):
+            small = module.small_problems(values, question.problem)
+            problems.setdefault(part.cubin_sha256, {}).update(dict.fromkeys(small))
+        for part in {one.cubin_sha256: one for one in artifact.parts}.values():
+            small = list(problems[part.cubin_sha256])
+            report = self._sanitizer.check(tool, part.cubin, values, small, part.ptx.read_text(errors="replace"))
+            if not report.clean:
+                break
+        return report
 
 
 def annotated(elites: Iterable[Elite], notes: Mapping[int, Evidence]) -> list[Elite]:

@@ -13,10 +13,15 @@ from evoengine.archive.study import Study
 from evoengine.errors import UserError
 from evoengine.hardware import DeviceLimits, occupancy
 from evoengine.template import Launch
-from evoengine.verdict import Check, Estimate, Gate, Measurement, Rejection, is_paid
+from evoengine.verdict import Check, Estimate, Evidence, Gate, Measurement, Rejection, is_paid, on_shapes
 
 SDPA = "sdpa"
 """The baseline that users compare with: PyTorch's own choice of backend."""
+OF_A_SHAPE = (
+    *("shape", "weight", "estimated_us", "median_us", "cold_median_us", "noise", "ratio_to_default"),
+    *("ratio_to_default_95", "verdict", "verdict_interval", "verdict_confidence"),
+)
+"""Of what is known of a config at one shape of several, what a reader is shown."""
 
 
 def summarise(
@@ -29,7 +34,8 @@ def summarise(
     launch, noise is IQR over median, `error` the largest relative Frobenius error against float64 over all checks,
     `ratio_to_sdpa` SDPA's time over the config's. `mode` says whether L2 was warm or cold; `cold_median_us` is None
     where no cold time was taken. A `verdict` rests on `verdict_interval` of the ratio; those of all elites hold at once
-    with 95 %.
+    with 95 %. Of a study of several shapes every time and ratio is the weighted geometric mean over `shapes`, which say
+    what holds at each; `worst_ratio_to_default` is the largest there, at `worst_shape`.
 
     Raises:
         UserError: an elite is no trial of the study.
@@ -46,6 +52,7 @@ def summarise(
         "space_digest": study.spec.space_digest,
         "shape": study.spec.problem_label,
         "problem": dict(study.spec.problem),
+        **_members(study),
         "device": study.spec.device,
         "limits": study.spec.limits.get("name"),
         "arch": study.spec.arch,
@@ -167,12 +174,42 @@ def _measured(record: Record) -> dict[str, Any]:
         "half_width": verdict.evidence.get("half_width"),
         "flags": list(verdict.flags),
         "error": _error(verdict.checks),
+        **_on_shapes(verdict.evidence),
     }
 
 
 def _estimated(record: Record) -> dict[str, Any]:
     assert isinstance(record.verdict, Estimate), "shortlist() holds estimates"
-    return {"estimated_us": record.verdict.estimated_us, "error": _error(record.verdict.checks)}
+    verdict = record.verdict
+    return {
+        "estimated_us": verdict.estimated_us,
+        "error": _error(verdict.checks),
+        **_on_shapes(verdict.evidence),
+    }
+
+
+def _members(study: Study) -> dict[str, Any]:
+    """The shapes that a study of several is of."""
+    members = study.spec.members
+    rows = [{"shape": one.label, "weight": one.weight, "problem": dict(one.problem)} for one in members]
+    return {"shapes": rows} if rows else {}
+
+
+def _on_shapes(evidence: Evidence) -> dict[str, Any]:
+    """What a verdict on several shapes says of each, and of the worst."""
+    rows = on_shapes(evidence)
+    if not rows:
+        return {}
+    shown = [{name: row[name] for name in OF_A_SHAPE if name in row} for row in rows]
+    for row, known in zip(shown, rows, strict=True):
+        if ratio := known.get("baseline_ratios", {}).get(SDPA):
+            row["ratio_to_sdpa"] = 1.0 / ratio
+    found: dict[str, Any] = {"shapes": shown}
+    timed = [row for row in shown if row.get("ratio_to_default")]
+    if timed:
+        worst = max(timed, key=lambda row: float(row["ratio_to_default"]))
+        found |= {"worst_ratio_to_default": worst["ratio_to_default"], "worst_shape": worst["shape"]}
+    return found
 
 
 def _elite(elite: Elite, record: Record) -> dict[str, Any]:
@@ -194,6 +231,7 @@ def _elite(elite: Elite, record: Record) -> dict[str, Any]:
         "sanitizer": elite.evidence.get("sanitizer"),
         "profile": elite.evidence.get("profile"),
         "confirmed_at": elite.confirmed_at,
+        **_on_shapes(elite.evidence),
     }
 
 
@@ -207,7 +245,23 @@ def _default(elite: Elite) -> dict[str, Any]:
         "noise": evidence.get("default_noise"),
         "ratio_to_default": 1.0,
         "verdict": "SAME",
+        **_default_on_shapes(evidence),
     }
+
+
+def _default_on_shapes(evidence: Evidence) -> dict[str, Any]:
+    rows = [
+        {
+            "shape": row["shape"],
+            "weight": row["weight"],
+            "median_us": row.get("default_us"),
+            "noise": row.get("default_noise"),
+            "ratio_to_default": 1.0,
+            "verdict": "SAME",
+        }
+        for row in on_shapes(evidence)
+    ]
+    return {"shapes": rows, "worst_ratio_to_default": 1.0, "worst_shape": rows[0]["shape"]} if rows else {}
 
 
 def _median(windows_us: Sequence[float] | None) -> float | None:

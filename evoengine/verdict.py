@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -46,7 +48,10 @@ class ResourceUsage:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A built candidate. `digest` names the inputs of the build, `cubin_sha256` its output."""
+    """A built candidate. `digest` names the inputs of the build, `cubin_sha256` its output.
+
+    `members` are the builds for each problem of a set (`together`); empty where there is one problem.
+    """
 
     digest: str
     folder: Path
@@ -56,6 +61,18 @@ class Artifact:
     compiler: str
     arch: str
     cached: bool = False
+    members: tuple[Artifact, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Artifact, ...]:
+        """The build for each problem; its own where there is one."""
+        return self.members or (self,)
+
+    @property
+    def image(self) -> bytes:
+        """What `cubin_sha256` is of: the cubin, or all different ones, one after the other in the members' order."""
+        different = {one.cubin_sha256: one for one in self.parts}
+        return b"".join(one.cubin.read_bytes() for one in different.values())
 
     @property
     def cubin(self) -> Path:
@@ -64,6 +81,25 @@ class Artifact:
     @property
     def ptx(self) -> Path:
         return self.folder / "kernel.ptx"
+
+
+def together(members: Sequence[Artifact]) -> Artifact:
+    """One config built for every problem of a set, of each resource what the most demanding member uses."""
+    first = members[0]
+    used = [dataclasses.asdict(one.resources) for one in members]
+    whole = dataclasses.replace(
+        first,
+        resources=ResourceUsage(**{name: max(one[name] for one in used) for name in used[0]}),
+        build_seconds=sum({one.digest: one.build_seconds for one in members}.values()),
+        cached=all(one.cached for one in members),
+        members=tuple(members),
+    )
+    digests = list(dict.fromkeys(one.digest for one in members))
+    if len(digests) > 1:
+        whole = dataclasses.replace(whole, digest=hashlib.sha256(" ".join(digests).encode()).hexdigest()[:32])
+    if len({one.cubin_sha256 for one in members}) > 1:
+        whole = dataclasses.replace(whole, cubin_sha256=hashlib.sha256(whole.image).hexdigest())
+    return whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +138,34 @@ class Check:
     row_ratio: float | None = None
     slice_at: int = 0
     row_at: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnShape:
+    """What the evidence of a verdict on a set of problems says of one, under `shapes`; it may say more.
+
+    Ratios are to the default config's time. `build` is the digest of the shape's own build, `cubin_bytes` the length of
+    its cubin within an elite's image.
+    """
+
+    shape: str
+    weight: float
+    build: str
+    cubin_sha256: str
+    registers: int
+    spill_bytes: int
+    cubin_bytes: int | None = None
+    estimated_us: float | None = None
+    median_us: float | None = None
+    noise: float | None = None
+    ratio_to_default: float | None = None
+    control_reference_us: float | None = None
+
+
+def on_shapes(evidence: Evidence) -> Sequence[Mapping[str, Any]]:
+    """The rows of `OnShape` in the evidence of a verdict or an elite; none where it is of one problem."""
+    rows: Sequence[Mapping[str, Any]] = evidence.get("shapes", ())
+    return rows
 
 
 @dataclass(frozen=True, slots=True)

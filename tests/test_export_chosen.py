@@ -58,7 +58,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_winner_leaves_or_the_default_where_there_is_none(
     database: Path, study: str | None, trial: int | None, expected: int, confirmed: bool
 ) -> None:
-    chosen = find_chosen(study, str(database), trial=trial)
+    [chosen] = find_chosen(study, str(database), trial=trial)
     values = {**SPACE.default, **(GUESSES if study == "guessed" else verdicts())[expected][0]}
 
     assert expected == chosen.facts.trial == chosen.row["trial"]
@@ -68,7 +68,7 @@ def test_the_winner_leaves_or_the_default_where_there_is_none(
 
 
 def test_its_facts_are_those_of_the_study(database: Path) -> None:
-    facts = find_chosen("measured", str(database)).facts
+    facts = find_chosen("measured", str(database))[0].facts
 
     assert ("NVIDIA L4", "sm_89", "NVRTC 13.0.88", "580.65") == (facts.device, facts.arch, facts.compiler, facts.driver)
     assert (TEMPLATE.digest, SPACE.digest) == (facts.template_digest, facts.space_digest)
@@ -83,7 +83,7 @@ def test_an_estimate_is_exported_as_one(database: Path, tmp_path: Path, capsys: 
     assert 0 == main(["export", "guessed", "-o", str(path), "--storage", str(database)])
     assert "estimated 5.00 us, not measured" in capsys.readouterr().out
     assert "// NOT MEASURED" in path.read_text()
-    assert parse_header(path.read_text()) == find_chosen("guessed", str(database)).facts
+    assert parse_header(path.read_text()) == find_chosen("guessed", str(database))[0].facts
     for form in ("wisdom", "torch"):
         assert 2 == main(["export", "guessed", "--format", form, "-o", str(tmp_path / "x"), "--storage", str(database)])
         assert "guessed holds no measured time" in capsys.readouterr().err

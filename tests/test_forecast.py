@@ -16,7 +16,7 @@ from evoengine.devices.estimate import estimate_us
 from evoengine.forecast import Forecast
 from evoengine.gates import Ceilings
 from evoengine.hardware import card
-from evoengine.problem import AttentionProblem
+from evoengine.problem import AttentionProblem, Member, ProblemSet, weighted_mean
 from evoengine.question import Question
 from evoengine.recorded.recording import write_recording
 from evoengine.sampler.proposer import Proposer
@@ -62,6 +62,20 @@ def test_is_the_estimate_of_every_config_before_it_is_built() -> None:
     assert ("estimate", "NVIDIA L4", "B1_H8_S512_D64_fp16") == (source.name, source.device, source.problem)
     assert some(60) == list(source.points)
     assert [estimate(point) for point in some(60)] == list(source.values)
+
+
+def test_of_a_set_it_is_the_mean_over_the_shapes() -> None:
+    other = AttentionProblem(seq_q=1024)
+    problems = ProblemSet((Member(AttentionProblem(), 3.0), Member(other, 1.0)))
+    points = some(20)
+    source = Forecast(MODULE, problems, L4, SPACE, points).source(seed=0)
+    alone = Forecast(MODULE, other, L4, SPACE, points).source(seed=0)
+
+    assert source is not None
+    assert alone is not None
+    for point, mean, us in zip(points, source.values, alone.values, strict=True):
+        assert us is not None
+        assert mean == pytest.approx(weighted_mean([estimate(point), us], (3, 1)))
 
 
 def test_of_a_large_space_a_sample_is_estimated_and_its_best_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:

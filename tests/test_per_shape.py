@@ -315,16 +315,12 @@ class TestGoingOn:
 
 
 class TestMistakes:
-    @pytest.mark.parametrize("options", [("--shape", "1000", "--shape", "4000"), ("--shapes", "shapes.txt")])
-    def test_several_shapes_want_per_shape(
-        self, bench: Bench, options: tuple[str, ...], capfd: pytest.CaptureFixture[str]
-    ) -> None:
-        Path("shapes.txt").write_text("1000\n")
-        assert 2 == main(["search", "--template", "mine", "--device", "none", *options])
-        [line] = capfd.readouterr().err.splitlines()
+    def test_a_weight_means_nothing_to_studies_of_their_own(self, bench: Bench) -> None:
+        bench(code=2, shapes=["1000", "4000 weight=2"])
+        [line] = bench.err.splitlines()
 
-        assert "add --per-shape" in line
-        assert " ".join(options) in line
+        assert "'4000 weight=2': a weight is for one study over several shapes, leave it out" in line
+        assert [] == Archive.open("sqlite:///studies/evoengine.db").studies()
 
     def test_a_bad_shape_is_found_before_anything_is_spent(self, bench: Bench) -> None:
         bench(code=2, shapes=["1000", "many"])

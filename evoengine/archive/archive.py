@@ -17,11 +17,12 @@ from sqlalchemy import Connection, RowMapping, exc, func, insert, select
 from evoengine.archive import merge, tables, transfer
 from evoengine.archive.codec import read_row, read_spec
 from evoengine.archive.database import Database
-from evoengine.archive.documents import Damaged, typed
+from evoengine.archive.documents import Damaged, check_shapes, typed
 from evoengine.archive.lease import Owner
 from evoengine.archive.records import StudySpec, StudySummary
 from evoengine.archive.study import Study
 from evoengine.errors import UserError
+from evoengine.verdict import on_shapes
 
 T = TypeVar("T")
 
@@ -170,10 +171,21 @@ class Archive:
         return self._write(lambda c: merge.merge(c, whole, into))
 
     def builds(self) -> set[str]:
-        """The digests of every build that a study of this database refers to."""
+        """The digests of every build that a study of this database refers to; of several shapes, the build of each."""
 
-        query = select(tables.build.c.digest).distinct()
-        return self._read(lambda c: {typed(str, digest) for digest in c.scalars(query)})
+        def read(connection: Connection) -> set[str]:
+            found = {typed(str, one) for one in connection.scalars(select(tables.build.c.digest).distinct())}
+            for row in connection.execute(select(tables.study)).mappings().all():
+                if not read_spec(row).members:
+                    continue
+                of_study = tables.candidate.c.study_id == row["id"]
+                query = select(tables.verdict.c.evidence).select_from(tables.verdict.join(tables.candidate))
+                for evidence in connection.scalars(query.where(of_study)):
+                    check_shapes(evidence or {})
+                    found |= {one["build"] for one in on_shapes(evidence or {})}
+            return found
+
+        return self._read(read)
 
     def close(self) -> None:
         """Close every connection; the archive can still be used and connects again."""

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from evoengine.archive.documents import Damaged, positive, typed
+from evoengine.archive.documents import Damaged, check_shapes, positive, typed
 from evoengine.archive.records import Build, StudySpec
 from evoengine.verdict import Artifact, Estimate, Gate, Measurement, Rejection, ResourceUsage, Verdict
 
@@ -63,9 +63,11 @@ def read_verdict(row: Mapping[Any, Any]) -> Verdict:
     if row["kind"] == "estimate":
         estimate = read_row(Estimate, row)
         positive(estimate.estimated_us)
+        check_shapes(estimate.evidence, "estimated_us")
         return estimate
     measured = read_row(Measurement, {**row, "evidence": row["evidence"] or {}})  # the first studies had none
     positive(measured.control_reference_us, *measured.windows_us, *measured.control_us)
+    check_shapes(measured.evidence, "median_us", "ratio_to_default", "control_reference_us")
     if not measured.windows_us or len(measured.windows_us) != len(measured.control_us):
         raise Damaged(f"{len(measured.windows_us)} windows beside {len(measured.control_us)} of the control")
     return measured

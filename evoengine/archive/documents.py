@@ -13,11 +13,11 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, Union
 
-from evoengine.verdict import Check
+from evoengine.verdict import Check, Evidence, OnShape
 
 T = TypeVar("T")
 
-LENIENT = {Check}
+LENIENT = {Check, OnShape}
 """Evidence for a reader: a newer evoengine may have written more of it. A member more in anything else means another
 thing than this evoengine knows."""
 
@@ -98,3 +98,16 @@ def positive(*numbers: float) -> None:
     for number in numbers:
         if not 0.0 < number < math.inf:
             raise Damaged(f"{number!r:.80} is no time")
+
+
+def check_shapes(evidence: Evidence, *numbers: str) -> None:
+    """What is said of each shape of a set, where something is; `numbers` are fields that it must have.
+
+    Raises:
+        Damaged: it is nothing that evoengine writes.
+    """
+    for row in typed(tuple[OnShape, ...], evidence.get("shapes", ())):
+        found = [getattr(row, name) for name in numbers]
+        if None in found:
+            raise Damaged(f"{row.shape!r:.80} lacks {numbers[found.index(None)]}")
+        positive(row.weight, *found)

@@ -15,12 +15,22 @@ from evoengine.space import Axis, Config, Point, SearchSpace, Values
 from evoengine.verdict import Estimate, Evidence, Measurement, Rejection, ResourceUsage, Verdict
 
 
+@dataclass(frozen=True, slots=True)
+class MemberSpec:
+    """One problem of a study's set, and its weight."""
+
+    label: str
+    problem: Mapping[str, int | float | str | bool]
+    weight: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudySpec:
     """What a study searches, and all that is needed to go on with it. Only `budget` may change once the study exists.
 
     `measures` is False where the study began without a GPU. `created_at` is ISO 8601, UTC. `sources` is what the
-    search was told before it began: a copy, because other studies may go on and the estimate may change.
+    search was told before it began: a copy, because other studies may go on and the estimate may change. `members` are
+    the problems of a study of a set, whose `problem` has only the fields that all of them share.
     """
 
     name: str
@@ -48,6 +58,7 @@ class StudySpec:
     measures: bool
     created_at: str
     sources: tuple[Source, ...] = ()
+    members: tuple[MemberSpec, ...] = ()
 
     @property
     def frozen_space(self) -> SearchSpace:
@@ -55,7 +66,9 @@ class StudySpec:
         return SearchSpace(self.space, self.axes, (), self.default)
 
     def as_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """Of one problem as it was before there were sets: an older evoengine can read it."""
+        document = dataclasses.asdict(self)
+        return document if self.members else {name: value for name, value in document.items() if name != "members"}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> StudySpec:
@@ -76,6 +89,7 @@ class StudySpec:
             outside = True
         if spec.seed < 0 or outside or any(len(one.points) != len(one.values) for one in spec.sources):
             raise Damaged(f"study {spec.name!r:.80} has a seed under 0, or a source of another space")
+        positive(*(member.weight for member in spec.members))
         for source in spec.sources:
             positive(*(value for value in source.values if value is not None))
         return spec

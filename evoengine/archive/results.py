@@ -9,7 +9,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from evoengine.archive import tables
 from evoengine.archive.codec import read_row, read_verdict, verdict_columns
-from evoengine.archive.documents import Damaged, positive, typed
+from evoengine.archive.documents import Damaged, check_shapes, positive, typed
 from evoengine.archive.records import Baseline, Elite
 from evoengine.archive.sessions import now
 from evoengine.verdict import Evidence, Measurement, Rejection
@@ -67,6 +67,7 @@ def elites(connection: Connection, study_id: int) -> list[Elite]:
     found = [read_row(Elite, row) for row in connection.execute(query).mappings()]
     for elite in found:
         positive(elite.median_us, elite.control_ratio, *elite.baseline_ratios.values())
+        check_shapes(elite.evidence, "median_us", "ratio_to_default", "cubin_bytes")
     return found
 
 

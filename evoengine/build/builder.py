@@ -6,9 +6,8 @@ import hashlib
 import json
 import os
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
@@ -24,31 +23,19 @@ from evoengine.build.cache import (
 )
 from evoengine.build.compiling import Compiling, Limits
 from evoengine.build.log import LOG_TAIL_CHARS, failure, out_of_memory, resource_usage
+from evoengine.build.requests import BuildRequest, gathered
 from evoengine.build.toolchain import Compiler, find_toolchain
 from evoengine.errors import EvoengineError
 from evoengine.template import Template
 from evoengine.verdict import Artifact, Gate, Rejection
 
 
-@dataclass(frozen=True, slots=True)
-class BuildRequest:
-    """One candidate to compile: its macros without `-D`, and the dynamic shared memory of its launch in bytes."""
-
-    defines: Mapping[str, int]
-    smem_bytes: int
-
-
 class Building(Iterator[tuple[int, Artifact | Rejection]]):
     """Builds that have begun: an index and its result at a time."""
 
-    def __init__(
-        self,
-        cached: Iterable[tuple[int, Artifact | Rejection]],
-        compiling: Compiling | None,
-        compiled: Iterator[tuple[int, Artifact | Rejection]],
-    ) -> None:
+    def __init__(self, results: Iterator[tuple[int, Artifact | Rejection]], compiling: Compiling | None) -> None:
+        self._results = results
         self._compiling = compiling
-        self._results = chain(cached, compiled)
 
     def __next__(self) -> tuple[int, Artifact | Rejection]:
         return next(self._results)
@@ -122,9 +109,10 @@ class Builder:
                 to, or the template's sources changed while it was in use.
         """
         self._lock.share()  # until `close`: what was built is read again to be timed and exported
+        parts = [one for request in requests for one in request.parts]
         cached: list[tuple[int, Artifact | Rejection]] = []
         to_build: dict[str, list[int]] = {}
-        for index, request in enumerate(requests):
+        for index, request in enumerate(parts):
             digest = self._digest(request)
             try:
                 result = read_result(entry_folder(self.home, digest))
@@ -135,11 +123,11 @@ class Builder:
             else:
                 cached.append((index, self._judge(digest, result, request.smem_bytes, cached=True)))
         if not to_build:
-            return Building(cached, None, iter(()))
+            return Building(gathered(requests, cached), None)
         if self._closed:
             raise EvoengineError("the builder is closed")
         options = {
-            digest: [f"-D{name}={value}" for name, value in requests[indices[0]].defines.items()]
+            digest: [f"-D{name}={value}" for name, value in parts[indices[0]].defines.items()]
             for digest, indices in to_build.items()
         }
         limits = Limits(self.deadline_seconds, self.memory_bytes, self.jobs, self._slots)
@@ -149,9 +137,9 @@ class Builder:
         def compiled() -> Iterator[tuple[int, Artifact | Rejection]]:
             for digest, result in compiling:
                 for index in to_build[digest]:
-                    yield index, self._judge(digest, result, requests[index].smem_bytes, cached=False)
+                    yield index, self._judge(digest, result, parts[index].smem_bytes, cached=False)
 
-        return Building(cached, compiling, compiled())
+        return Building(gathered(requests, chain(cached, compiled())), compiling)
 
     def close(self) -> None:
         """Kill whatever runs. A `build` in another thread then raises EvoengineError."""

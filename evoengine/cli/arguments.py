@@ -87,7 +87,12 @@ def template_and_space(parser: argparse.ArgumentParser) -> None:
 def question(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     """What to search: template, space, shape (or `several`), target."""
     template_and_space(parser)
-    again = "; may be given again, with --per-shape" if several else ""
+    again = ""
+    if several:
+        again = (
+            ". Given again: one study over all of them, which ranks configs by the geometric mean of their speed-ups "
+            "('SHAPE weight=W' counts W times), or with --per-shape a study of each"
+        )
     parser.add_argument(
         "--shape",
         metavar="SHAPE",
@@ -96,7 +101,7 @@ def question(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     )
     if several:
         parser.add_argument(
-            "--shapes", metavar="FILE", type=Path, help="more shapes, one a line; # begins a comment; with --per-shape"
+            "--shapes", metavar="FILE", type=Path, help="more shapes, one a line, weights too; # begins a comment"
         )
         parser.add_argument(
             "--per-shape",

@@ -18,7 +18,9 @@ from evoengine.cli.tables import console, table
 from evoengine.comparison import best_competitor, refused, row
 from evoengine.devices.cuda import CudaDevice, Finals
 from evoengine.devices.cuda.messages import COMPETITORS
+from evoengine.devices.cuda.shapes import race_all
 from evoengine.errors import TemplateError, UserError
+from evoengine.problem import members_of
 from evoengine.question import Question
 from evoengine.space import Config
 from evoengine.verdict import Artifact, Candidate, Rejection
@@ -102,12 +104,17 @@ def measure(
     seed: int = SEED,
     competitors: Sequence[str] = COMPETITORS,
 ) -> Finals:
-    """The interleaved run itself."""
+    """The interleaved run itself; of a set of problems one for each."""
     assert target.ordinal is not None, "a comparison needs a card"
-    with CudaDevice(
-        question.template, question.problem, target.device, ordinal=target.ordinal, seed=seed, force=force
-    ) as device:
-        return device.compare(control, work, seed, competitors)
+    values, default = control
+    members, ordinal = members_of(question.problem), target.ordinal
+
+    def race(at: int, own: Sequence[tuple[Candidate, Artifact]]) -> Finals:
+        problem = members[at].problem
+        with CudaDevice(question.template, problem, target.device, ordinal=ordinal, seed=seed, force=force) as device:
+            return device.compare((values, default.parts[at]), own, seed, competitors)
+
+    return race_all(members, work, seed, race) if len(members) > 1 else race(0, work)
 
 
 def show(document: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ def dispatch_row(question: Question, study: Study | None, state: str) -> dict[st
     if study is None:
         return row
     try:
-        chosen = choose(study, question)
+        [chosen] = choose(study, question)
     except UserError as error:
         return {**row, "why": str(error)}
     facts = chosen.facts

@@ -18,7 +18,7 @@ from evoengine.errors import UserError
 from evoengine.export.header import MAX_BYTES, HeaderFacts, parse_header
 from evoengine.gates import Ceilings
 from evoengine.hardware import DeviceLimits, gate_limits
-from evoengine.problem import Problem, make_problem, parse_shape
+from evoengine.problem import Problem, make_problem, members_of, parse_shape
 from evoengine.question import Question
 from evoengine.space import Config, SearchSpace, Values, load_space
 from evoengine.template import Template
@@ -64,7 +64,9 @@ def entries(arguments: argparse.Namespace, target: Target) -> list[Entry]:
 
 
 def _on_shapes(found: _Found, shapes: list[str], target: Target) -> Iterator[Entry]:
-    own = [found.problem] if found.problem is not None else [found.template.module.PROBLEM()]
+    own = [found.template.module.PROBLEM()]
+    if found.problem is not None:  # of a study of several shapes, each of them
+        own = [member.problem for member in members_of(found.problem)]
     for problem in [parse_shape(found.template.module.PROBLEM, shape) for shape in shapes] or own:
         question = Question(found.template, found.space, problem, found.limits or target.limits, Ceilings())
         config = question.default if found.values is None else found.space.config(found.values)

@@ -46,7 +46,9 @@ def _configs(arguments: argparse.Namespace) -> int:
     if len(sources) > 1 and arguments.format == "bundle":
         raise UserError(f"{len(sources)} studies: a bundle is of one config, export them one by one")
     chosen = [
-        find_chosen(
+        one
+        for source in sources
+        for one in find_chosen(
             source,
             arguments.storage,
             trial=arguments.trial,
@@ -55,8 +57,9 @@ def _configs(arguments: argparse.Namespace) -> int:
             stale=arguments.force and arguments.format != "torch",
             rebuild=not arguments.force,
         )
-        for source in sources
     ]
+    if len(chosen) > 1 and arguments.format == "bundle":
+        raise UserError(f"study {chosen[0].where} is of {len(chosen)} shapes, a bundle of one: give --format header")
     path, force = arguments.output, arguments.force
     match arguments.format:
         case "header":
@@ -95,8 +98,8 @@ def _say(arguments: argparse.Namespace, chosen: list[Chosen]) -> None:
         what = f"trial {one.row['trial']}, {one.row['label']}, {_worth(one.row)}"
         shape = f"{one.facts.shape}: " if len(chosen) > 1 else ""
         console().print(f"{arguments.output}: {shape}{what}", soft_wrap=True)
-        if one.note:
-            console().print(one.note, soft_wrap=True)
+    for note in dict.fromkeys(one.note for one in chosen if one.note):
+        console().print(note, soft_wrap=True)
 
 
 def _worth(row: Mapping[str, Any]) -> str:
@@ -134,6 +137,10 @@ def _t4(question: Question, study: Study) -> str:
 
 
 def _cachefile(question: Question, study: Study) -> str:
+    if study.spec.members:
+        raise UserError(
+            f"study {study.name} is of {len(study.spec.members)} shapes, a cachefile of one: give --format t4 or json"
+        )
     size = [getattr(question.problem, name) for name in question.problem.POSITIONAL]
     return render_cachefile(study.spec, question.template.module.ENTRY, size, study.records())
 

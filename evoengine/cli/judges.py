@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from evoengine.archive.study import Study
 from evoengine.cli.early import Early
 from evoengine.cli.resolve import Target
 from evoengine.devices import Device, TimingDevice
 from evoengine.devices.cuda import CudaDevice
+from evoengine.devices.cuda.lock import SharedLock
 from evoengine.devices.cuda.sanitizer import PROGRAM, Sanitizer
+from evoengine.devices.cuda.shapes import ShapesDevice
 from evoengine.devices.cuda.watched import require_tool
 from evoengine.devices.interpreter.session import InterpreterDevice
 from evoengine.errors import UserError
+from evoengine.problem import Problem, ProblemSet
 from evoengine.question import Question
 from evoengine.screening import Screening
-from evoengine.verdict import Measurement
+from evoengine.verdict import Measurement, on_shapes
 
 
 def device_for(
@@ -25,19 +30,52 @@ def device_for(
     if target.ordinal is None:
         return InterpreterDevice(question.template, question.problem, question.limits, jobs=jobs), None
     measured = [record.verdict for record in study.records() if isinstance(record.verdict, Measurement)]
-    device = CudaDevice(
+    device: TimingDevice
+    if isinstance(question.problem, ProblemSet):
+        lock = SharedLock()
+        rows = [row for verdict in measured for row in on_shapes(verdict.evidence)]
+        members = [
+            (one, _card(question, one.problem, target, study, _known_at(one.problem, rows), force=force, lock=lock))
+            for one in question.problem.members
+        ]
+        device = ShapesDevice(members, lock)
+    else:
+        times = [(one.control_reference_us, one.median_us) for one in measured]
+        device = _card(question, question.problem, target, study, times, force=force, early=early)
+    return device, device
+
+
+def _known_at(problem: Problem, rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
+    """The control's scale and the time of every measured config at one problem of a set."""
+    return [(row["control_reference_us"], row["median_us"]) for row in rows if row["shape"] == problem.label]
+
+
+def _card(
+    question: Question,
+    problem: Problem,
+    target: Target,
+    study: Study,
+    known: Sequence[tuple[float, float]],
+    *,
+    force: bool,
+    lock: SharedLock | None = None,
+    early: Early | None = None,
+) -> CudaDevice:
+    """The card for one problem; `known` are the control's scale and the time of what the study measured there."""
+    assert target.ordinal is not None, "there is a card"
+    return CudaDevice(
         question.template,
-        question.problem,
+        problem,
         target.device,
         ordinal=target.ordinal,
         seed=study.spec.seed,
         force=force,
-        reference_us=measured[0].control_reference_us if measured else None,
-        best_us=min((one.median_us for one in measured), default=float("inf")),
-        started=early.take(),
-        spares=True,
+        reference_us=known[0][0] if known else None,
+        best_us=min((time_us for _, time_us in known), default=float("inf")),
+        lock=lock,
+        started=None if early is None else early.take(),
+        spares=lock is None,
     )
-    return device, device
 
 
 def check_sanitizer(arguments: argparse.Namespace, target: Target) -> None:

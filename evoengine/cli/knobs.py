@@ -23,7 +23,7 @@ STYLES = {"live": "green", "rare": "yellow", "dead": "bold red"}
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 1 when a knob is dead."""
     target = find_target(arguments.device, arguments.target, arguments.limits)
-    question, _ = find_question(arguments, target, arguments.shape)
+    question, _ = find_question(arguments, target, arguments.shape or "")
     if not question.feasible.points:
         raise UserError(
             f"no config of {question.space.name} is feasible for {question.problem.label} within these limits: relax "

@@ -11,14 +11,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from evoengine.archive.archive import Archive
-from evoengine.archive.records import StudySpec, StudySummary
+from evoengine.archive.records import MemberSpec, StudySpec, StudySummary
 from evoengine.archive.study import Study
 from evoengine.build import Builder
 from evoengine.cli.resolve import Target, find_question, stored_limits
 from evoengine.cli.tables import console
 from evoengine.cli.warm_start import find_sources
 from evoengine.forecast import Forecast
-from evoengine.problem import problem_digest, problem_fields
+from evoengine.problem import Member, Problem, ProblemSet, problem_digest, problem_fields
 from evoengine.question import Question
 from evoengine.sampler import INFORMED
 from evoengine.sampler.proposer import Proposer
@@ -35,13 +35,13 @@ class Asked:
     builder: Builder
 
 
-def ask(arguments: argparse.Namespace, target: Target, shape: str | None) -> Asked:
-    """What the options ask of a shape; None is the template's own.
+def ask(arguments: argparse.Namespace, target: Target, *shapes: str) -> Asked:
+    """What the options ask of a shape, or of several at once; none is the template's own.
 
     Raises:
         UserError: they cannot be read, or nothing is feasible, which must not leave an empty study behind.
     """
-    question, path = find_question(arguments, target, shape)
+    question, path = find_question(arguments, target, *shapes)
     builder = Builder(question.template, target.device.arch, compiler=arguments.compiler, jobs=arguments.jobs)
     _ = question.default
     return Asked(question, path, target, builder)
@@ -139,7 +139,15 @@ def _spec(arguments: argparse.Namespace, name: str, asked: Asked, sources: tuple
         measures=target.ordinal is not None,
         created_at=datetime.now(UTC).isoformat(),
         sources=sources,
+        members=tuple(
+            MemberSpec(one.problem.label, problem_fields(one.problem), one.weight) for one in _set(question.problem)
+        ),
     )
+
+
+def _set(problem: Problem) -> tuple[Member, ...]:
+    """The members of a set; a problem by itself has none to store."""
+    return problem.members if isinstance(problem, ProblemSet) else ()
 
 
 def _free_name(archive: Archive, asked: Asked) -> str:

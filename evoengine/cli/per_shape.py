@@ -31,11 +31,11 @@ KEPT = "kept"
 NOT_BEGUN = "not begun"
 
 
-def run(arguments: argparse.Namespace, shapes: Sequence[str | None], early: Early, watch: Stopwatch) -> int:
+def run(arguments: argparse.Namespace, shapes: Sequence[str], early: Early, watch: Stopwatch) -> int:
     """Search every shape, those first that come first; a shape that is given twice counts once."""
     target = find_target(arguments.device, arguments.target, arguments.limits)
     check_sanitizer(arguments, target)
-    every = [ask(arguments, target, shape) for shape in shapes]
+    every = [ask(arguments, target, shape) for shape in shapes or [""]]
     distinct = list({problem_digest(asked.question.problem): asked for asked in every}.values())
     with closing(Archive.open(storage_url(arguments.storage))) as archive:
         go_on = _same_command(arguments)

@@ -35,6 +35,11 @@ def run(arguments: argparse.Namespace) -> int:
     executable = require_tool(PROGRAM, "profile")
     with closing(Archive.open(existing_storage(arguments.storage))) as archive:
         study = archive.open_study(arguments.study)
+        if study.spec.members:
+            raise UserError(
+                f"study {study.name} is of {len(study.spec.members)} shapes, profile of one kernel at one: search the "
+                "shape in question by itself, with --warm-start of this study"
+            )
         ordinal = _card_of(study.spec, arguments.device)
         question = reopen(study.spec, template_folder=arguments.template, space_file=arguments.space)
         elites = study.elites()[: arguments.top]

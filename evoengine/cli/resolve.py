@@ -14,8 +14,8 @@ from evoengine.cli.trusted import is_trusted, trust
 from evoengine.errors import UserError
 from evoengine.gates import Ceilings
 from evoengine.hardware import DeviceLimits, card, gate_limits
-from evoengine.problem import make_problem, parse_shape
-from evoengine.question import Question
+from evoengine.problem import Member, Problem, ProblemSet, make_problem, parse_shapes
+from evoengine.question import Question, make_question
 from evoengine.space import load_space
 from evoengine.template import Template, load_template, shipped
 
@@ -114,13 +114,14 @@ def find_target(device: str, target: str, limits: str | None) -> Target:
     return Target(gpu, gate_limits(gpu, named) if named else gpu, ordinal)
 
 
-def find_question(arguments: argparse.Namespace, target: Target, shape: str | None) -> tuple[Question, Path]:
-    """The question that the options ask of a shape (None: the template's own), and the file its space came from."""
+def find_question(arguments: argparse.Namespace, target: Target, *shapes: str) -> tuple[Question, Path]:
+    """The question that the options ask of a shape, or of several at once (none: the template's own), and the file its
+    space came from."""
     template = find_template(arguments.template)
     path = space_path(arguments.space, template)
-    problem = parse_shape(template.module.PROBLEM, shape or "")
+    problem = parse_shapes(template.module.PROBLEM, shapes or [""])
     ceilings = Ceilings(arguments.max_registers, arguments.max_smem, arguments.max_spill_bytes)
-    question = Question(template, load_space(path), problem, target.limits, ceilings)
+    question = make_question(template, load_space(path), problem, target.limits, ceilings)
     _try_out(question, path)
     return question, path
 
@@ -134,8 +135,9 @@ def _try_out(question: Question, space: Path) -> None:
     module, values = question.template.module, question.space.default
     try:
         question.static_gate(values)
-        module.defines(values, question.problem)
-        module.arguments(values, question.problem)
+        for one in question.members:
+            module.defines(values, one.problem)
+            module.arguments(values, one.problem)
     except UserError:
         raise
     except Exception as error:
@@ -174,8 +176,20 @@ def reopen(
         raise UserError(
             f"study {spec.name} is damaged, its axes are not those of search space {space.name}: start anew"
         )
-    problem = make_problem(template.module.PROBLEM, spec.problem)
-    return Question(template, space, problem, stored_limits(spec), _stored_as(Ceilings, spec, spec.ceilings))
+    ceilings = _stored_as(Ceilings, spec, spec.ceilings)
+    return make_question(template, space, stored_problem(spec, template), stored_limits(spec), ceilings)
+
+
+def stored_problem(spec: StudySpec, template: Template) -> Problem:
+    """What a study is of, as its template has it.
+
+    Raises:
+        UserError: it is no problem of the template.
+    """
+    kind = template.module.PROBLEM
+    if not spec.members:
+        return make_problem(kind, spec.problem)
+    return ProblemSet(tuple(Member(make_problem(kind, one.problem), one.weight) for one in spec.members))
 
 
 def stored_limits(spec: StudySpec) -> DeviceLimits:

@@ -48,6 +48,8 @@ def show_result(summary: dict[str, Any]) -> None:
     out = console()
     out.print(f"\n{summary['study']}  ({summary['stopped']})" if "stopped" in summary else f"\n{summary['study']}")
     out.print(f"{summary['template']} {summary['shape']} on {summary['device']}, limits of {summary['limits']}")
+    for one in summary.get("shapes", ()):
+        out.print(f"shape {one['shape']}, weight {one['weight']:g}")
     out.print(f"{summary['spent']} of {summary['budget']} candidates: {_counts(summary['verdicts'])}")
     for source in summary["sources"]:
         where = f"{source['problem']} on {source['device']}"
@@ -60,10 +62,12 @@ def show_result(summary: dict[str, Any]) -> None:
         _configs("confirmed in the final run", summary["elites"], "median_us")
         out.print(Text(f"winner: {summary['winner']}", "bold"))
         _explain(summary)
+        _on_shapes(summary["elites"])
         show_sanitized(summary["elites"])
         show_profiles(summary["elites"])
     elif summary["measured"]:
         _configs("measured in the search, not confirmed by a final run", summary["measured"], "median_us")
+        _on_shapes(summary["measured"])
     if summary["shortlist"]:
         _configs("shortlist: ESTIMATED, not measured", summary["shortlist"], "estimated_us")
         out.print(
@@ -104,6 +108,23 @@ def show_seconds(seconds: dict[str, float]) -> None:
         drawn.add_row(activity, f"{spent:.1f}", f"{spent / whole:.0%}")
     drawn.add_row("all", f"{whole:.1f}", "")
     console().print(drawn)
+
+
+def _on_shapes(rows: list[dict[str, Any]]) -> None:
+    """The winner, or else the first config, at every shape of several: what its means are made of."""
+    best = next((row for row in rows if row.get("verdict") == "FASTER"), rows[0])
+    if "shapes" not in best:
+        return
+    columns = [(head, cell) for head, cell in _SHAPE_COLUMNS if any(cell(one) != "-" for one in best["shapes"])]
+    drawn = table(f"\ntrial {best['trial']} at every shape", *(head for head, _ in columns))
+    for one in best["shapes"]:
+        drawn.add_row(*(cell(one) for _, cell in columns))
+    console().print(drawn)
+    console().print(
+        f"over the default config: {1 / best['ratio_to_default']:.2f}x in the geometric mean, "
+        f"{1 / best['worst_ratio_to_default']:.2f}x at worst ({best['worst_shape']})",
+        soft_wrap=True,
+    )
 
 
 def nothing_passed(summary: dict[str, Any]) -> str:
@@ -153,7 +174,10 @@ def _counts(counts: dict[str, int]) -> str:
 def _configs(title: str, rows: list[dict[str, Any]], time: str) -> None:
     """One row a config; on a narrow terminal only the columns that decide, so that labels stay readable."""
     out = console()
-    columns = _COLUMNS if out.width >= WIDE else [column for column in _COLUMNS if column[0] in _NARROW]
+    several = any("worst_shape" in row for row in rows)
+    narrow = _NARROW_MEANS if several else _NARROW
+    columns = [column for column in _COLUMNS if out.width >= WIDE or column[0] in narrow]
+    columns = [column for column in columns if several or column[0] != ">at worst"]
     if time == "estimated_us":
         columns = [(">estimated us" if head == ">us" else head, cell) for head, cell in columns if head not in _TIMED]
     drawn = table(f"\n{title}", *(head for head, _ in columns))
@@ -175,6 +199,7 @@ _COLUMNS: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
     (">cold us", lambda row: f"{row['cold_median_us']:.3f}" if row.get("cold_median_us") else "-"),
     (">noise", lambda row: f"{row['noise']:.1%}"),
     (">vs default", lambda row: f"{1 / row['ratio_to_default']:.2f}x"),
+    (">at worst", lambda row: f"{1 / row['worst_ratio_to_default']:.2f}x" if "worst_shape" in row else "-"),
     (">vs SDPA", lambda row: f"{row['ratio_to_sdpa']:.2f}x" if row.get("ratio_to_sdpa") else "-"),
     ("verdict", _figure("verdict")),
     (">regs", _figure("registers")),
@@ -184,7 +209,13 @@ _COLUMNS: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
     (">error", lambda row: "-" if row["error"] is None else f"{row['error']:.1e}"),
 ]
 _NARROW = {">#", "config", ">us", ">noise", ">vs SDPA", ">regs", ">smem B"}
-_TIMED = {">cold us", ">noise", ">vs default", ">vs SDPA", "verdict"}
+_NARROW_MEANS = {">#", "config", ">us", ">vs default", ">at worst", ">vs SDPA"}
+_TIMED = {">cold us", ">noise", ">vs default", ">at worst", ">vs SDPA", "verdict"}
+_SHAPE_COLUMNS: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
+    ("shape", _figure("shape")),
+    (">weight", lambda row: f"{row['weight']:g}"),
+    *(column for column in _COLUMNS if column[0] in {">us", *_TIMED} - {">at worst"}),
+]
 
 
 def _baselines(rows: list[dict[str, Any]]) -> None:

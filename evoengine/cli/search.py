@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from contextlib import closing
 
 from evoengine.archive.archive import Archive
@@ -35,33 +36,28 @@ def run(arguments: argparse.Namespace, early: Early, watch: Stopwatch) -> int:
         return _resume(arguments, early, watch)
     shapes = _shapes(arguments)
     if arguments.dry_run:
-        return show_spaces(arguments, shapes)
+        return show_spaces(arguments, [[shape] for shape in shapes] if arguments.per_shape and shapes else [shapes])
     check_sampler(arguments.sampler)
     if arguments.until_converged:
         check_can_converge(arguments.sampler)
     if arguments.per_shape:
         return per_shape.run(arguments, shapes, early, watch)
-    return _search(arguments, shapes[0], early, watch)
+    return _search(arguments, shapes, early, watch)
 
 
-def _shapes(arguments: argparse.Namespace) -> list[str | None]:
-    """Every shape that is asked for; None is the template's own.
+def _shapes(arguments: argparse.Namespace) -> list[str]:
+    """Every shape that is asked for; none is the template's own.
 
     Raises:
-        UserError: there are several without --per-shape, or a file of them cannot be read.
+        UserError: a file of them cannot be read.
     """
-    listed = [] if arguments.shapes is None else shapes_in(arguments.shapes)
-    shapes = [*(arguments.shape or ()), *listed]
-    if not arguments.per_shape and (listed or len(shapes) > 1):
-        given = f"--shapes {arguments.shapes}" if listed else f"--shape {shapes[0]} --shape {shapes[1]}"
-        raise UserError(f"{given}: one study is of one shape; add --per-shape for a study of each, one after the other")
-    return [*shapes] or [None]
+    return [*(arguments.shape or ()), *(shapes_in(arguments.shapes) if arguments.shapes else ())]
 
 
-def _search(arguments: argparse.Namespace, shape: str | None, early: Early, watch: Stopwatch) -> int:
+def _search(arguments: argparse.Namespace, shapes: Sequence[str], early: Early, watch: Stopwatch) -> int:
     target = find_target(arguments.device, arguments.target, arguments.limits)
     check_sanitizer(arguments, target)
-    asked = ask(arguments, target, shape)
+    asked = ask(arguments, target, *shapes)
     with closing(Archive.open(storage_url(arguments.storage))) as archive:
         study, proposer = create(arguments, archive, asked, arguments.study)
         budget = Budget(arguments.budget, arguments.seconds, arguments.until_converged)

@@ -24,8 +24,10 @@ def find_chosen(
     space: str | None = None,
     stale: bool = False,
     rebuild: bool = False,
-) -> Chosen:
+) -> list[Chosen]:
     """The config of one source: an exported header where that is a file, else a study (None: the last one).
+
+    One for each problem that the study is of.
 
     Raises:
         UserError: there is neither, it holds nothing to export, or (unless `stale`) its template has changed since, or
@@ -34,13 +36,13 @@ def find_chosen(
     if source is not None and Path(source).is_file():
         if trial is not None:
             raise UserError(f"--trial {trial} with {source}: a header is of one trial; name the study instead")
-        return from_header(Path(source), template, space, stale=stale)
+        return [from_header(Path(source), template, space, stale=stale)]
     with closing(Archive.open(existing_storage(storage))) as archive:
         study = archive.open_study(source)
         question = reopen(study.spec, template_folder=template, space_file=space, stale=stale)
         chosen = choose(study, question, trial)
         if rebuild:
-            check_trial(study, question, chosen.row["trial"])
+            check_trial(study, question, chosen[0].row["trial"])
         return chosen
 
 

@@ -8,18 +8,18 @@ from collections.abc import Sequence
 
 from evoengine.cli.resolve import find_question, find_target
 from evoengine.cli.tables import console, table
-from evoengine.problem import problem_fields
+from evoengine.problem import Problem, ProblemSet, problem_fields
 from evoengine.question import Question
 
 
 def run(arguments: argparse.Namespace) -> int:
-    return show_spaces(arguments, [arguments.shape])
+    return show_spaces(arguments, [[arguments.shape or ""]])
 
 
-def show_spaces(arguments: argparse.Namespace, shapes: Sequence[str | None]) -> int:
-    """The space at every shape; as JSON a list where there are several."""
+def show_spaces(arguments: argparse.Namespace, sets: Sequence[Sequence[str]]) -> int:
+    """The space at every shape, or set of shapes; as JSON a list where there are several."""
     target = find_target(arguments.device, arguments.target, arguments.limits)
-    questions = [find_question(arguments, target, shape)[0] for shape in shapes]
+    questions = [find_question(arguments, target, *shapes)[0] for shapes in sets]
     if arguments.json:
         described = [describe(question) for question in questions]
         print(json.dumps(described if len(described) > 1 else described[0], indent=2))
@@ -36,6 +36,7 @@ def describe(question: Question) -> dict[str, object]:
         "space": space.name,
         "space_digest": space.digest,
         "problem": problem_fields(question.problem),
+        **shapes_of(question.problem),
         "limits": question.limits.as_json(),
         "axes": [
             {"name": axis.name, "choices": axis.choices, "names": axis.names, "ordered": axis.ordered} for axis in space
@@ -45,6 +46,18 @@ def describe(question: Question) -> dict[str, object]:
         "infeasible_by_rule": feasible.rejected,
         "default": question.default.values,
         "default_label": question.default.label,
+    }
+
+
+def shapes_of(problem: Problem) -> dict[str, object]:
+    """What the document of a set has beside what all shapes share."""
+    if not isinstance(problem, ProblemSet):
+        return {}
+    return {
+        "shapes": [
+            {"shape": one.problem.label, "weight": one.weight, "problem": problem_fields(one.problem)}
+            for one in problem.members
+        ]
     }
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evoengine.archive.archive import Archive
@@ -52,10 +53,18 @@ def _others(archive: Archive, question: Question, target: Target) -> list[StudyS
 
 
 def _distance(spec: StudySpec, question: Question, target: Target) -> tuple[float, bool]:
-    """How far a study's problem is from ours, in doublings of a size and changed flags; our own card comes first."""
-    theirs, ours = dict(spec.problem), problem_fields(question.problem)
-    apart = sum(_apart(theirs.get(name), ours.get(name)) for name in theirs.keys() | ours.keys())
+    """How far a study's problem is from ours, in doublings of a size and changed flags; our own card comes first.
+
+    Where one of the two is a set, from each of our problems to the nearest of theirs, on average.
+    """
+    theirs = [member.problem for member in spec.members] or [spec.problem]
+    ours = [problem_fields(one.problem) for one in question.members]
+    apart = statistics.fmean(min(_between(their, our) for their in theirs) for our in ours)
     return apart, spec.device != target.device.name
+
+
+def _between(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> float:
+    return sum(_apart(theirs.get(name), ours.get(name)) for name in theirs.keys() | ours.keys())
 
 
 def _apart(theirs: Any, ours: Any) -> float:

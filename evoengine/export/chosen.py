@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from evoengine import __version__
+from evoengine.archive.records import Elite, Record
 from evoengine.archive.study import Study
 from evoengine.errors import UserError
 from evoengine.export.header import GridDim, HeaderFacts
 from evoengine.export.wisdom import problem_macros
+from evoengine.problem import problem_fields
 from evoengine.question import Question
 from evoengine.space import SearchSpace, Values
 from evoengine.summary import SDPA, summarise
 from evoengine.template import Template
+from evoengine.verdict import on_shapes
 
 METHOD = "device time per launch, warm L2, CUDA-graph windows interleaved with the default config"
 
@@ -43,8 +46,10 @@ class Chosen:
         return problem_macros(self.facts.defines, (axis.name for axis in self.space))
 
 
-def choose(study: Study, question: Question, trial: int | None = None) -> Chosen:
+def choose(study: Study, question: Question, trial: int | None = None) -> list[Chosen]:
     """The trial asked for; else the winner; else the best there is, confirmed before measured before estimated.
+
+    One for the study's problem; in a study of several the same config for each, with its numbers there.
 
     Raises:
         UserError: no such trial passed every gate.
@@ -53,12 +58,62 @@ def choose(study: Study, question: Question, trial: int | None = None) -> Chosen
     launches = {record.number: question.launch(record.config.values) for record in records}
     summary = summarise(study, records, launches, question.limits, top=study.spec.budget)
     row = chosen_row(summary, question, trial)
-    elites = {elite.number: elite.cubin for elite in study.elites()}
-    facts = _facts(question, study, summary, row)
     kept = trial is None and summary["elites"] and not _faster(summary)
     note = f"{summary['winner']}, which this is; --trial N exports another config" if kept else ""
-    cubin = elites.get(row["trial"])
-    return Chosen(study.name, facts, row["config"], question.space, question.template, row, cubin, note)
+    record = next(record for record in records if record.number == row["trial"])
+    elite = next((elite for elite in study.elites() if elite.number == record.number), None)
+    return [
+        Chosen(
+            study.name,
+            _facts(build, study, summary, own),
+            row["config"],
+            question.space,
+            question.template,
+            own,
+            build.cubin,
+            note,
+        )
+        for build, own in _at_each(question, record, elite, row)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Built:
+    """A config as it was built for one problem."""
+
+    question: Question
+    compiler: str
+    cubin_sha256: str
+    registers: int
+    spill_bytes: int
+    cubin: bytes | None
+
+
+def _at_each(
+    question: Question, record: Record, elite: Elite | None, row: Mapping[str, Any]
+) -> Iterator[tuple[_Built, dict[str, Any]]]:
+    """The config at every problem: how it was built for it, and what tables show of it there."""
+    assert record.build is not None, "a config that passed every gate was built"
+    build, compiler = record.build, record.build.compiler
+    image = None if elite is None else elite.cubin
+    if question.members == (question,):
+        used = build.resources
+        yield _Built(question, compiler, build.cubin_sha256, used.registers, used.spill_bytes, image), dict(row)
+        return
+    assert record.verdict is not None, "a config that passed every gate was judged"
+    common = {name: row[name] for name in ("trial", "label", "config")}
+    cubins: dict[str, bytes] = {}
+    at = 0
+    known = on_shapes(record.verdict.evidence if elite is None else elite.evidence)
+    labels = [one.problem.label for one in question.members]
+    if not labels == [one["shape"] for one in known] == [one["shape"] for one in row.get("shapes", ())]:
+        raise UserError(f"trial {record.number} is damaged: it has not the shapes of its study, search again")
+    for one, own, built in zip(question.members, row["shapes"], known, strict=True):
+        sha = built["cubin_sha256"]
+        if image is not None and sha not in cubins:
+            cubins[sha] = image[at : at + built["cubin_bytes"]]
+            at += built["cubin_bytes"]
+        yield _Built(one, compiler, sha, built["registers"], built["spill_bytes"], cubins.get(sha)), {**common, **own}
 
 
 def better(one: Chosen, other: Chosen) -> Chosen:
@@ -115,15 +170,14 @@ def _method(row: dict[str, Any]) -> str:
     return f"{METHOD} in the search, not confirmed by a final run"
 
 
-def _facts(question: Question, study: Study, summary: dict[str, Any], row: dict[str, Any]) -> HeaderFacts:
-    module, problem = question.template.module, question.problem
-    launch = question.launch(row["config"])
-    record = next(record for record in study.records() if record.number == row["trial"])
+def _facts(build: _Built, study: Study, summary: dict[str, Any], row: dict[str, Any]) -> HeaderFacts:
+    module, problem = build.question.template.module, build.question.problem
+    launch = build.question.launch(row["config"])
     sdpa = next((one for one in summary["baselines"] if one["name"] == SDPA and "median_us" in one), None)
+    sdpa = None if "shapes" in summary else sdpa  # a mean over the shapes says nothing of one
     measured = row.get("median_us")
     speedup = row.get("ratio_to_sdpa") or (sdpa["median_us"] / measured if sdpa and measured else None)
     grid, scratch = getattr(module, "grid", None), getattr(module, "scratch", None)
-    assert record.build is not None, "a config that passed every gate was built"
     return HeaderFacts(
         template=study.spec.template,
         template_digest=study.spec.template_digest,
@@ -132,16 +186,16 @@ def _facts(question: Question, study: Study, summary: dict[str, Any], row: dict[
         entry=module.ENTRY,
         config=row["label"],
         shape=problem.label,
-        problem=study.spec.problem,
+        problem=problem_fields(problem) if study.spec.members else study.spec.problem,
         study=study.name,
         trial=row["trial"],
         device=study.spec.device,
         arch=study.spec.arch,
         driver=str(summary["environment"].get("driver", "none")),
-        compiler=record.build.compiler,
-        cubin_sha256=record.build.cubin_sha256,
-        registers=record.build.resources.registers,
-        spill_bytes=record.build.resources.spill_bytes,
+        compiler=build.compiler,
+        cubin_sha256=build.cubin_sha256,
+        registers=build.registers,
+        spill_bytes=build.spill_bytes,
         method=_method(row),
         median_us=measured,
         noise=row.get("noise"),

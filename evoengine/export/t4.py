@@ -5,6 +5,7 @@ Times are milliseconds. What the schema leaves open is written so that readers o
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -60,6 +61,7 @@ def _metadata(spec: StudySpec, environment: Mapping[str, Any]) -> dict[str, Any]
             "template_digest": spec.template_digest,
             "space_digest": spec.space_digest,
             "problem": dict(spec.problem),
+            **({"shapes": [dataclasses.asdict(member) for member in spec.members]} if spec.members else {}),
             "toolchain": spec.toolchain,
             "sampler": spec.sampler,
             "seed": spec.seed,

@@ -62,6 +62,7 @@ def render_page(facts: Facts, plotly: str) -> str:
 <h2>Result</h2>
 {at["finalists"]}
 {"".join(map(_table, tables.configs(facts)))}
+{_table(tables.shapes(facts))}
 {_table(tables.baselines(facts))}
 <h2>Search</h2>
 {at["curve"]}
@@ -123,6 +124,8 @@ def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
         kind = "best, confirmed" if verdict == "FASTER" else f"fastest, {verdict}"
         tiles.append((kind, f"{best['median_us']:.3f}", f"µs ±{best['noise']:.1%}"))
         tiles.append(("vs the default config", f"{1 / best['ratio_to_default']:.2f}", "x"))
+        if "worst_shape" in best:
+            tiles.append(("at worst", f"{1 / best['worst_ratio_to_default']:.2f}", f"x, {best['worst_shape']}"))
         if best.get("ratio_to_sdpa"):
             tiles.append(("vs PyTorch SDPA", f"{best['ratio_to_sdpa']:.2f}", "x"))
     tiles.append(("candidates", str(summary["spent"]), f"of {summary['budget']}"))

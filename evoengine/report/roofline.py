@@ -75,7 +75,9 @@ def roofline(facts: Facts) -> Plot:
         f"{flops / 1e9:.3g} GFLOP over {moved / 2**20:.3g} MiB: no kernel takes less than {least:.3g} µs at the card's "
         f"nominal {bound}. The best takes {times['best']:.3f} µs, {rates['best'] / peak:.0%} of the tensor cores' rate."
     )
-    if moved <= device.l2_bytes:
+    if members := facts.summary.get("shapes"):
+        caption += f" Operations, bytes and times are the geometric means of {len(members)} shapes."
+    elif moved <= device.l2_bytes:
         caption += " The data fit into L2 and windows are warm, so the DRAM roof does not bind."
     return Plot("roofline", title, caption, figure(data, HEIGHT, **layout))
 

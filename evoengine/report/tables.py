@@ -37,6 +37,19 @@ def configs(facts: Facts) -> list[Table]:
     return made
 
 
+def shapes(facts: Facts) -> Table:
+    """The best config at every shape of a study of several; nothing otherwise."""
+    best = facts.best
+    rows = best.get("shapes", ()) if best else ()
+    columns = [(head, cell) for head, cell in _SHAPE if any(cell(one) != "-" for one in rows)]
+    heads = ["shape", ">weight", *(head for head, _ in columns)]
+    cells = [[one["shape"], f"{one['weight']:g}", *(cell(one) for _, cell in columns)] for one in rows]
+    note = "Times and ratios of a config are the weighted geometric means of what it has at these shapes."
+    if best and "worst_shape" in best:
+        note += f" At worst it is {1 / best['worst_ratio_to_default']:.2f}x the default config ({best['worst_shape']})."
+    return Table("shapes", f"Trial {best['trial']} at every shape" if best else "", heads, cells, note)
+
+
 def baselines(facts: Facts) -> Table:
     """What the finalists are compared with, timed in the same run."""
     default = facts.default_us
@@ -73,7 +86,8 @@ def provenance(facts: Facts) -> Table:
         ["study", summary["study"]],
         ["template", f"{summary['template']}, digest {summary['template_digest']}"],
         ["search space", f"digest {summary['space_digest']}"],
-        ["problem", ", ".join(f"{name}={value}" for name, value in summary["problem"].items())],
+        ["problem", ", ".join(f"{name}={value}" for name, value in summary["problem"].items()) or "see the shapes"],
+        *(["shape", f"{one['shape']}, weight {one['weight']:g}"] for one in summary.get("shapes", ())),
         ["device", f"{summary['device']}, {summary['arch']}, limits of {summary['limits']}"],
         ["toolchain", summary["toolchain"]],
         ["sampler", f"{summary['sampler']}, seed {summary['seed']}"],
@@ -97,6 +111,7 @@ def commands(facts: Facts) -> list[str]:
 def _configs(
     facts: Facts, id: str, title: str, rows: Sequence[Row], columns: Sequence[tuple[str, Cell]], note: str = ""
 ) -> Table:
+    columns = [column for column in columns if column[0] != ">at worst" or any("worst_shape" in row for row in rows)]
     heads = [">trial", *(head for head, _ in columns), *(head for head, _ in _RESOURCES), "differs from the default in"]
     cells = [
         [
@@ -122,6 +137,10 @@ def _figure(name: str) -> Cell:
     return lambda row: str(row.get(name, "-"))
 
 
+def _optional(name: str, form: str) -> Cell:
+    return lambda row: form.format(row[name]) if row.get(name) is not None else "-"
+
+
 def _flat(nested: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
     flat: list[tuple[str, str]] = []
     for name, value in nested.items():
@@ -137,6 +156,7 @@ _TIME: list[tuple[str, Cell]] = [
     (">µs", lambda row: f"{row['median_us']:.3f}"),
     (">noise", lambda row: f"{row['noise']:.1%}"),
     (">vs default", lambda row: f"{1 / row['ratio_to_default']:.2f}x"),
+    (">at worst", lambda row: f"{1 / row['worst_ratio_to_default']:.2f}x" if "worst_shape" in row else "-"),
 ]
 _CONFIRMED: list[tuple[str, Cell]] = [
     *_TIME,
@@ -145,6 +165,15 @@ _CONFIRMED: list[tuple[str, Cell]] = [
     ("verdict", _figure("verdict")),
 ]
 _MEASURED = _TIME
+
+_SHAPE: list[tuple[str, Cell]] = [
+    (">µs", _optional("median_us", "{:.3f}")),
+    (">estimated µs", _optional("estimated_us", "{:.2f}")),
+    (">noise", _optional("noise", "{:.1%}")),
+    (">vs default", lambda row: f"{1 / row['ratio_to_default']:.2f}x" if row.get("ratio_to_default") else "-"),
+    (">vs SDPA", _optional("ratio_to_sdpa", "{:.2f}x")),
+    ("verdict", _figure("verdict")),
+]
 _ESTIMATED: list[tuple[str, Cell]] = [(">estimated µs", lambda row: f"{row['estimated_us']:.2f}")]
 _RESOURCES: list[tuple[str, Cell]] = [
     (">regs", _figure("registers")),

@@ -20,6 +20,9 @@ def answer(summary: Mapping[str, Any]) -> str:
         best = faster[0]
         sdpa = f" and {best['ratio_to_sdpa']:.2f} times as fast as PyTorch SDPA" if best["ratio_to_sdpa"] else ""
         ratio = f"{1 / best['ratio_to_default']:.2f} times as fast as the default config"
+        if "worst_shape" in best:
+            worst = f"{1 / best['worst_ratio_to_default']:.2f} times at worst, at {best['worst_shape']}"
+            ratio += f" in the geometric mean of {len(best['shapes'])} shapes ({worst})"
         return f"Trial {best['trial']} takes {best['median_us']:.3f} µs a launch, {ratio}{sdpa}."
     if summary["measured"]:
         best = summary["measured"][0]

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from evoengine.devices.cuda.doubt import check_fit, doubt, with_both
 from evoengine.devices.cuda.finals import gather
+from evoengine.devices.cuda.lock import SharedLock
 from evoengine.devices.cuda.messages import (
     COMPETITORS,
     SDPA,
@@ -50,7 +51,8 @@ class CudaDevice:
     `limits` are the card's own (`find_gpu`), not a named target's. `seed` is the run's: inputs derive from it.
     `worker` is the command line of the worker process, to which its arguments are appended. With `force` a card that is
     unfit for timing is only warned of. A study that goes on gives the `reference_us` that its values rest on, lest the
-    card's drift since (4 % between two days were seen) rank them, and its `best_us`.
+    card's drift since (4 % between two days were seen) rank them, and its `best_us`. Devices that take turns on one
+    card share its `lock`.
 
     `started` is a worker that was started before. With `spares` another one always waits while candidates are judged: a
     fresh process, which the final run needs and a fault or a doubt may, then costs a second instead of five.
@@ -70,6 +72,7 @@ class CudaDevice:
         force: bool = False,
         reference_us: float | None = None,
         best_us: float = float("inf"),
+        lock: SharedLock | None = None,
         started: Worker | None = None,
         spares: bool = False,
     ) -> None:
@@ -79,7 +82,7 @@ class CudaDevice:
         self._seed = seed
         self._force = force
         self._template = template
-        self._session = Session((*worker, str(ordinal)), template, problem, started)
+        self._session = Session((*worker, str(ordinal)), template, problem, lock, started)
         self._spares = spares
         found = find_tool(PROGRAM)
         self._sanitizer = None if found is None else Sanitizer(found, template, ordinal, seed)
@@ -90,8 +93,26 @@ class CudaDevice:
         self._job_seconds = MIN_JOB_SECONDS
         self._suspect = False
 
-    def start(self, values: Values, artifact: Artifact) -> Setup:
+    def spawn(self) -> None:
+        """Begin to start the worker, for `open`."""
+        self._session.spawn()
+
+    def open(self) -> Mapping[str, Any]:
+        """Bring the worker up: the environment, with the card as it was before.
+
+        Raises:
+            UserError: another evoengine uses the card, or the problem does not fit on it.
+            EvoengineError: the worker does not come up.
+        """
+        try:
+            return self._session.open(self._seed)
+        except JobFailed as failed:
+            raise EvoengineError(f"the GPU worker does not start: {failed}") from failed
+
+    def start(self, values: Values, artifact: Artifact, environment: Mapping[str, Any] | None = None) -> Setup:
         """Prove the default config right, time it and the baselines, record the environment.
+
+        After an `open`, `environment` is what the card was found in.
 
         Raises:
             TemplateError: the default config or the reference fails, so that no candidate could be judged.
@@ -100,7 +121,8 @@ class CudaDevice:
             EvoengineError: the worker does not come up.
         """
         self._control = _subject("default", values, artifact)
-        environment, ready = self._connect(baselines=True)
+        environment = self.open() if environment is None else environment
+        ready = self._set_up(baselines=True)
         warnings = check_fit(environment, ready.noise, force=self._force)
         self._reference_us = ready.reference_us
         self._best_us = min(self._best_us, ready.reference_us)
@@ -218,8 +240,12 @@ class CudaDevice:
             assert isinstance(raced, Dropped), raced
             rejected[raced.name] = raced.rejection
 
+    def stop(self) -> None:
+        """End the worker; the card stays ours."""
+        self._session.stop()
+
     def close(self) -> None:
-        """End the worker and free the card."""
+        """End the worker and free the card, unless its lock is shared."""
         self._session.close()
 
     def __enter__(self) -> Self:
@@ -273,25 +299,22 @@ class CudaDevice:
             Gate.CORRECTNESS, "damages memory outside its buffers: the default config fails after it"
         ), True
 
-    def _connect(self, *, baselines: bool = False) -> tuple[Mapping[str, Any], Ready]:
-        """A fresh worker with the control proven and ready to be timed."""
+    def _set_up(self, *, baselines: bool = False) -> Ready:
+        """The control proven and ready to be timed in a worker that is up."""
         assert self._control is not None, "start comes first"
-        try:
-            environment = self._session.open(self._seed)
-        except JobFailed as failed:
-            raise EvoengineError(f"the GPU worker does not start: {failed}") from failed
         try:
             ready, _ = self._session.ask(SetUp(self._control, self._reference_us, baselines), START_SECONDS)
         except JobFailed as failed:
             raise TemplateError(f"the default config fails on the card: {failed}") from failed
         assert isinstance(ready, Ready), ready
-        return environment, ready
+        return ready
 
     def _reconnect(self) -> None:
         """The same after a fault. A card that was just freed of a hung kernel may refuse a context at first."""
         for attempt in range(START_TRIES):
             try:
-                self._connect()
+                self.open()
+                self._set_up()
                 return
             except EvoengineError as error:
                 if attempt == START_TRIES - 1:

@@ -38,6 +38,27 @@ class GpuLock:
         os.close(self._fd)
 
 
+class SharedLock:
+    """The lock of one card for all sessions of a process that are told to share it: taken by the first of them."""
+
+    def __init__(self) -> None:
+        self._lock: GpuLock | None = None
+
+    def take(self, uuid: str) -> None:
+        """Hold the card from now on.
+
+        Raises:
+            UserError: another evoengine holds it.
+        """
+        self._lock = self._lock or GpuLock(uuid)
+
+    def release(self) -> None:
+        """Free the card, if it is held."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+
 def _open(path: Path) -> int:
     """Writable for every user: whoever holds the lock writes its process id."""
     try:

@@ -81,7 +81,8 @@ class Final:
     `ratio` to the control is the median over rounds, `ratio_low` and `ratio_high` its 95 % bootstrap interval.
     Times are in microseconds a launch, with warm L2; `cold_us` are those of the windows in which every launch found its
     tensors evicted from L2, empty where none were taken. Baselines carry no checks. `deviation` was taken after timing;
-    `about` says how a baseline was set up.
+    `about` says how a baseline was set up. Of a set of problems it is the mean over `members`, the subject's results on
+    each, which have rounds of their own.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Final:
     deviation: Deviation | None = None
     about: str = ""
     cold_us: tuple[float, ...] = ()
+    members: tuple[Final, ...] = ()
 
     @property
     def median_us(self) -> float:
@@ -114,7 +116,8 @@ class Finals:
     """The final run: the default config, every finalist and every baseline, interleaved in one fresh process.
 
     `floor` is an empty kernel in the same kind of window: what a launch costs by itself. `unavailable` says why a
-    baseline did not run. `cold_copies` is how many copies of the problem the cold windows went through.
+    baseline did not run. `cold_copies` is how many copies of the problem the cold windows went through. Of a set of
+    problems `shapes` are label and weight of each, in the order of the subjects' `members`: a race for each.
     """
 
     control: Final
@@ -126,6 +129,16 @@ class Finals:
     floor: Final | None = None
     unavailable: Mapping[str, str] = field(default_factory=dict)
     cold_copies: int = 0
+    shapes: tuple[tuple[str, float], ...] = ()
+
+    def interval(self, subject: Final, confidence: float) -> tuple[float, float, float]:
+        """(low, ratio, high) of a subject's time over the control's."""
+        weights = [weight for _, weight in self.shapes] or [1.0]
+        pairs = [
+            (one.windows_us, control.windows_us)
+            for one, control in zip(subject.members or (subject,), self.control.members or (self.control,), strict=True)
+        ]
+        return mean_interval(pairs, weights, self.seed, confidence)
 
 
 def make_final(
@@ -149,24 +162,37 @@ def make_final(
 def ratio_interval(
     windows_us: Sequence[float], control_us: Sequence[float], seed: int, confidence: float = 0.95
 ) -> tuple[float, float, float]:
-    """(low, median, high) of the paired ratios: percentile bootstrap over rounds (Efron & Tibshirani 1993, ch. 13).
+    """(low, median, high) of the paired ratios: `mean_interval` of one subject."""
+    return mean_interval([(windows_us, control_us)], [1.0], seed, confidence)
 
-    Rounds, not windows, are resampled: both windows of a pair share the clock and temperature of their round. The
-    middle of n draws with repeats from n sorted values has the rank of the middle of n uniform numbers, which is beta
-    distributed: two random numbers a resample in place of n.
+
+def mean_interval(
+    pairs: Sequence[tuple[Sequence[float], Sequence[float]]], weights: Sequence[float], seed: int, confidence: float
+) -> tuple[float, float, float]:
+    """(low, mean, high) of the weighted geometric mean of median ratios, each of its own `pairs` (windows, control's).
+
+    Percentile bootstrap over rounds (Efron & Tibshirani 1993, ch. 13), of each member by itself (ch. 8: several
+    samples). Rounds, not windows, are resampled: both windows of a pair share the clock and temperature of their round.
+    The middle of n draws with repeats from n sorted values has the rank of the middle of n uniform numbers, which is
+    beta distributed: two random numbers a resample in place of n.
     """
     import numpy as np
 
-    logs = np.sort(np.log(np.asarray(windows_us, np.float64)) - np.log(np.asarray(control_us, np.float64)))
-    n, draw = logs.size, np.random.default_rng(seed)
-    middle = (n + 1) // 2
-    lower = draw.beta(middle, n - middle + 1, RESAMPLES)
-    upper = lower
-    if n % 2 == 0:  # the next of the n - middle numbers that lie above
-        upper = lower + (1 - lower) * (1 - draw.random(RESAMPLES) ** (1 / (n - middle)))
-    at = np.minimum((np.stack([lower, upper]) * n).astype(np.int64), n - 1)
-    low, high = np.percentile(logs[at].mean(axis=0), [50 * (1 - confidence), 50 * (1 + confidence)])
-    return math.exp(float(low)), math.exp(float(np.median(logs))), math.exp(float(high))
+    draw, total = np.random.default_rng(seed), sum(weights)
+    resampled, middle_log = np.zeros(RESAMPLES), 0.0
+    for (windows_us, control_us), weight in zip(pairs, weights, strict=True):
+        logs = np.sort(np.log(np.asarray(windows_us, np.float64)) - np.log(np.asarray(control_us, np.float64)))
+        n = logs.size
+        middle = (n + 1) // 2
+        lower = draw.beta(middle, n - middle + 1, RESAMPLES)
+        upper = lower
+        if n % 2 == 0:  # the next of the n - middle numbers that lie above
+            upper = lower + (1 - lower) * (1 - draw.random(RESAMPLES) ** (1 / (n - middle)))
+        at = np.minimum((np.stack([lower, upper]) * n).astype(np.int64), n - 1)
+        resampled += weight / total * logs[at].mean(axis=0)
+        middle_log += weight / total * float(np.median(logs))
+    low, high = np.percentile(resampled, [50 * (1 - confidence), 50 * (1 + confidence)])
+    return math.exp(float(low)), math.exp(middle_log), math.exp(float(high))
 
 
 def _noise(windows_us: Sequence[float]) -> float:

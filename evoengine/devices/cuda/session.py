@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evoengine.devices.cuda.lock import GpuLock
+from evoengine.devices.cuda.lock import SharedLock
 from evoengine.devices.cuda.messages import Hello, Open, Opened, Phase, Reply, Request, Trouble
 from evoengine.devices.cuda.process import Worker, WorkerDied, WorkerHung
 from evoengine.errors import TemplateError, UserError
@@ -44,17 +44,24 @@ class JobFailed(Exception):
 class Session:
     """Holds the card from the first `open` to `close`, through any number of workers.
 
-    The first may have been `started` before, by the same command.
+    With `lock`, it is shared with other sessions, and whoever made it releases it. The first worker may have been
+    `started` before, by the same command.
     """
 
     def __init__(
-        self, command: Sequence[str], template: Template, problem: Problem, started: Worker | None = None
+        self,
+        command: Sequence[str],
+        template: Template,
+        problem: Problem,
+        lock: SharedLock | None = None,
+        started: Worker | None = None,
     ) -> None:
         self._command = command
         self._template = template
         self._problem = problem
         self._scratch = tempfile.TemporaryDirectory(prefix="evoengine-")
-        self._lock: GpuLock | None = None
+        self._lock = lock or SharedLock()
+        self._shares = lock is not None
         self._worker: Worker | None = None
         self._unopened = started
 
@@ -73,12 +80,13 @@ class Session:
             JobFailed: the worker does not come up.
             UserError: another evoengine holds the card, or there is none.
         """
+        fresh, self._unopened = self._unopened, None
         self.stop()
-        self._worker, self._unopened = self._unopened or Worker(self._command), None
+        self._worker = fresh or Worker(self._command)
         hello, _ = self.ask(None, START_SECONDS)
         assert isinstance(hello, Hello), hello
         try:
-            self._lock = self._lock or GpuLock(hello.uuid)
+            self._lock.take(hello.uuid)
         except UserError:
             self.stop()
             raise
@@ -132,9 +140,8 @@ class Session:
         if self._unopened is not None:
             self._unopened.close()
             self._unopened = None
-        if self._lock is not None:
+        if not self._shares:
             self._lock.release()
-            self._lock = None
         self._scratch.cleanup()
 
 

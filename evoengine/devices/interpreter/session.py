@@ -16,10 +16,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from evoengine.devices.interpreter.faults import Unsupported
-from evoengine.devices.interpreter.trial import Trial
+from evoengine.devices.interpreter.trial import SetTrial
 from evoengine.errors import EvoengineError, TemplateError
 from evoengine.hardware import DeviceLimits
-from evoengine.problem import Problem, problem_fields
+from evoengine.problem import Member, Problem, members_of, problem_fields
 from evoengine.template import Template, load_template
 from evoengine.verdict import Artifact, Candidate, Gate, Rejection, Verdict
 
@@ -35,12 +35,16 @@ class _Failure:
     text: str
 
 
+Fields = dict[str, int | float | str | bool]
+
+
 def _serve(
-    connection: Connection, folder: Path, fields: dict[str, int | float | str | bool], limits: DeviceLimits, full: bool
+    connection: Connection, folder: Path, members: list[tuple[Fields, float]], limits: DeviceLimits, full: bool
 ) -> None:
     """A worker's life: say ready, then one verdict per job until the connection closes."""
     template = load_template(folder)
-    trial = Trial(template, template.module.PROBLEM(**fields), limits, full)
+    problems = [Member(template.module.PROBLEM(**fields), weight) for fields, weight in members]
+    trial = SetTrial(template, problems, limits, full)
     connection.send(None)
     while True:
         try:
@@ -48,7 +52,7 @@ def _serve(
         except EOFError:
             return
         try:
-            connection.send(trial.judge(values, artifact.ptx.read_text(), artifact.resources))
+            connection.send(trial.judge(values, artifact))
         except Unsupported as error:
             connection.send(_Failure(True, str(error)))
         except Exception:
@@ -61,7 +65,8 @@ class _Worker:
     def __init__(self, template: Template, problem: Problem, limits: DeviceLimits, full: bool) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        arguments = (theirs, template.folder, problem_fields(problem), limits, full)
+        members = [(problem_fields(member.problem), member.weight) for member in members_of(problem)]
+        arguments = (theirs, template.folder, members, limits, full)
         self.process: BaseProcess = context.Process(target=_serve, args=arguments, daemon=True)
         # Ctrl-C reaches the whole process group and is the parent's to handle, from the child's first instruction on.
         resource_tracker.ensure_running()  # it would unblock SIGINT when `start` starts it
@@ -89,11 +94,11 @@ class InterpreterDevice:
     """Judges built candidates without a GPU: the candidate's own PTX against the reference, and an estimate.
 
     Args:
-        problem: what the search tunes for; candidates run on the template's `small_problems` of it.
+        problem: what the search tunes for, or a set; candidates run on the template's `small_problems` of it.
         limits: the card that the estimate is for.
         jobs: worker processes; the cores this process may use by default.
-        deadline_seconds: wall time of one candidate before its worker is killed. The dearest attention config takes
-            under 3 s on a quiet core, and five times that with `full`.
+        deadline_seconds: wall time of one candidate, at each problem, before its worker is killed. The dearest
+            attention config takes under 3 s on a quiet core, and five times that with `full`.
         full: judge on every kind of input of the template's full gate.
     """
 
@@ -112,7 +117,7 @@ class InterpreterDevice:
         self.name = f"{limits.name} (interpreted, nothing measured)"
         self._template, self._problem, self._limits = template, problem, limits
         self._jobs = jobs or len(os.sched_getaffinity(0))
-        self._deadline_seconds = deadline_seconds
+        self._deadline_seconds = deadline_seconds * len(members_of(problem))
         self._full = full
         self._workers: list[_Worker] = []
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from evoengine import oracle
+from evoengine.devices.combine import Judged, estimated, refused
 from evoengine.devices.estimate import estimate_us
 from evoengine.devices.interpreter.faults import Fault, Hang, Unsupported
 from evoengine.devices.interpreter.layout import Array
@@ -17,10 +19,10 @@ from evoengine.devices.interpreter.modes import MODES
 from evoengine.devices.interpreter.program import Program
 from evoengine.dtypes import BITS, Arrays, to_bits
 from evoengine.hardware import DeviceLimits
-from evoengine.problem import Problem
+from evoengine.problem import Member, Problem
 from evoengine.space import Values
 from evoengine.template import InputKind, Template, Tensor, full_checks
-from evoengine.verdict import Check, Estimate, Gate, Rejection, ResourceUsage
+from evoengine.verdict import Artifact, Check, Estimate, Gate, Rejection, ResourceUsage
 
 SEED = 20_250_101
 """Of every input set; a candidate cannot be tuned to it, because nothing is timed here."""
@@ -55,8 +57,10 @@ class Trial:
     full: bool = False
     _input_sets: dict[tuple[str, Problem], oracle.InputSet] = field(default_factory=dict)
 
-    def judge(self, values: Values, ptx: str, resources: ResourceUsage) -> Rejection | Estimate:
-        """The verdict on one candidate.
+    def judge(
+        self, values: Values, ptx: str, resources: ResourceUsage, proven: set[tuple[str, Problem]] | None = None
+    ) -> Rejection | Estimate:
+        """The verdict on one candidate. What of its PTX is `proven` already is left out, and what is proven now added.
 
         A fault is a RUNTIME rejection, a deadlock or a launch without end TIMEOUT (what a GPU's deadline would make of
         it), wrong or mode-dependent numbers CORRECTNESS.
@@ -67,9 +71,13 @@ class Trial:
         module = self.template.module
         program = Program(ptx, module.ENTRY)
         checks: list[Check] = []
+        proven = set() if proven is None else proven
         executed, start = 0, time.perf_counter()
         small = module.small_problems(values, self.problem)
         for kind, problem in itertools.product(self._kinds(values), small):
+            what = (kind.name if kind else "", problem)
+            if what in proven:
+                continue
             try:
                 check, differing, count = self._check(program, values, problem, kind)
             except Unsupported:
@@ -84,7 +92,8 @@ class Trial:
                 evidence = {"shape": problem.label, "interpreted": True, "differing_modes": differing}
                 reason = f"{check.reason} ({f'{kind.name} inputs, ' if kind else ''}{problem.label})"
                 return Rejection(Gate.CORRECTNESS, reason, evidence, tuple(checks))
-        estimated = estimate_us(
+            proven.add(what)
+        latency_us = estimate_us(
             module.launch(values, self.problem), module.work(values, self.problem), resources, self.limits
         )
         evidence = {
@@ -93,7 +102,7 @@ class Trial:
             "instructions": executed,
             "interpreter_seconds": time.perf_counter() - start,
         }
-        return Estimate(estimated, evidence, tuple(checks))
+        return Estimate(latency_us, evidence, tuple(checks))
 
     def _kinds(self, values: Values) -> list[InputKind | None]:
         """None is the template's own `inputs`."""
@@ -149,3 +158,28 @@ class Trial:
             seconds=time.perf_counter() - start,
         )
         return oracle.check(self.template, input_set, observed), differing, instructions
+
+
+class SetTrial:
+    """Judges candidates on every problem of a set; what their small problems share is proven once a cubin."""
+
+    def __init__(self, template: Template, members: Sequence[Member], limits: DeviceLimits, full: bool) -> None:
+        self._trials = [(member, Trial(template, member.problem, limits, full)) for member in members]
+
+    def judge(self, values: Values, artifact: Artifact) -> Rejection | Estimate:
+        """The only member's verdict; of several the first rejection, or the mean of the estimates.
+
+        Raises:
+            Unsupported: the PTX holds something the interpreter does not model.
+        """
+        proven: dict[str, set[tuple[str, Problem]]] = {}
+        judged: list[Judged[Estimate]] = []
+        for (member, trial), part in zip(self._trials, artifact.parts, strict=True):
+            known = proven.setdefault(part.cubin_sha256, set())
+            verdict = trial.judge(values, part.ptx.read_text(), part.resources, known)
+            if len(self._trials) == 1:
+                return verdict
+            if isinstance(verdict, Rejection):
+                return refused(member, verdict)
+            judged.append(Judged(member, part, verdict))
+        return estimated(judged)
