@@ -55,7 +55,7 @@ class Supply:
         Raises:
             UserError: the database is gone or somebody else took the study over.
         """
-        room = min(self._pace.step, self._pace.most - len(flying))
+        room = min(self._pace.step, self._pace.batch - len(flying))
         number = self._known.next_number
         known = self._pace.known(number)
         too_soon = any(one < known for one in flying)

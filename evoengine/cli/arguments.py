@@ -140,8 +140,8 @@ def run_options(parser: argparse.ArgumentParser) -> None:
         "--batch",
         metavar="N",
         type=natural,
-        help="N/8 candidates are proposed at a time, once all but the last N/2 are judged (default: three times the "
-        "jobs, 8 to 48)",
+        help="candidates in flight at most; N/8 are proposed at a time, once all but the last N/2 are judged (default: "
+        "twice the jobs, 8 to 32)",
     )
     parser.add_argument("--top", metavar="N", type=natural, default=8, help="rows of the final table")
     group = parser.add_mutually_exclusive_group()

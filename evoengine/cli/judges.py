@@ -24,7 +24,7 @@ from evoengine.verdict import Measurement, on_shapes
 
 
 def device_for(
-    question: Question, target: Target, study: Study, jobs: int, *, force: bool, early: Early
+    question: Question, target: Target, study: Study, jobs: int, *, force: bool, early: Early | None = None
 ) -> tuple[Device, TimingDevice | None]:
     """The device, and the same again where it times. A study that was measured before keeps its scale and its best."""
     if target.ordinal is None:

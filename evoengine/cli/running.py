@@ -28,10 +28,6 @@ from evoengine.stopwatch import Stopwatch
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
-BATCHES, LEAST, MOST = 3, 8, 48
-"""A batch is three times the jobs, so that at least one and a half candidates a job are in flight: with one, those that
-compile longest keep the others waiting (simulated with times of an H200's host, 200 candidates: 15.8 s with 32, 13.1
-with 48). No more than 48: a proposal then lacks at most 29 verdicts, as with batches of 32 that are waited for."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -88,7 +84,7 @@ def search_study(arguments: argparse.Namespace, run: Run) -> Ran:
             device=device,
             timing=timing,
             budget=budget,
-            batch=arguments.batch or min(max(BATCHES * builder.jobs, LEAST), MOST),
+            batch=arguments.batch or min(max(2 * builder.jobs, 8), 32),
             listener=stack.enter_context(display),
             screening=screening_for(question, target, study) if arguments.sanitize else None,
             stopwatch=run.watch,
