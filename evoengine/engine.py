@@ -8,15 +8,18 @@ kill -9 loses at most what was in flight.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
+from evoengine.archive.sessions import Turn
 from evoengine.archive.study import Study
 from evoengine.build import Builder, BuildRequest
 from evoengine.build.builder import Building
+from evoengine.company import POLL_SECONDS, Company
 from evoengine.confirm import baselines_at_start
 from evoengine.devices import Device, TimingDevice
 from evoengine.devices.cuda.results import Finals, Setup
@@ -30,7 +33,7 @@ from evoengine.sampler.proposer import Proposer
 from evoengine.screening import Screening
 from evoengine.stopwatch import Stopwatch
 from evoengine.supply import Supply
-from evoengine.verdict import Artifact, Candidate, Rejection, Verdict
+from evoengine.verdict import Artifact, Candidate, Measurement, Rejection, Verdict
 
 
 class Interrupted(Exception):
@@ -46,7 +49,7 @@ class _Group:
 
 
 class Search:
-    """One run over one study, at the `Pace` of `batch`."""
+    """One run over one study, at the `Pace` of `batch`; other processes may be at it too. `ahead` is `Company`'s."""
 
     def __init__(
         self,
@@ -62,6 +65,7 @@ class Search:
         listener: Listener,
         screening: Screening | None = None,
         stopwatch: Stopwatch | None = None,
+        ahead: int | None = None,
     ) -> None:
         self._question = question
         self._study = study
@@ -72,13 +76,15 @@ class Search:
         self._listener = listener
         self._screening = screening
         self._watch = stopwatch or Stopwatch()
-        self._known = Knowledge(question, measures=timing is not None)
+        self._company = Company(study, budget.candidates, ahead)
+        self._known = Knowledge(question, measures=timing is not None or self._company.helps)
         self._supply = Supply(
-            study, proposer, self._known, budget, Pace(batch), self._watch, measures=timing is not None
+            study, self._company, proposer, self._known, budget, Pace(batch), self._watch, measures=timing is not None
         )
         self._begun: deque[_Group] = deque()
         self._flying: set[int] = set()
         self._proof: tuple[str, Verdict] | None = None
+        self._reference_us: float | None = None
         self._deadline = float("inf")
         self._time_is_over = False
         self._stop = False
@@ -96,35 +102,36 @@ class Search:
         """
         if self._budget.seconds is not None:
             self._deadline = time.monotonic() + self._budget.seconds
-        with self._watch("database"):
-            self._study.recover()
-            self._known.remember(self._study.records())
+        self._supply.catch_up()
         setup: Setup | None = None
         finals: Finals | None = None
         stopped, interrupted = End.SPENT_BEFORE, False
+        turn: Turn = "another's"
         try:
             with ExitStack() as builds:
                 builds.callback(self._abandon)
                 setup = self._set_off()
-                while self._begun:
+                while self._more():
                     self._judge()
                     stopped = End.SPENT
-                    self._go_on()
             if self._time_is_over:
                 stopped = self._budget.time_is_over
             elif (converged := self._supply.converged) is not None:
                 stopped = f"{End.CONVERGED} after {self._known.paid} of {self._budget.candidates}: {converged}"
                 self._listener.note(stopped)
             elif self._supply.left > 0:
-                stopped = End.ALL_TRIED
-            if self._timing is not None:
+                stopped = End.AHEAD if self._company.helps else End.ALL_TRIED
+            idle = stopped == End.SPENT_BEFORE
+            turn = self._company.turn(self._wait, early=self._time_is_over, idle=idle)
+            if turn == "mine" and self._timing is not None:
                 finals = self._confirm(self._timing)
         except Interrupted:
             stopped, interrupted = End.STOPPED, True
         except TemplateError as error:
-            self._study.set_status(str(error))
+            if not self._company.helps:
+                self._study.set_status(str(error))
             raise
-        self._study.set_status(stopped)
+        self._company.end(turn, stopped, confirmed=self._timing is not None and not interrupted)
         return Outcome(stopped, self._known.paid, interrupted, setup, finals)
 
     def _confirm(self, timing: TimingDevice) -> Finals | None:
@@ -158,6 +165,20 @@ class Search:
             self._begun.append(self._begin(group))
             self._check_stop()
 
+    def _more(self) -> bool:
+        """Whether anything is in flight, be it what another process fails to finish."""
+        self._go_on()
+        while not self._begun and not self._time_is_over and self._company.may_leave_work():
+            self._wait()
+            self._go_on()
+        return bool(self._begun)
+
+    def _wait(self) -> None:
+        self._listener.phase("waiting for the other processes on the study")
+        with self._watch("waiting for others"):
+            time.sleep(POLL_SECONDS)
+        self._check_stop()
+
     def _go_on(self) -> None:
         """The same, within the budget's time."""
         self._time_is_over = self._time_is_over or time.monotonic() >= self._deadline
@@ -188,6 +209,7 @@ class Search:
             setup = self._timing.start(values, built)
             self._listener.set_up(setup)
             self._study.set_environment(setup.environment)
+            self._reference_us = self._study.fellows.agree_on_reference(setup.control_us)
             for baseline in baselines_at_start(setup):
                 self._study.add_baseline(baseline)
             return setup
@@ -205,8 +227,10 @@ class Search:
         return self._question.build_request(candidate.config.values)
 
     def _check_stop(self) -> None:
+        """Between any two steps: heed a stop, and say in time that this process is alive."""
         if self._stop:
             raise Interrupted
+        self._study.keep()
 
     def _judge(self) -> None:
         """Every candidate gets exactly one verdict, gate by gate, cheap before dear.
@@ -273,6 +297,9 @@ class Search:
     def _commit(
         self, candidate: Candidate, verdict: Verdict, artifact: Artifact | None, twin_of: int | None = None
     ) -> None:
+        if isinstance(verdict, Measurement) and self._reference_us is not None:
+            # Ratios are this card's, the scale is the first one's: times of all that share the study can be compared.
+            verdict = dataclasses.replace(verdict, control_reference_us=self._reference_us)
         with self._watch("database"):
             self._study.commit(candidate, verdict, artifact, twin_of=twin_of)
         self._known.judged(candidate, verdict, twin_of)

@@ -5,6 +5,7 @@ impossible (`UserError`, exit code 2) or that a template is broken for every con
 
     EvoengineError
     ├── UserError        bad input: the message names the value and the remedy
+    │   └── Unavailable  it may be otherwise in a while: the database is away, another process has the study
     └── TemplateError    the template, its default config or its reference is broken
 """
 
@@ -19,6 +20,10 @@ class UserError(EvoengineError):
     """Input that cannot be used. The message names the value and says what to do instead."""
 
     exit_code = 2
+
+
+class Unavailable(UserError):
+    """What may pass by itself: the database does not answer, or another process has the study or the trial."""
 
 
 class TemplateError(EvoengineError):

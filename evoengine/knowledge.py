@@ -15,7 +15,10 @@ from evoengine.verdict import Candidate, Estimate, Measurement, Verdict, is_paid
 
 
 class Knowledge:
-    """Rebuilt from what the database holds, then kept up with every claim and verdict. `measures`: there is a GPU."""
+    """Rebuilt from what the database holds, then kept up with every claim and verdict.
+
+    `measures`: times are measured, by this search or by those that it helps, so that no estimate decides anything.
+    """
 
     def __init__(self, question: Question, *, measures: bool) -> None:
         self._question = question
@@ -35,13 +38,13 @@ class Knowledge:
         return max(self._seen, default=-1) + 1
 
     def remember(self, records: Iterable[Record]) -> None:
+        """What the database holds, of other processes too."""
         for record in records:
             self._seen[record.number] = record.seen(measures=self._measures)
             if record.verdict is None:
                 continue
             if is_paid(record.verdict, record.twin_of):
                 self._paid.add(record.number)
-            # An estimate decides nothing where there is a GPU.
             provisional = isinstance(record.verdict, Estimate) and self._measures
             if record.build is not None and record.twin_of is None and not provisional:
                 identity = self._question.identity(record.config.values, record.build.cubin_sha256)
@@ -66,12 +69,15 @@ class Knowledge:
     def judged(self, candidate: Candidate, verdict: Verdict, twin_of: int | None) -> None:
         if is_paid(verdict, twin_of):
             self._paid.add(candidate.number)
-        value = None
-        if isinstance(verdict, Measurement):
-            value = verdict.median_us
+        seen = self._seen[candidate.number]
+        if isinstance(verdict, Estimate) and self._measures:  # as `Record.seen` has it
+            seen = dataclasses.replace(seen, expected_gain=None)
         elif isinstance(verdict, Estimate):
-            value = verdict.estimated_us
-        self._seen[candidate.number] = dataclasses.replace(self._seen[candidate.number], value=value, state="done")
+            seen = dataclasses.replace(seen, value=verdict.estimated_us, state="done")
+        else:
+            value = verdict.median_us if isinstance(verdict, Measurement) else None
+            seen = dataclasses.replace(seen, value=value, state="done")
+        self._seen[candidate.number] = seen
 
     def twin(self, identity: str) -> tuple[int, Verdict] | None:
         """The trial that runs the same, and its verdict."""

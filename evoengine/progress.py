@@ -16,7 +16,13 @@ class End:
     SPENT_BEFORE = "nothing to do: the budget was spent before, raise it with --budget"
     ALL_TRIED = "every feasible config has been tried"
     CONVERGED = "converged"
+    AHEAD = "enough waits to be measured"
     STOPPED = "stopped by the user"
+
+    @classmethod
+    def reached(cls, status: str) -> bool:
+        """Whether a study with this status is done, unless its budget is raised."""
+        return status in (cls.SPENT, cls.SPENT_BEFORE, cls.ALL_TRIED) or status.startswith(cls.CONVERGED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from evoengine.archive.study import Study
+from evoengine.company import Company
 from evoengine.convergence import Converged
 from evoengine.knowledge import Knowledge
 from evoengine.pace import Pace
@@ -22,6 +23,7 @@ class Supply:
     def __init__(
         self,
         study: Study,
+        company: Company,
         proposer: Proposer,
         known: Knowledge,
         budget: Budget,
@@ -31,6 +33,7 @@ class Supply:
         measures: bool,
     ) -> None:
         self._study = study
+        self._company = company
         self._proposer = proposer
         self._known = known
         self._budget = budget
@@ -56,6 +59,8 @@ class Supply:
             UserError: the database is gone or somebody else took the study over.
         """
         room = min(self._pace.step, self._pace.batch - len(flying))
+        if self._study.fellows.shared:
+            return self._shared(room, flying)
         number = self._known.next_number
         known = self._pace.known(number)
         too_soon = any(one < known for one in flying)
@@ -64,8 +69,8 @@ class Supply:
             return []
         with self._watch("database"):
             self._study.renew()
-            if waiting := self._waiting(room, len(flying)):
-                return waiting
+        if waiting := self._waiting(room, len(flying)):
+            return waiting
         if too_soon:
             return []
         affordable = min(self._pace.room(number), self._budget.candidates - self._known.spent(known))
@@ -73,14 +78,37 @@ class Supply:
             known, affordable = number, min(self._pace.batch, self.left)
         return self._propose(affordable, known) if affordable > 0 and not self._nothing_to_gain(known) else []
 
+    def catch_up(self) -> None:
+        """What is in the database is known, and what dead processes had in flight waits again."""
+        with self._watch("database"):
+            self._study.recover()
+            self._known.remember(self._study.records())
+
+    def _shared(self, room: int, flying: Collection[int]) -> list[Candidate]:
+        """The same beside other processes, whose trials come in between: a proposal knows all that there is, once no
+        more than half a batch of ours is in flight."""
+        if room <= 0 or (len(flying) > self._pace.batch // 2 and self._known.next_number >= self._pace.batch):
+            return []
+        with self._watch("database"):
+            self._study.renew()
+        self.catch_up()
+        self._some_wait = True
+        if waiting := self._waiting(room, len(flying)):
+            return waiting
+        known, affordable = self._known.next_number, min(room, self.left - len(flying))
+        return self._propose(affordable, known) if affordable > 0 and not self._nothing_to_gain(known) else []
+
     def _waiting(self, room: int, flying: int) -> list[Candidate]:
         """Waiting candidates. Where none was found, they are looked for again only once nothing is in flight."""
         waiting: list[Candidate] = []
-        if self._some_wait and self._measures:
-            waiting = self._study.claim_waiting(room, estimated=True)
-        affordable = min(room, self.left - flying)
-        if self._some_wait and not waiting and affordable > 0:
-            waiting = self._study.claim_waiting(affordable, estimated=False)
+        with self._watch("database"):
+            if self._some_wait and self._measures:
+                waiting = self._study.claim_waiting(room, estimated=True)
+            affordable = min(room, self.left - flying)
+            if self._company.helps:
+                affordable = self._company.room(affordable)
+            if self._some_wait and not waiting and affordable > 0:
+                waiting = self._study.claim_waiting(affordable, estimated=False)
         self._some_wait = bool(waiting)
         return waiting
 
@@ -97,10 +125,11 @@ class Supply:
         while not claimed:
             before = self._proposer.free.copy()
             with self._watch("proposing"):
-                proposals = {proposal.point: proposal for proposal in self._proposer.propose(n)}
+                room = self._company.room(n)
+                proposals = {proposal.point: proposal for proposal in self._proposer.propose(room)}
             if not proposals:
                 break
             with self._watch("database"):
-                claimed = self._study.claim(proposals.values(), self._proposer.free - before)
+                claimed = self._study.claim(proposals.values(), self._proposer.free - before, self._company.bounds)
         self._known.claimed(claimed, proposals)
         return claimed

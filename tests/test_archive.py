@@ -9,6 +9,7 @@ import math
 import os
 import re
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ import sqlalchemy
 from optuna.trial import TrialState
 from sqlalchemy import exc
 
-from evoengine.archive import lease
+from evoengine.archive import lease, sessions
 from evoengine.archive.archive import Archive
 from evoengine.archive.codec import read_verdict, verdict_columns
 from evoengine.archive.lease import Owner
@@ -449,7 +450,9 @@ class TestContract:
 
     def test_a_dead_owner_is_taken_over(self, archive: Archive) -> None:
         made = archive.create_study(SPEC)
-        for owner in (dead_owner(), Owner(Owner.current().host, os.getpid(), "an earlier process with this pid")):
+        here = Owner.current()
+        earlier = replace(here, started=here.started.rpartition(":")[0] + ":1")
+        for owner in (dead_owner(), earlier):
             made.acquire(owner)
             assert "" == archive.studies()[0].searched_by
         made.acquire(Owner.current())
@@ -463,8 +466,7 @@ class TestContract:
         mine = archive.open_study(SPEC.name)
         with pytest.raises(UserError, match="pid 1 on elsewhere"):
             mine.acquire(Owner.current())
-        later = lease.time.time() + lease.LEASE_SECONDS + 1
-        monkeypatch.setattr(lease.time, "time", lambda: later)
+        monkeypatch.setattr(sessions, "clock", lambda connection: time.time() + lease.LEASE_SECONDS + 1)
 
         mine.acquire(Owner.current())
 
@@ -650,7 +652,7 @@ class TestContract:
             connection.execute(sqlalchemy.text("UPDATE evo_schema SET version = 99"))
         engine.dispose()
 
-        with pytest.raises(UserError, match="schema 99, this evoengine knows 2: upgrade evoengine"):
+        with pytest.raises(UserError, match="schema 99, this evoengine knows 3: upgrade evoengine"):
             Archive.open(url)
 
 

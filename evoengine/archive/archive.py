@@ -14,11 +14,10 @@ from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
 from optuna.study import StudyDirection
 from sqlalchemy import Connection, RowMapping, exc, func, insert, select
 
-from evoengine.archive import merge, tables, transfer
-from evoengine.archive.codec import read_row, read_spec
+from evoengine.archive import merge, sessions, tables, transfer
+from evoengine.archive.codec import read_spec
 from evoengine.archive.database import Database
 from evoengine.archive.documents import Damaged, check_shapes, typed
-from evoengine.archive.lease import Owner
 from evoengine.archive.records import StudySpec, StudySummary
 from evoengine.archive.study import Study
 from evoengine.errors import UserError
@@ -37,13 +36,15 @@ class Archive:
         self._database = database
 
     @classmethod
-    def open(cls, url_or_path: str) -> Archive:
+    def open(cls, url_or_path: str, patience_seconds: float | None = None) -> Archive:
         """A file path or any SQLAlchemy URL; what does not exist yet is created.
+
+        `patience_seconds` is how long everything asked of it waits while it is locked or away.
 
         Raises:
             UserError: it cannot be opened, is not a database, cannot be written, or is of a newer schema.
         """
-        return cls(Database(url_or_path))
+        return cls(Database(url_or_path, patience_seconds))
 
     @property
     def name(self) -> str:
@@ -257,12 +258,6 @@ def _summary(connection: Connection, row: RowMapping) -> StudySummary:
         return connection.scalar(select(func.min(column)).select_from(verdict.join(candidate)).where(of_study))
 
     candidates = connection.scalar(select(func.count()).select_from(candidate).where(of_study)) or 0
-    sessions = connection.execute(
-        select(tables.session).where(tables.session.c.study_id == row["id"], tables.session.c.ended_at.is_(None))
-    ).mappings()
-    owners = [
-        (read_row(Owner, {**s, "started": s["pid_started"]}), typed(float, s["expires_unix_seconds"])) for s in sessions
-    ]
     return StudySummary(
         spec=read_spec(row),
         status=typed(str, row["status"]),
@@ -275,7 +270,7 @@ def _summary(connection: Connection, row: RowMapping) -> StudySummary:
         best_us=connection.scalar(select(func.min(elite.c.median_us)).where(elite.c.study_id == row["id"])),
         best_unconfirmed_us=fastest(verdict.c.median_us),
         best_estimated_us=fastest(verdict.c.estimated_us),
-        searched_by=", ".join(str(owner) for owner, expires in owners if owner.is_alive(expires)),
+        searched_by=", ".join(map(str, sessions.owners(connection, row["id"]))),
     )
 
 

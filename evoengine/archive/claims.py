@@ -14,6 +14,7 @@ from sqlalchemy import Connection, insert, select
 
 from evoengine.archive import results, tables
 from evoengine.archive.documents import typed
+from evoengine.archive.work import Bounds, room
 from evoengine.sampler import Proposal
 from evoengine.space import Config
 
@@ -26,16 +27,24 @@ def enter(
     session_id: int,
     asked: Sequence[tuple[Proposal, Config]],
     free: Mapping[str, int],
+    bounds: Bounds | None,
 ) -> list[tuple[Proposal, Config]]:
-    """Claim those `asked` that nobody has, count what was `free` on the way to them, and return what is to be born."""
+    """Claim those `asked` that nobody has, as far as there is room, and return what is to be born.
+
+    What was `free` on the way to them is added to the counts.
+    """
     results.add_counts(connection, study_id, free)  # locks the study's row: of two processes one sees the other's rows
     digests = [config.digest for _, config in asked]
     query = select(candidate).where(candidate.c.study_id == study_id, candidate.c.config_digest.in_(digests))
     known = {row["config_digest"]: row for row in connection.execute(query).mappings()}
+    left = len(asked) if bounds is None else room(connection, study_id, bounds)
     mine = []
     for proposal, config in asked:
         row = known.get(config.digest)
+        if row is None and left <= 0:
+            continue
         if row is None:
+            left -= 1
             values = {"config_digest": config.digest, "label": config.label, "proposal": dataclasses.asdict(proposal)}
             connection.execute(insert(candidate).values(study_id=study_id, session_id=session_id, **values))
         # Ours and unborn: the connection broke on the commit, and this is the second try.

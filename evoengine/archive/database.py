@@ -18,7 +18,7 @@ from sqlalchemy import URL, event, exc, insert, select, text, update
 from evoengine.archive import tables
 from evoengine.archive.documents import Damaged
 from evoengine.archive.storage import TrialStorage
-from evoengine.errors import UserError
+from evoengine.errors import Unavailable, UserError
 
 T = TypeVar("T")
 
@@ -28,8 +28,29 @@ than what a user takes for a hang."""
 BUSY_SECONDS = 2.0
 """SQLite's own wait for a lock. Optuna tries the birth of a trial five times, so there it may be five times as long."""
 
+LIBPQ = ("psycopg", "psycopg2")
+"""PostgreSQL drivers over libpq, which take its parameters from the URL: TLS, service files, time limits."""
+LIBPQ_ARGUMENTS: dict[str, Any] = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+"""Unless the URL says otherwise. A link that is cut says nothing: by Linux's own limits a query would wait for its
+answer for two hours, with these for 11 seconds."""
+IDLE_TRANSACTION_MS = 10_000
+"""After which the server ends a transaction whose host has vanished, and lets go of the study's row. Ours think for
+milliseconds between two statements."""
+
 _FULL = ("disk is full", "No space left on device")
 """SQLite's words for a full disk, and the system's, which PostgreSQL passes on."""
+_LASTING = (
+    *("not a database", "malformed", "readonly", "unable to open"),
+    *("password authentication failed", "no password supplied", "no pg_hba.conf entry", "does not exist"),
+    *("certificate verify failed", "does not support SSL", "root certificate file"),
+)
+"""What asking again does not change, in the words of SQLite, of PostgreSQL and of libpq."""
 WAL_INDEX_BYTES = 32 * 1024
 """SQLite's step for the index beside its log (sqlite.org/walformat.html): with less room it says "disk I/O error"."""
 _TRANSIENT = (exc.OperationalError, exc.InterfaceError, StorageInternalError, sqlite3.OperationalError)
@@ -38,14 +59,19 @@ _TRANSIENT = (exc.OperationalError, exc.InterfaceError, StorageInternalError, sq
 class Database:
     """One database: `engine` for our tables, `storage` for Optuna's.
 
+    Args:
+        patience_seconds: how long to ask again while it is locked or away; `PATIENCE_SECONDS` by default.
+
     Raises:
         UserError: it cannot be opened, is not a database, cannot be written, or is of a newer schema.
     """
 
-    def __init__(self, url_or_path: str) -> None:
+    def __init__(self, url_or_path: str, patience_seconds: float | None = None) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # one line on stderr for each new study otherwise
         self.url = _parse(url_or_path)
         self.name = _shown(self.url)
+        self._patience_seconds = patience_seconds
+        self._libpq = self.url.get_backend_name() == "postgresql" and self.url.get_driver_name() in LIBPQ
         self.sqlite = self.url.get_backend_name() == "sqlite"
         if self.sqlite and self.url.database and not self.url.query:
             _prepare_file(Path(self.url.database))
@@ -92,9 +118,11 @@ class Database:
         """`work`, again while the database is locked or away.
 
         Raises:
-            UserError: it stayed so for `PATIENCE_SECONDS` (ends with `retry_hint`), or holds what `work` cannot read.
+            Unavailable: it stayed so as long as there was patience; ends with `retry_hint`.
+            UserError: it is full, read-only or no database, or holds what `work` cannot read.
         """
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        patience = PATIENCE_SECONDS if self._patience_seconds is None else self._patience_seconds
+        deadline = time.monotonic() + patience
         while True:
             try:
                 return work()
@@ -103,10 +131,11 @@ class Database:
                 if self._full(reason):
                     remedy = retry_hint or "then run the same command again"
                     raise UserError(f"database {self.name} is full ({reason}): make room there, {remedy}") from error
-                lasting = any(word in reason for word in ("not a database", "malformed", "readonly", "unable to open"))
+                lasting = any(word in reason for word in _LASTING)
                 if lasting or time.monotonic() > deadline:
                     remedy = retry_hint or "check that it is there and free, or give another with --storage"
-                    raise UserError(f"database {self.name} does not answer ({reason}): {remedy}") from error
+                    kind = UserError if lasting else Unavailable
+                    raise kind(f"database {self.name} does not answer ({reason}): {remedy}") from error
                 time.sleep(0.1)
             except Damaged as error:
                 raise self.damaged(error) from error
@@ -127,20 +156,24 @@ class Database:
 
     def _connect(self) -> RDBStorage:
         url = self.url.render_as_string(hide_password=False)
-        options: dict[str, Any] = (
-            {"connect_args": {"timeout": BUSY_SECONDS}} if self.sqlite else {"pool_pre_ping": True}
-        )
+        options = self._options()
         # RDBStorage formats its URL, so braces in a path must be doubled.
         storage = TrialStorage(url.replace("{", "{{").replace("}", "}}"), engine_kwargs=options)
-        if self.sqlite:
+        if self.sqlite or self._libpq:
             storage.engine.dispose()  # its first connection was made before it could be told this
-            event.listen(storage.engine, "connect", _write_ahead)
+            event.listen(storage.engine, "connect", _write_ahead if self.sqlite else _leave_no_locks)
         try:
             self._prepare_tables(storage.engine)
         except BaseException:
             storage.engine.dispose()
             raise
         return storage
+
+    def _options(self) -> dict[str, Any]:
+        if self.sqlite:
+            return {"connect_args": {"timeout": BUSY_SECONDS}}
+        given = {key: value for key, value in LIBPQ_ARGUMENTS.items() if key not in self.url.query}
+        return {"pool_pre_ping": True, "connect_args": given if self._libpq else {}}
 
     def _prepare_tables(self, engine: sqlalchemy.Engine) -> None:
         tables.metadata.create_all(engine)
@@ -213,6 +246,13 @@ def _prepare_file(path: Path) -> None:
         raise UserError(
             f"database {path}: its folder cannot be made ({error.strerror}): give another with --storage"
         ) from None
+
+
+def _leave_no_locks(connection: Any, _record: Any) -> None:
+    """For this connection; PostgreSQL knows it from 9.6 on."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET idle_in_transaction_session_timeout = {IDLE_TRANSACTION_MS}")
+    connection.commit()
 
 
 def _write_ahead(connection: Any, _record: Any) -> None:

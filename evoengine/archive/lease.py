@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 LEASE_SECONDS = 300.0
-"""How long another host believes in a session that was not renewed. The longest silence of a healthy search is one
-batch of builds; on the session's own host the process table answers at once."""
+"""How long others believe in a session that was not renewed, by the database's clock. The longest silence of a healthy
+search is the compile of one candidate; on the session's own host the process table says at once that it is gone."""
+RENEW_SECONDS = 20.0
+"""Between two renewals: a lease is lost only by a search that was cut off for a dozen of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """A process. `started` tells it from a later one with the same pid: boot id and start time in clock ticks."""
+    """A process. `started` tells it from others with the same pid: boot id, pid namespace, start in clock ticks."""
 
     host: str
     pid: int
@@ -25,18 +26,26 @@ class Owner:
     def current(cls) -> Owner:
         return cls(socket.gethostname(), os.getpid(), process_start(os.getpid()) or "")
 
-    def is_alive(self, expires_unix_seconds: float) -> bool:
-        """By the process table on this host, by the lease on another."""
-        if self.host != socket.gethostname():
-            return time.time() < expires_unix_seconds
+    @property
+    def runs(self) -> bool:
+        """By this host's process table."""
         return process_start(self.pid) == self.started
+
+    def in_sight(self) -> bool:
+        """Whether this host's process table knows it: machines and containers may share a name, not boot and pids."""
+        here = Owner.current()
+        return (self.host, self._table) == (here.host, here._table)
+
+    @property
+    def _table(self) -> str:
+        return self.started.rpartition(":")[0]
 
     def __str__(self) -> str:
         return f"pid {self.pid} on {self.host}"
 
 
 def process_start(pid: int) -> str | None:
-    """Boot id and start time of a running process; None when there is none (a zombie runs no more).
+    """Boot id, pid namespace and start time of a running process; None when there is none (a zombie runs no more).
 
     Where there is no /proc (macOS), a running process has an empty start: a pid that was given to another process then
     counts as the old one.
@@ -53,6 +62,7 @@ def process_start(pid: int) -> str | None:
         # proc(5): the name in parentheses may hold spaces; state is the field after it, starttime the 20th after it.
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        pids = os.stat("/proc/self/ns/pid").st_ino
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return None if state in "ZX" else f"{boot}:{fields[18]}"
+    return None if state in "ZX" else f"{boot}:{pids}:{fields[18]}"

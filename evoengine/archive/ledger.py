@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages._rdb.models import BaseModel
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, Delete, RowMapping, Update, select, update
+from sqlalchemy import ColumnElement, Connection, Delete, RowMapping, Update, select, update
 
 from evoengine.archive import tables
 from evoengine.archive.database import Database
 from evoengine.archive.documents import Damaged
-from evoengine.errors import UserError
+from evoengine.archive.sessions import TAKEN_OVER
+from evoengine.errors import Unavailable, UserError
 
 T = TypeVar("T")
 
@@ -40,6 +41,7 @@ class Ledger:
         self.id = study_id
         self._database = database
         self._storage = database.storage
+        self._name = name
         self._hint = f"resume with: evoengine resume {shlex.quote(name)}"
         try:
             self._optuna_id = self._patiently(lambda: self._storage.get_study_id_from_name(name))
@@ -97,10 +99,16 @@ class Ledger:
     def trial_id(self, number: int) -> int:
         return self._patiently(lambda: self._storage.get_trial_id_from_study_id_trial_number(self._optuna_id, number))
 
-    def bear(self, trial: FrozenTrial, digest: str, **changes: int | None) -> int:
-        """Write a new Optuna trial in one transaction, enter it in the candidate's row, and return its number."""
+    def bear(self, trial: FrozenTrial, digest: str, holder: int, **changes: int | None) -> int:
+        """Write a new Optuna trial in one transaction, enter it in the candidate's row, and return its number.
+
+        Raises:
+            Unavailable: the row is not the session `holder`'s any more, so that another process has borne the trial.
+        """
         trial_id = self._patiently(lambda: self._storage.create_new_trial(self._optuna_id, trial))
-        self.attach(digest, trial_id, **changes)
+        if not self.attach(digest, trial_id, tables.candidate.c.session_id == holder, **changes):
+            self.set_state(trial_id, TrialState.FAIL)
+            raise Unavailable(f"study {self._name} was {TAKEN_OVER}: {self._hint}")
         # Optuna would read the whole trial for it, which takes as long as its birth.
         number = self.read(
             lambda connection: connection.scalar(select(TRIALS.c.number).where(TRIALS.c.trial_id == trial_id))
@@ -108,10 +116,17 @@ class Ledger:
         assert number is not None, "it was born with one"
         return int(number)
 
-    def attach(self, digest: str, trial_id: int, **changes: int | None) -> None:
-        """Enter the trial, and what else `changes`, in the row of the candidate with this config digest."""
-        same = (tables.candidate.c.study_id == self.id) & (tables.candidate.c.config_digest == digest)
-        self.update(update(tables.candidate).where(same).values(trial_id=trial_id, **changes))
+    def attach(self, digest: str, trial_id: int, held: ColumnElement[bool], **changes: int | None) -> bool:
+        """Enter the trial, and what else `changes`, in the row of the candidate with this config digest.
+
+        False where the row is not `held` as it should be, or has another trial by now.
+        """
+        row = tables.candidate
+        same = (row.c.study_id == self.id) & (row.c.config_digest == digest)
+        if self.update(update(row).where(same, row.c.trial_id.is_(None), held).values(trial_id=trial_id, **changes)):
+            return True
+        # Ours all the same: the connection broke on the commit, and that was the second try.
+        return self.read(lambda connection: connection.scalar(select(row.c.trial_id).where(same))) == trial_id
 
     def set_state(self, trial_id: int, state: TrialState, values: list[float] | None = None) -> None:
         """Move an Optuna trial on; one that is finished already was finished from the same verdict."""
@@ -125,8 +140,13 @@ class Ledger:
         self._patiently(move)
 
     def note_rejection(self, trial_id: int, reason: str) -> None:
-        """Let Optuna's dashboard say why a trial was pruned."""
-        self._patiently(lambda: self._storage.set_trial_user_attr(trial_id, "rejected", reason))
+        """Let Optuna's dashboard say why a trial was pruned; not of one that others have finished for this process."""
+
+        def note() -> None:
+            with suppress(UpdateFinishedTrialError):
+                self._storage.set_trial_user_attr(trial_id, "rejected", reason)
+
+        self._patiently(note)
 
     @contextmanager
     def reading(self) -> Iterator[None]:

@@ -17,6 +17,7 @@ from evoengine.archive.codec import read_verdict
 from evoengine.archive.ledger import Ledger
 from evoengine.archive.records import StudySpec
 from evoengine.archive.trials import config_at, newborn, optuna_state, origin
+from evoengine.archive.work import judged
 
 candidate = tables.candidate
 
@@ -33,8 +34,9 @@ def requeue(ledger: Ledger, spec: StudySpec, session_id: int, forsaken: Callable
     # Trials before rows: a trial that another process bears in between is not looked at.
     unfinished = [trial for trial in ledger.trials() if not trial.state.is_finished()]
     back = set(_complete_births(ledger, spec, session_id, unfinished, forsaken))
-    rows = {row["trial_id"]: row for row in ledger.candidates()}
-    unborn = {row["config_digest"] for row in ledger.candidates() if row["trial_id"] is None}
+    found = ledger.candidates()  # once: between two reads another process may enter a trial, which then had no row
+    rows = {row["trial_id"]: row for row in found}
+    unborn = {row["config_digest"] for row in found if row["trial_id"] is None}
     finals = ledger.read(lambda connection: _final_verdicts(connection, ledger.id))
     for trial in unfinished:
         row = rows.get(trial._trial_id)
@@ -44,11 +46,13 @@ def requeue(ledger: Ledger, spec: StudySpec, session_id: int, forsaken: Callable
             if (born := origin(trial)) is not None and born.digest not in unborn:
                 ledger.set_state(trial._trial_id, TrialState.FAIL)
         elif row["session_id"] is None:
-            ledger.set_state(trial._trial_id, TrialState.WAITING)
+            if trial.state is not TrialState.WAITING:
+                ledger.set_state(trial._trial_id, TrialState.WAITING)
         elif forsaken(row) and row["id"] in finals:
             ledger.set_state(trial._trial_id, *optuna_state(read_verdict(finals[row["id"]])))
         elif forsaken(row):
-            held = (candidate.c.id == row["id"]) & (candidate.c.session_id == row["session_id"])
+            # The owner may only have been cut off, and have committed since the finals were read.
+            held = (candidate.c.id == row["id"]) & (candidate.c.session_id == row["session_id"]) & ~judged(final=True)
             if ledger.update(update(candidate).where(held).values(session_id=None)):
                 ledger.set_state(trial._trial_id, TrialState.WAITING)
                 back.add(trial.number)
@@ -70,7 +74,7 @@ def _complete_births(
         held = (candidate.c.id == row["id"]) & (candidate.c.session_id == row["session_id"])
         unborn = held & candidate.c.trial_id.is_(None)
         if row["config_digest"] in born:
-            ledger.attach(row["config_digest"], born[row["config_digest"]])
+            ledger.attach(row["config_digest"], born[row["config_digest"]], candidate.c.session_id == row["session_id"])
         elif row["proposal"] is None:  # schema 1 kept nothing to bear it from: it will be proposed again
             ledger.update(delete(candidate).where(unborn))
         # Taken over first: of two processes that recover at once one bears it.
@@ -78,7 +82,7 @@ def _complete_births(
             proposal = read_proposal(row["proposal"])
             trial = newborn(spec, proposal, config_at(spec.frozen_space, proposal.point))
             trial.state = TrialState.WAITING
-            yield ledger.bear(trial, row["config_digest"], session_id=None)
+            yield ledger.bear(trial, row["config_digest"], session_id, session_id=None)
 
 
 def _final_verdicts(connection: Connection, study_id: int) -> dict[int, RowMapping]:

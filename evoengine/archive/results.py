@@ -12,6 +12,7 @@ from evoengine.archive.codec import read_row, read_verdict, verdict_columns
 from evoengine.archive.documents import Damaged, check_shapes, positive, typed
 from evoengine.archive.records import Baseline, Elite
 from evoengine.archive.sessions import now
+from evoengine.archive.work import lock
 from evoengine.verdict import Evidence, Measurement, Rejection
 
 
@@ -25,7 +26,7 @@ def put_baseline(connection: Connection, study_id: int, baseline: Baseline) -> N
         "measured_at": baseline.measured_at or now(),
     }
     same = (tables.baseline.c.study_id == study_id) & (tables.baseline.c.name == baseline.name)
-    _lock(connection, study_id)
+    lock(connection, study_id)
     connection.execute(delete(tables.baseline).where(same))
     connection.execute(insert(tables.baseline).values(**values))
 
@@ -42,7 +43,7 @@ def baselines(connection: Connection, study_id: int) -> list[Baseline]:
 
 
 def replace_elites(connection: Connection, study_id: int, confirmed: Iterable[Elite]) -> None:
-    _lock(connection, study_id)
+    lock(connection, study_id)
     connection.execute(delete(tables.elite).where(tables.elite.c.study_id == study_id))
     for elite in confirmed:
         fields = {item.name: getattr(elite, item.name) for item in dataclasses.fields(Elite)}
@@ -72,7 +73,7 @@ def elites(connection: Connection, study_id: int) -> list[Elite]:
 
 
 def add_counts(connection: Connection, study_id: int, counts: Mapping[str, int]) -> None:
-    _lock(connection, study_id)
+    lock(connection, study_id)
     for name, count in counts.items():
         same = (tables.count.c.study_id == study_id) & (tables.count.c.name == name)
         raised = update(tables.count).where(same).values(count=tables.count.c.count + count)
@@ -84,8 +85,3 @@ def counts(connection: Connection, study_id: int) -> dict[str, int]:
     query = select(tables.count.c.name, tables.count.c.count).where(tables.count.c.study_id == study_id)
     rows = connection.execute(query.order_by(tables.count.c.name)).all()
     return {typed(str, name): typed(int, count) for name, count in rows}
-
-
-def _lock(connection: Connection, study_id: int) -> None:
-    """An update of the study's row locks it: of two processes that write at once the second sees what the first did."""
-    connection.execute(update(tables.study).where(tables.study.c.id == study_id).values(id=study_id))

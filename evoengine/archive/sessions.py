@@ -6,15 +6,20 @@ import shlex
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, extract, func, insert, select, update
 
-from evoengine.archive import tables
+from evoengine.archive import lease, tables
 from evoengine.archive.codec import read_row
 from evoengine.archive.documents import typed
-from evoengine.archive.lease import LEASE_SECONDS, Owner
-from evoengine.errors import UserError
+from evoengine.archive.lease import Owner
+from evoengine.archive.work import lock
+from evoengine.errors import Unavailable, UserError
+
+TAKEN_OVER = "taken over by another process, which believed this one dead"
+Turn = Literal["mine", "another's", "done"]
+"""Who confirms a study for all that share it: this session, another that is at it, or nobody any more."""
 
 
 def now() -> str:
@@ -22,11 +27,23 @@ def now() -> str:
     return datetime.now(UTC).isoformat()
 
 
+def clock(connection: Connection) -> float:
+    """Seconds by which leases are judged: PostgreSQL's, since the clocks of its clients may differ by minutes.
+
+    SQLite has none: it is used on one host.
+    """
+    if connection.dialect.name != "postgresql":
+        return time.time()
+    # now() would be the start of a transaction that may have waited for a lock.
+    return float(connection.scalar(select(extract("epoch", func.clock_timestamp()))) or 0.0)
+
+
 def begin(connection: Connection, study_id: int, name: str, owner: Owner, *, shared: bool) -> int:
     """Open a session and return its id. Sessions of dead owners end here.
 
     Raises:
-        UserError: a live owner has the study open, and not both sides share it; or the study was deleted.
+        Unavailable: a live owner has the study open, and not both sides share it.
+        UserError: the study was deleted.
     """
     # The update comes first: it locks the study's row (SQLite: the database) until this transaction ends, so that of
     # two processes that start together one sees the other.
@@ -37,7 +54,7 @@ def begin(connection: Connection, study_id: int, name: str, owner: Owner, *, sha
         if not alive:
             connection.execute(update(tables.session).where(tables.session.c.id == row["id"]).values(ended_at=now()))
         elif not (shared and row["shared"]):
-            raise UserError(
+            raise Unavailable(
                 f"study {name} is being searched by {other} since {row['started_at'][:19]} UTC: wait for it, stop it, "
                 "or give another --study"
             )
@@ -48,7 +65,7 @@ def begin(connection: Connection, study_id: int, name: str, owner: Owner, *, sha
         "pid_started": owner.started,
         "shared": shared,
         "started_at": now(),
-        "expires_unix_seconds": time.time() + LEASE_SECONDS,
+        "expires_unix_seconds": clock(connection) + lease.LEASE_SECONDS,
         "environment": {},
     }
     key = connection.execute(insert(tables.session).values(values)).inserted_primary_key
@@ -71,15 +88,12 @@ def renew(connection: Connection, session_id: int, name: str) -> None:
     """Extend the lease.
 
     Raises:
-        UserError: another process has taken the study over.
+        Unavailable: another process has taken the study over.
     """
     mine = (tables.session.c.id == session_id) & tables.session.c.ended_at.is_(None)
-    lease = {"expires_unix_seconds": time.time() + LEASE_SECONDS}
-    if not connection.execute(update(tables.session).where(mine).values(lease)).rowcount:
-        raise UserError(
-            f"study {name} was taken over by another process, which believed this one dead: resume with: "
-            f"evoengine resume {shlex.quote(name)}"
-        )
+    renewed = {"expires_unix_seconds": clock(connection) + lease.LEASE_SECONDS}
+    if not connection.execute(update(tables.session).where(mine).values(renewed)).rowcount:
+        raise Unavailable(f"study {name} was {TAKEN_OVER}: resume with: evoengine resume {shlex.quote(name)}")
 
 
 def end(connection: Connection, session_id: int) -> None:
@@ -97,10 +111,51 @@ def living(connection: Connection, study_id: int) -> set[int]:
     return {int(row["id"]) for row, _, alive in _open_sessions(connection, study_id) if alive}
 
 
+def owners(connection: Connection, study_id: int) -> list[Owner]:
+    """Who is alive and has the study open."""
+    return [owner for _, owner, alive in _open_sessions(connection, study_id) if alive]
+
+
+def confirmed(connection: Connection, study_id: int) -> set[int]:
+    """Ids of the sessions that have confirmed the study."""
+    session = tables.session
+    query = select(session.c.id).where(session.c.study_id == study_id, session.c.finals == "done")
+    return {int(key) for key in connection.scalars(query)}
+
+
+def take_turn(connection: Connection, study_id: int, session_id: int, before: set[int]) -> Turn:
+    """Let this session confirm the study, unless another that is not among those `before` does or has done it."""
+    lock(connection, study_id)
+    if confirmed(connection, study_id) - before:
+        return "done"
+    others = [row for row, _, alive in _open_sessions(connection, study_id) if alive and row["id"] != session_id]
+    if any(row["finals"] == "begun" for row in others):
+        return "another's"
+    set_finals(connection, session_id, "begun")
+    return "mine"
+
+
+def set_finals(connection: Connection, session_id: int, state: Literal["begun", "done"]) -> None:
+    connection.execute(update(tables.session).where(tables.session.c.id == session_id).values(finals=state))
+
+
+def forget_finals(connection: Connection, study_id: int) -> None:
+    """There will be more to confirm."""
+    connection.execute(update(tables.session).where(tables.session.c.study_id == study_id).values(finals=None))
+
+
 def _open_sessions(connection: Connection, study_id: int) -> list[tuple[Mapping[str, Any], Owner, bool]]:
     query = select(tables.session).where(tables.session.c.study_id == study_id, tables.session.c.ended_at.is_(None))
     found: list[tuple[Mapping[str, Any], Owner, bool]] = []
-    for row in connection.execute(query).mappings():
+    rows = connection.execute(query).mappings().all()
+    if not rows:
+        return found
+    time_now, one_host = clock(connection), connection.dialect.name == "sqlite"
+    for row in rows:
         owner = read_row(Owner, {**row, "started": row["pid_started"]})
-        found.append((dict(row), owner, owner.is_alive(typed(float, row["expires_unix_seconds"]))))
+        alive = time_now < typed(float, row["expires_unix_seconds"])
+        # A process that was cut off for the length of its lease lives on, but others share its work out by then.
+        if owner.in_sight() or (one_host and owner.host == Owner.current().host):
+            alive = owner.runs and (alive or not row["shared"])
+        found.append((dict(row), owner, alive))
     return found

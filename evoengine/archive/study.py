@@ -8,6 +8,7 @@ who has it. The Optuna trials follow. Writes come in the order claims of a batch
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -16,15 +17,18 @@ from typing import Any
 from optuna.trial import TrialState
 from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 
-from evoengine.archive import claims, results, sessions, tables
+from evoengine.archive import claims, results, sessions, tables, work
+from evoengine.archive.blobs import DatabaseStore
 from evoengine.archive.codec import build_columns, verdict_columns
 from evoengine.archive.database import Database
-from evoengine.archive.lease import Owner
+from evoengine.archive.fellows import Fellows
+from evoengine.archive.lease import RENEW_SECONDS, Owner
 from evoengine.archive.ledger import Ledger
 from evoengine.archive.records import Baseline, Elite, Record, StudySpec, fastest, shortlist
 from evoengine.archive.recovery import requeue
 from evoengine.archive.trials import newborn, optuna_state, read_record
-from evoengine.errors import UserError
+from evoengine.archive.work import Bounds
+from evoengine.errors import Unavailable
 from evoengine.sampler import Proposal
 from evoengine.verdict import Artifact, Candidate, Estimate, Evidence, Rejection, Verdict
 
@@ -41,12 +45,23 @@ class Study:
     def __init__(self, database: Database, study_id: int, spec: StudySpec) -> None:
         self.spec = spec
         self._space = spec.frozen_space
+        self._database = database
         self._ledger = Ledger(database, study_id, spec.name)
         self._session: int | None = None
+        self._fellows: Fellows | None = None
 
     @property
     def name(self) -> str:
         return self.spec.name
+
+    @property
+    def on_server(self) -> bool:
+        """Whether other machines can reach the database."""
+        return not self._database.sqlite
+
+    def store(self) -> DatabaseStore:
+        """Packed builds beside the study, for every machine that works on it."""
+        return DatabaseStore(self._database)
 
     # *** sessions ***
 
@@ -54,23 +69,33 @@ class Study:
         """Open a session. With `shared`, other processes that share may work on the study at the same time.
 
         Raises:
-            UserError: a live owner has the study.
+            Unavailable: a live owner has the study.
         """
         self._session = self._ledger.write(
             lambda c: sessions.begin(c, self._ledger.id, self.name, owner, shared=shared)
         )
+        self._fellows = Fellows(self._ledger, self._session, shared=shared)
+        self._renewed = time.monotonic()
 
     def renew(self) -> None:
         """Extend the lease; to be called more often than every `lease.LEASE_SECONDS`.
 
         Raises:
-            UserError: another process has taken the study over.
+            Unavailable: another process has taken the study over.
         """
         self._ledger.write(lambda c: sessions.renew(c, self._own, self.name))
+        self._renewed = time.monotonic()
+
+    def keep(self) -> None:
+        """The same where it is time for it; for the steps within a batch."""
+        if time.monotonic() - self._renewed > RENEW_SECONDS:
+            self.renew()
 
     def release(self) -> None:
-        """End the session; what it had claimed and not finished waits for the next one."""
-        mine = self._own
+        """End the session, if one is open; what it had claimed and not finished waits for the next one."""
+        mine = self._session
+        if mine is None:
+            return
         with self._ledger.reading():
             requeue(self._ledger, self.spec, mine, lambda row: row["session_id"] == mine)
         self._ledger.write(lambda c: sessions.end(c, mine))
@@ -88,22 +113,29 @@ class Study:
 
     # *** trials ***
 
-    def claim(self, proposals: Iterable[Proposal], free: Mapping[str, int] = NOTHING) -> list[Candidate]:
+    def room(self, bounds: Bounds) -> int:
+        """How many more candidates may be claimed, by all who share the study together."""
+        return self._ledger.read(lambda c: work.room(c, self._ledger.id, bounds))
+
+    def claim(
+        self, proposals: Iterable[Proposal], free: Mapping[str, int] = NOTHING, bounds: Bounds | None = None
+    ) -> list[Candidate]:
         """Candidates for those proposals whose configs nobody has claimed yet; the others are left out.
 
-        `free` is added to the counts of what cost nothing (infeasible proposals, repeats).
+        `free` is added to the counts of what cost nothing (infeasible proposals, repeats). With `bounds` there are no
+        more of them than these leave room for.
         """
         asked = [(proposal, self._space.config_at(proposal.point)) for proposal in proposals]
         return [
             Candidate(
-                self._ledger.bear(newborn(self.spec, proposal, config), config.digest),
+                self._ledger.bear(newborn(self.spec, proposal, config), config.digest, self._own),
                 config,
                 proposal.operator,
                 proposal.generation,
                 proposal.parents,
             )
             for proposal, config in self._ledger.write(
-                lambda c: claims.enter(c, self._ledger.id, self._own, asked, free)
+                lambda c: claims.enter(c, self._ledger.id, self._own, asked, free, bounds)
             )
         ]
 
@@ -120,7 +152,7 @@ class Study:
             if len(claimed) == limit:
                 break
             trial_id = self._ledger.trial_id(one.number)
-            free = (candidates.c.trial_id == trial_id) & candidates.c.session_id.is_(None)
+            free = (candidates.c.trial_id == trial_id) & candidates.c.session_id.is_(None) & ~work.judged(final=True)
             if self._ledger.update(update(candidates).where(free).values(session_id=self._own)):
                 self._ledger.set_state(trial_id, TrialState.RUNNING)
                 claimed.append(Candidate(one.number, one.config, one.operator, one.generation, one.parents))
@@ -134,24 +166,27 @@ class Study:
         `twin_of` is the trial whose cubin is the same and whose verdict this therefore is.
 
         Raises:
-            UserError: another process has taken the candidate over; its verdict will be the one that counts.
+            Unavailable: another process has taken the candidate over; its verdict will be the one that counts.
         """
         trial_id = self._ledger.trial_id(candidate.number)
         waits = isinstance(verdict, Estimate)
 
         def store(connection: Connection) -> None:
             own = (candidates.c.trial_id == trial_id) & (candidates.c.session_id == self._own)
+            key = connection.scalar(select(candidates.c.id).where(candidates.c.trial_id == trial_id))
+            same = (tables.verdict.c.candidate_id == key) & (tables.verdict.c.final == (not waits))
             held = update(candidates).where(own).values(session_id=None if waits else self._own)
             if not connection.execute(held).rowcount:
-                raise UserError(
+                mine = same & (tables.verdict.c.session_id == self._own)
+                if connection.scalar(select(tables.verdict.c.candidate_id).where(mine)) is not None:
+                    return  # the connection broke on the commit of this estimate, and this is the second try
+                raise Unavailable(
                     f"trial {candidate.number} of study {self.name} was taken over by another process: resume with: "
                     f"evoengine resume {shlex.quote(self.name)}"
                 )
-            key = connection.scalar(select(candidates.c.id).where(candidates.c.trial_id == trial_id))
             if artifact is not None:
                 connection.execute(delete(tables.build).where(tables.build.c.candidate_id == key))
                 connection.execute(insert(tables.build).values(candidate_id=key, **build_columns(artifact)))
-            same = (tables.verdict.c.candidate_id == key) & (tables.verdict.c.final == (not waits))
             connection.execute(delete(tables.verdict).where(same))
             values = {"candidate_id": key, "final": not waits, "twin_of": twin_of, "session_id": self._own}
             values |= {"committed_at": sessions.now(), **verdict_columns(verdict)}
@@ -217,6 +252,9 @@ class Study:
         spec = replace(self.spec, budget=candidates)
         mine = tables.study.c.id == self._ledger.id
         self._ledger.update(update(tables.study).where(mine).values(spec=spec.as_json(), status="budget raised"))
+        self._ledger.write(lambda c: sessions.forget_finals(c, self._ledger.id))
+        if self._fellows is not None:
+            self._fellows.expect_more()
         self.spec = spec
 
     def set_status(self, status: str) -> None:
@@ -245,6 +283,12 @@ class Study:
     def elites(self) -> list[Elite]:
         """The fastest first."""
         return self._ledger.read(lambda c: results.elites(c, self._ledger.id))
+
+    @property
+    def fellows(self) -> Fellows:
+        """Those who share the study with this process."""
+        assert self._fellows is not None, "acquire() the study first"
+        return self._fellows
 
     @property
     def _own(self) -> int:

@@ -24,8 +24,14 @@ from sqlalchemy.types import TypeDecorator
 
 from evoengine.archive.documents import Damaged
 
-SCHEMA_VERSION = 2
-MIGRATIONS = {1: ("ALTER TABLE evo_candidate ADD COLUMN proposal TEXT",)}
+SCHEMA_VERSION = 3
+MIGRATIONS = {
+    1: ("ALTER TABLE evo_candidate ADD COLUMN proposal TEXT",),
+    2: (
+        "ALTER TABLE evo_session ADD COLUMN finals VARCHAR(8)",
+        "ALTER TABLE evo_study ADD COLUMN reference_us FLOAT(53)",
+    ),
+}
 """By schema version, the statements that lead to the next one."""
 
 
@@ -73,6 +79,8 @@ study = Table(
     Column("spec", Json, nullable=False),
     Column("status", Text, nullable=False),
     Column("opened_at", String(40), nullable=False),
+    # What every ratio of the study is multiplied with, whichever card of its model measured it; null before the first.
+    Column("reference_us", Float(53)),
 )
 
 session = Table(
@@ -88,6 +96,8 @@ session = Table(
     Column("expires_unix_seconds", Float(53), nullable=False),
     Column("ended_at", String(40)),
     Column("environment", Json, nullable=False),
+    # Its final run: null, "begun" or "done". Of those that share a study one confirms for all.
+    Column("finals", String(8)),
 )
 
 candidate = Table(
@@ -195,4 +205,15 @@ count = Table(
     Column("study_id", ForeignKey("evo_study.id"), primary_key=True),
     Column("name", String(128), primary_key=True),
     Column("count", Integer, nullable=False),
+)
+
+# Builds on their way to other machines, by the digest of what they are made from.
+blob = Table(
+    "evo_blob",
+    metadata,
+    Column("digest", String(80), primary_key=True),
+    Column("sha256", String(64), nullable=False),
+    Column("size_bytes", Integer, nullable=False),
+    Column("content", LargeBinary(2**28), nullable=False),
+    Column("stored_at", String(40), nullable=False, index=True),
 )

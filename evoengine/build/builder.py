@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from itertools import chain
 from pathlib import Path
@@ -18,12 +19,15 @@ from evoengine.build.cache import (
     Result,
     cache_home,
     entry_folder,
+    publish,
     read_result,
     unusable,
+    work_folder,
 )
-from evoengine.build.compiling import Compiling, Limits
+from evoengine.build.compiling import Compiling, Limits, lasts
 from evoengine.build.log import LOG_TAIL_CHARS, failure, out_of_memory, resource_usage
 from evoengine.build.requests import BuildRequest, gathered
+from evoengine.build.shared import Store, unpack
 from evoengine.build.toolchain import Compiler, find_toolchain
 from evoengine.errors import EvoengineError
 from evoengine.template import Template
@@ -62,6 +66,8 @@ class Builder:
             NVRTC, and 0.16 GiB in nvcc's cicc.
         home: the cache folder, `cache_home()` by default.
 
+    `store`, where it is set, is where other machines look for builds, and this one for theirs.
+
     Raises:
         UserError: the compiler is not installed.
     """
@@ -88,6 +94,7 @@ class Builder:
         self._slots = os.memfd_create("slots")
         weakref.finalize(self, os.close, self._slots)  # builders are not always closed
         self._compiling: weakref.WeakSet[Compiling] = weakref.WeakSet()
+        self.store: Store | None = None
         self._lock = CacheLock(self.home)
         self._closed = False
 
@@ -122,6 +129,9 @@ class Builder:
                 to_build.setdefault(digest, []).append(index)
             else:
                 cached.append((index, self._judge(digest, result, request.smem_bytes, cached=True)))
+        for digest, result in self._fetched(to_build):
+            for index in to_build.pop(digest):
+                cached.append((index, self._judge(digest, result, parts[index].smem_bytes, cached=True)))
         if not to_build:
             return Building(gathered(requests, cached), None)
         if self._closed:
@@ -131,7 +141,9 @@ class Builder:
             for digest, indices in to_build.items()
         }
         limits = Limits(self.deadline_seconds, self.memory_bytes, self.jobs, self._slots)
-        compiling = Compiling(self.home, self.template, self.toolchain, self._command, self.arch, limits, options)
+        compiling = Compiling(
+            self.home, self.template, self.toolchain, self._command, self.arch, limits, options, self.store
+        )
         self._compiling.add(compiling)
 
         def compiled() -> Iterator[tuple[int, Artifact | Rejection]]:
@@ -162,6 +174,24 @@ class Builder:
         defines = sorted(request.defines.items())
         inputs = [self.template.device_digest, defines, self.arch, self.toolchain.digest, options]
         return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:32]
+
+    def _fetched(self, digests: Collection[str]) -> list[tuple[str, Result]]:
+        """What other machines have built; what is not whole is built again."""
+        if self.store is None or not digests:
+            return []
+        packed, found = self.store.fetch(digests), []
+        work = work_folder(self.home)
+        try:
+            for digest, content in packed.items():
+                result = unpack(content, work / digest)
+                if result is not None and lasts(result, self.toolchain.version, self.arch):
+                    publish(work / digest, entry_folder(self.home, digest))
+                    found.append((digest, result))
+        except OSError as error:
+            raise unusable(self.home, error) from error
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        return found
 
     def _judge(self, digest: str, result: Result, smem_bytes: int, cached: bool) -> Artifact | Rejection:
         if result.built:

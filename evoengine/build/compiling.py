@@ -10,6 +10,7 @@ from pathlib import Path
 from evoengine.build.cache import Result, entry_folder, publish, read_result, unusable, work_folder
 from evoengine.build.graph import NinjaRun, chunks
 from evoengine.build.log import failure, out_of_memory
+from evoengine.build.shared import Store, pack
 from evoengine.build.toolchain import Toolchain
 from evoengine.errors import EvoengineError, UserError
 from evoengine.template import Template
@@ -28,7 +29,8 @@ class Limits:
 class Compiling:
     """Compiles that have begun: iterate over digests and their results, once.
 
-    `options` maps a digest to the `-D` options of its compile. What will not change is published in the cache.
+    `options` maps a digest to the `-D` options of its compile. What will not change is published in the cache, and in
+    `store` for other machines.
 
     Raises:
         UserError: the cache folder cannot be written to, or the template's sources changed while it was in use.
@@ -43,6 +45,7 @@ class Compiling:
         arch: str,
         limits: Limits,
         options: Mapping[str, Sequence[str]],
+        store: Store | None,
     ) -> None:
         self._home = home
         self._template = template
@@ -51,6 +54,7 @@ class Compiling:
         self._arch = arch
         self._limits = limits
         self._waiting = dict(options)
+        self._store = store
         self._interrupted = False
         self._run: NinjaRun | None = None
         self._work = work_folder(home)
@@ -143,10 +147,20 @@ class Compiling:
             raise EvoengineError("the builder was closed during a build")
 
     def _keep(self, folder: Path, digest: str, result: Result) -> None:
-        """Publish a result that would be the same tomorrow."""
-        answered = result.outcome == "exited" and not out_of_memory(result.log)
-        if result.built or (answered and failure(result.log, self._toolchain.version, self._arch)[1]):
-            try:
-                publish(folder, entry_folder(self._home, digest))
-            except OSError as error:
-                raise unusable(self._home, error) from error
+        """Publish a result that would be the same tomorrow, here and for other machines."""
+        if not lasts(result, self._toolchain.version, self._arch):
+            return
+        final = entry_folder(self._home, digest)
+        try:
+            publish(folder, final)
+            packed = b"" if self._store is None else pack(final)
+        except OSError as error:
+            raise unusable(self._home, error) from error
+        if self._store is not None:
+            self._store.keep(digest, packed)
+
+
+def lasts(result: Result, version: str, arch: str) -> bool:
+    """Whether it would be the same tomorrow, from this version of the compiler."""
+    answered = result.outcome == "exited" and not out_of_memory(result.log)
+    return result.built or (answered and failure(result.log, version, arch)[1])

@@ -12,17 +12,26 @@ import sys
 from collections.abc import Sequence
 
 from evoengine.cli.parser import make_parser
+from evoengine.cli.storage import without_secrets
 from evoengine.errors import EvoengineError
 from evoengine.recorded.entry import shown
 
 INTERRUPTED = 130
 MESSAGE_CHARS = 4000
+PASSWORD_SEEN = (
+    "every user of this machine can see the password in the list of processes: leave it out of the URL, libpq reads it "
+    "from ~/.pgpass, PGPASSWORD or a service file"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; `argv` defaults to the process's own arguments. Returns the exit code."""
     arguments = make_parser().parse_args(argv)
-    arguments.command_line = shlex.join(["evoengine", *(sys.argv[1:] if argv is None else argv)])
+    words = sys.argv[1:] if argv is None else argv
+    shown_words = [without_secrets(word) for word in words]  # what is kept with a study, and in what is made from it
+    arguments.command_line = shlex.join(["evoengine", *shown_words])
+    if shown_words != list(words):
+        print(f"evoengine: {PASSWORD_SEEN}", file=sys.stderr)
     try:
         command = importlib.import_module(f"evoengine.cli.{arguments.module}")
         return int(command.run(arguments))

@@ -125,6 +125,15 @@ def question(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     )
 
 
+def cache(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cache",
+        metavar="URL",
+        help="where machines on one study leave their builds for each other: a folder that all of them mount, "
+        "file:///FOLDER, or database (default: the study's database, unless it is a file of SQLite)",
+    )
+
+
 def run_options(parser: argparse.ArgumentParser) -> None:
     """How to run, whatever the question."""
     parser.add_argument("--seconds", metavar="S", type=positive, help="stop this run after so many seconds")
@@ -136,6 +145,7 @@ def run_options(parser: argparse.ArgumentParser) -> None:
         "run; a finding rejects",
     )
     parser.add_argument("--jobs", metavar="N", type=natural, help="compiles at a time (default: all cores)")
+    cache(parser)
     parser.add_argument(
         "--batch",
         metavar="N",
@@ -144,6 +154,10 @@ def run_options(parser: argparse.ArgumentParser) -> None:
         "twice the jobs, 8 to 32)",
     )
     parser.add_argument("--top", metavar="N", type=natural, default=8, help="rows of the final table")
+    quiet_or_verbose(parser)
+
+
+def quiet_or_verbose(parser: argparse.ArgumentParser) -> None:
     group = parser.add_mutually_exclusive_group()
     group.add_argument("-q", "--quiet", action="store_true", help="no progress, only the result")
     group.add_argument("-v", "--verbose", action="store_true", help="a line for every verdict, and where the time went")

@@ -42,6 +42,11 @@ class Display:
         if self._live is not None:
             self._live.stop()
 
+    @property
+    def verdicts(self) -> int:
+        """Reached so far."""
+        return sum(self._state.gates.values())
+
     def note(self, text: str) -> None:
         """A line that stays."""
         if not self._quiet:

@@ -44,6 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     search_verbs.add_search(verbs)
     search_verbs.add_resume(verbs)
+    search_verbs.add_worker(verbs)
     search_verbs.add_space(verbs)
     search_verbs.add_knobs(verbs)
     study_verbs.add_studies(verbs)

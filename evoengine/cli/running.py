@@ -7,7 +7,7 @@ import shlex
 import signal
 import threading
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 
 from evoengine.archive.lease import Owner
@@ -18,6 +18,7 @@ from evoengine.cli.display import Display
 from evoengine.cli.early import Early
 from evoengine.cli.judges import device_for, screening_for
 from evoengine.cli.resolve import Target
+from evoengine.cli.storage import shared_store, shown_storage
 from evoengine.cli.tables import console
 from evoengine.engine import Search
 from evoengine.errors import EvoengineError, TemplateError
@@ -42,20 +43,31 @@ class Run:
     study: Study
     budget: Budget
     go_on: str
-    early: Early
-    watch: Stopwatch
+    early: Early | None = None
+    watch: Stopwatch = field(default_factory=Stopwatch)
 
 
 @dataclass(frozen=True)
 class Ran:
-    """How it ended. `told_to_stop` also where the stop came too late to interrupt anything."""
+    """How it ended, after how many verdicts. `told_to_stop` also where the stop came too late to interrupt anything."""
 
     outcome: Outcome
     told_to_stop: bool
+    verdicts: int
 
 
-def search_study(arguments: argparse.Namespace, run: Run) -> Ran:
+@dataclass(frozen=True)
+class Joining:
+    """How a worker takes part: `told_to_stop` is set by a signal, `ahead` is that of a process that only helps."""
+
+    told_to_stop: threading.Event
+    ahead: int | None
+
+
+def search_study(arguments: argparse.Namespace, run: Run, joining: Joining | None = None) -> Ran:
     """Search a study until its budget is spent or the user stops it.
+
+    On a database server others may search it at the same time; a file is searched by one process, or by workers.
 
     Raises:
         TemplateError: the default config or the reference fails.
@@ -68,8 +80,9 @@ def search_study(arguments: argparse.Namespace, run: Run) -> Ran:
     with ExitStack() as stack:
         for number in STOP_SIGNALS:
             stack.callback(signal.signal, number, signal.getsignal(number))
-        study.acquire(Owner.current())
+        study.acquire(Owner.current(), shared=joining is not None or study.on_server)
         stack.callback(study.release)
+        builder.store = shared_store(arguments.cache, study)
         if budget.candidates > study.spec.budget:
             study.set_budget(budget.candidates)
         stack.enter_context(builder)
@@ -88,8 +101,10 @@ def search_study(arguments: argparse.Namespace, run: Run) -> Ran:
             listener=stack.enter_context(display),
             screening=screening_for(question, target, study) if arguments.sanitize else None,
             stopwatch=run.watch,
+            ahead=None if joining is None else joining.ahead,
         )
-        stop = _stop_on_signals(search, display)
+        stop = threading.Event() if joining is None else joining.told_to_stop
+        _stop_on_signals(search, display, stop)
         display.note(
             f"study {study.name}: {len(feasible.points):,} feasible of {feasible.product:,} configs, "
             f"limits of {question.limits.name}"
@@ -110,12 +125,11 @@ def search_study(arguments: argparse.Namespace, run: Run) -> Ran:
             if "evoengine resume" in str(error):
                 raise
             raise type(error)(f"{error}; then go on with: {run.go_on}") from error
-    return Ran(outcome, stop.is_set())
+    return Ran(outcome, stop.is_set(), display.verdicts)
 
 
-def _stop_on_signals(search: Search, display: Display) -> threading.Event:
-    """The first Ctrl-C (or SIGTERM) finishes the verdict in flight; the second stops at once. Set once one came."""
-    came = threading.Event()
+def _stop_on_signals(search: Search, display: Display, came: threading.Event) -> None:
+    """The first Ctrl-C (or SIGTERM) finishes the verdict in flight; the second stops at once. `came` is set by one."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -125,7 +139,6 @@ def _stop_on_signals(search: Search, display: Display) -> threading.Event:
 
     for number in STOP_SIGNALS:
         signal.signal(number, stop)
-    return came
 
 
 def resume_command(arguments: argparse.Namespace, study: Study) -> str:
@@ -134,7 +147,7 @@ def resume_command(arguments: argparse.Namespace, study: Study) -> str:
 
 
 def storage_option(arguments: argparse.Namespace) -> str:
-    """What another command must be given to find the same database; URL stands for one with credentials."""
+    """What another command must be given to find the same database."""
     if arguments.storage == STORAGE:
         return ""
-    return f" --storage {'URL' if '@' in arguments.storage else shlex.quote(arguments.storage)}"
+    return f" --storage {shown_storage(arguments.storage)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from evoengine.cli.early import Early
 from evoengine.cli.entries import shapes_in
 from evoengine.cli.judges import check_sanitizer
 from evoengine.cli.new_study import ask, create, proposer_of
-from evoengine.cli.resolve import find_target, reopen, resume_target
+from evoengine.cli.resolve import Target, find_target, reopen, resume_target, stored_limits
 from evoengine.cli.result import nothing_passed, show_result, show_seconds, summary_of
 from evoengine.cli.running import INTERRUPTED, Run, resume_command, search_study
 from evoengine.cli.space import show_spaces
@@ -74,13 +75,26 @@ def _resume(arguments: argparse.Namespace, early: Early, watch: Stopwatch) -> in
 def _resume_study(arguments: argparse.Namespace, study: Study, early: Early, watch: Stopwatch) -> int:
     if arguments.until_converged:
         check_can_converge(study.spec.sampler)
+    run = dataclasses.replace(reopened(arguments, study), early=early, watch=watch)
+    return _finish(arguments, run, search_study(arguments, run).outcome)
+
+
+def reopened(arguments: argparse.Namespace, study: Study, *, helps: bool = False) -> Run:
+    """A run over a study that exists; one that `helps` needs no card.
+
+    Raises:
+        UserError: the study cannot go on here: other code, another compiler, another card, or an elite that is stale.
+    """
     question = reopen(study.spec, template_folder=arguments.template, space_file=arguments.space, stale=arguments.force)
     if question.space.axes != study.spec.axes:
         raise UserError(
             f"the axes of study {study.name} have changed since, so that its configs mean something else: start a new "
             "search"
         )
-    target, note = resume_target(study.spec, arguments.device)
+    if helps:
+        target, note = Target(stored_limits(study.spec), stored_limits(study.spec), None), ""
+    else:
+        target, note = resume_target(study.spec, arguments.device)
     check_sanitizer(arguments, target)
     compiler = compiler_of(study.spec.toolchain)
     builder = Builder(question.template, study.spec.arch, compiler=compiler, jobs=arguments.jobs)
@@ -95,8 +109,7 @@ def _resume_study(arguments: argparse.Namespace, study: Study, early: Early, wat
         console(stderr=True).print(note)
     budget = Budget(arguments.budget or study.spec.budget, arguments.seconds, arguments.until_converged)
     proposer = proposer_of(study, question)
-    run = Run(question, target, builder, proposer, study, budget, resume_command(arguments, study), early, watch)
-    return _finish(arguments, run, search_study(arguments, run).outcome)
+    return Run(question, target, builder, proposer, study, budget, resume_command(arguments, study))
 
 
 def _finish(arguments: argparse.Namespace, run: Run, outcome: Outcome) -> int:

@@ -7,10 +7,12 @@ import argparse
 from evoengine.cli.arguments import (
     FORCE_HELP,
     Verbs,
+    cache,
     natural,
     own_code,
     percent,
     question,
+    quiet_or_verbose,
     run_options,
     storage,
     until_converged,
@@ -56,6 +58,40 @@ def add_resume(verbs: Verbs[argparse.ArgumentParser]) -> None:
         help=f"go on though an elite, or the template, has changed since; {FORCE_HELP}",
     )
     run_options(parser)
+    own_code(parser)
+    storage(parser)
+
+
+def add_worker(verbs: Verbs[argparse.ArgumentParser]) -> None:
+    text = "work on a database's studies beside other machines, as long as there is work or until it is stopped"
+    parser = verb(verbs, "worker", "worker", text)
+    parser.set_defaults(budget=None, seconds=None, until_converged=False, sanitize=False)
+    parser.add_argument(
+        "--study", metavar="NAME", help="this study alone (default: every unfinished one that fits this machine)"
+    )
+    parser.add_argument("--device", metavar="DEVICE", default="auto", help="auto, cuda, cuda:N, or none")
+    parser.add_argument(
+        "--no-gpu",
+        action="store_true",
+        help="only help those that measure: propose, compile and prove ahead of them, and leave them the builds",
+    )
+    parser.add_argument(
+        "--ahead",
+        metavar="N",
+        type=natural,
+        default=64,
+        help="candidates of a study that may wait for a GPU before --no-gpu makes no more",
+    )
+    parser.add_argument("--until-done", action="store_true", help="end as soon as no study is unfinished")
+    parser.add_argument("--jobs", metavar="N", type=natural, help="compiles at a time (default: all cores)")
+    cache(parser)
+    parser.add_argument(
+        "--batch", metavar="N", type=natural, help="candidates claimed at once (default: twice the jobs, 8 to 32)"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help=f"go on though an elite, or the template, has changed since; {FORCE_HELP}"
+    )
+    quiet_or_verbose(parser)
     own_code(parser)
     storage(parser)
 

@@ -1,0 +1,291 @@
+"""Processes that share a study: one budget, one scale, one final run, leases by one clock; SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import archive_databases as databases
+import pytest
+from optuna.trial import TrialState
+from test_archive import ARTIFACT, ESTIMATE, MEASUREMENT, REJECTION, SPEC, dead_owner, finished, forked, proposals
+
+from evoengine.archive import lease, sessions, tables
+from evoengine.archive.archive import Archive
+from evoengine.archive.lease import Owner
+from evoengine.archive.study import Study
+from evoengine.archive.work import Bounds
+from evoengine.errors import Unavailable
+from evoengine.verdict import Gate, Rejection
+
+STATIC = Rejection(Gate.STATIC, "breaks a rule")
+
+
+@pytest.fixture(scope="module", params=databases.KINDS)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[databases.Server]:
+    with databases.opened(request.param, tmp_path_factory.mktemp("database")) as made:
+        yield made
+
+
+@pytest.fixture
+def url(server: databases.Server) -> str:
+    return server.copy()
+
+
+@pytest.fixture
+def archive(url: str) -> Iterator[Archive]:
+    with contextlib.closing(Archive.open(url)) as opened:
+        opened.create_study(SPEC)
+        yield opened
+
+
+def joined(archive: Archive, owner: Owner | None = None) -> Study:
+    study = archive.open_study(SPEC.name)
+    study.acquire(owner or Owner.current(), shared=True)
+    return study
+
+
+class TestBudget:
+    def test_is_one_for_all_who_claim_at_once(self, archive: Archive, url: str) -> None:
+        archive.close()
+
+        def work(first: int, write: int) -> None:
+            with contextlib.closing(Archive.open(url)) as opened:
+                mine = joined(opened)
+                for proposal in proposals(20, first):
+                    for candidate in mine.claim([proposal], bounds=Bounds(13)):
+                        os.write(write, f"{candidate.number} ".encode())
+
+        children = [forked(lambda write, first=first: work(first, write)) for first in (0, 20)]
+        outcomes = [finished(*child) for child in children]
+
+        assert [0, 0] == [status for status, _ in outcomes]
+        assert list(range(13)) == sorted(outcomes[0][1] + outcomes[1][1])
+
+    def test_what_turns_out_to_be_free_is_given_back(self, archive: Archive) -> None:
+        study, bounds = joined(archive), Bounds(3)
+        free, twin, paid = study.claim(proposals(9), bounds=bounds)
+
+        assert 0 == study.room(bounds)
+        study.commit(free, STATIC, None)
+        assert 1 == study.room(bounds)
+        study.commit(paid, MEASUREMENT, ARTIFACT)
+        study.commit(twin, MEASUREMENT, ARTIFACT, twin_of=paid.number)
+        assert 2 == study.room(bounds)
+        assert 2 == len(study.claim(proposals(9, first=9), bounds=bounds))
+
+    def test_who_helps_is_so_far_ahead_and_no_further(self, archive: Archive) -> None:
+        study, bounds = joined(archive), Bounds(100, ahead=4)
+        first, second, *_ = study.claim(proposals(9), bounds=bounds)
+        for candidate in (first, second):
+            study.commit(candidate, ESTIMATE, ARTIFACT)
+        assert 0 == study.room(bounds)
+
+        [measured] = study.claim_waiting(1, estimated=True)
+        assert 0 == study.room(bounds)
+        study.commit(measured, MEASUREMENT, ARTIFACT)
+        assert 1 == study.room(bounds)
+
+
+class TestLease:
+    @pytest.mark.parametrize("skew", [-600.0, 600.0])
+    def test_a_clock_that_is_minutes_off_changes_nothing(
+        self, archive: Archive, monkeypatch: pytest.MonkeyPatch, skew: float
+    ) -> None:
+        if archive._database.sqlite:
+            pytest.skip("a file of SQLite is used on one host, which has one clock")
+        mine = joined(archive)
+        mine.claim(proposals(1))
+        clock = time.time
+        monkeypatch.setattr(time, "time", lambda: clock() + skew)
+        other = joined(archive, Owner("elsewhere", 1, "boot:1:2"))
+        other.claim(proposals(2))
+        monkeypatch.setattr(time, "time", clock)
+
+        assert mine.fellows.alive()
+        assert mine.fellows.at_work()
+        assert [] == mine.recover()
+        monkeypatch.setattr(time, "time", lambda: clock() + skew)
+        assert [] == other.recover()
+        other.renew()
+
+    def test_is_over_when_it_says(self, archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+        gone = joined(archive, Owner("elsewhere", 1, "boot:1:2"))
+        gone.claim(proposals(2))
+        mine = joined(archive)
+        clock = sessions.clock
+        monkeypatch.setattr(sessions, "clock", lambda connection: clock(connection) + lease.LEASE_SECONDS - 1)
+        assert [] == mine.recover()
+        monkeypatch.setattr(sessions, "clock", lambda connection: clock(connection) + lease.LEASE_SECONDS + 1)
+
+        assert [0, 1] == [record.number for record in mine.recover()]
+
+    def test_of_a_process_that_was_cut_off_is_over_though_it_lives(
+        self, archive: Archive, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cut_off, mine = joined(archive), joined(archive, Owner("elsewhere", 1, "boot:1:2"))
+        [candidate] = cut_off.claim(proposals(1))
+        clock = sessions.clock
+        monkeypatch.setattr(sessions, "clock", lambda connection: clock(connection) + lease.LEASE_SECONDS + 1)
+        mine.renew()
+
+        assert [0] == [record.number for record in mine.recover()]
+        with pytest.raises(Unavailable, match="was taken over by another process"):
+            cut_off.commit(candidate, REJECTION, None)
+
+    def test_a_host_of_the_same_name_is_not_this_one(self, archive: Archive) -> None:
+        """Two containers may share a name, and both have a process 1."""
+        if archive._database.sqlite:
+            pytest.skip("a file of SQLite is used on one host")
+        here = Owner.current()
+        other = joined(archive, replace(here, pid=1, started="another boot:1:2"))
+        other.claim(proposals(1))
+        mine = joined(archive)
+
+        assert [] == mine.recover()
+        assert mine.fellows.at_work()
+
+    def test_is_renewed_when_it_is_time(self, archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+        study = joined(archive)
+        renewed: list[float] = []
+        monkeypatch.setattr(sessions, "renew", lambda *_: renewed.append(now[0]))
+        now = [time.monotonic()]
+        monkeypatch.setattr(time, "monotonic", lambda: now[0])
+        study.renew()
+        for _ in range(8):
+            now[0] += lease.RENEW_SECONDS / 2 + 1
+            study.keep()
+
+        assert 1 + 4 == len(renewed)
+
+
+class TestFinalRun:
+    def test_one_confirms_for_all(self, archive: Archive) -> None:
+        first, second = joined(archive), joined(archive)
+
+        assert "mine" == first.fellows.take_turn()
+        assert "another's" == second.fellows.take_turn()
+        first.fellows.end_turn()
+        first.release()
+        assert "done" == second.fellows.take_turn()
+
+    def test_who_dies_in_it_leaves_it_to_others(self, archive: Archive) -> None:
+        dead, mine = joined(archive, dead_owner()), joined(archive)
+        dead.fellows.take_turn()
+
+        assert "mine" == mine.fellows.take_turn()
+
+    def test_who_comes_later_confirms_what_is_new(self, archive: Archive) -> None:
+        first = joined(archive)
+        first.fellows.take_turn()
+        first.fellows.end_turn()
+        first.release()
+
+        assert "mine" == joined(archive).fellows.take_turn()
+
+
+class TestOneStudy:
+    def test_has_the_scale_of_the_first_card(self, archive: Archive) -> None:
+        first, second = joined(archive), joined(archive)
+
+        assert 5.0 == first.fellows.agree_on_reference(5.0)
+        assert 5.0 == second.fellows.agree_on_reference(5.2)
+        assert 5.0 == joined(archive).fellows.agree_on_reference(4.0)
+
+    def test_an_estimate_whose_commit_was_not_heard_of_is_committed_again(self, archive: Archive) -> None:
+        study = joined(archive)
+        [candidate] = study.claim(proposals(1))
+        study.commit(candidate, ESTIMATE, ARTIFACT)
+        study.commit(candidate, ESTIMATE, ARTIFACT)
+
+        assert [ESTIMATE] == [record.verdict for record in study.records()]
+
+    def test_a_rejection_that_others_have_told_optuna_of_is_told_once(
+        self, archive: Archive, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Cut off after its verdict was stored, and taken for dead."""
+        cut_off, other = joined(archive), joined(archive, Owner("elsewhere", 1, "boot:1:2"))
+        [candidate] = cut_off.claim(proposals(1))
+        clock, note = sessions.clock, cut_off._ledger.note_rejection
+
+        def late(*arguments: Any) -> None:
+            monkeypatch.setattr(sessions, "clock", lambda connection: clock(connection) + lease.LEASE_SECONDS + 1)
+            other.renew()
+            other.recover()
+            note(*arguments)
+
+        monkeypatch.setattr(cut_off._ledger, "note_rejection", late)
+        cut_off.commit(candidate, REJECTION, None)
+
+        assert [REJECTION.reason] == [one.verdict.reason for one in other.records()]  # type: ignore[union-attr]
+        assert [TrialState.PRUNED] == [trial.state for trial in other._ledger.trials()]
+
+    def test_released_twice_is_released_once(self, archive: Archive) -> None:
+        study = joined(archive)
+        study.claim(proposals(2))
+        study.release()
+        study.release()
+
+        assert ["waiting"] * 2 == [record.state for record in archive.open_study(SPEC.name).records()]
+
+
+class TestBirth:
+    """A claim is a row first and an Optuna trial then; others may look at the study in between."""
+
+    def test_of_a_trial_that_others_have_borne_meanwhile_is_none(
+        self, archive: Archive, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cut_off, other = joined(archive), joined(archive, Owner("elsewhere", 1, "boot:1:2"))
+        clock, bear = sessions.clock, cut_off._ledger._storage.create_new_trial
+
+        def late(*arguments: Any) -> int:
+            monkeypatch.setattr(cut_off._ledger._storage, "create_new_trial", bear)
+            monkeypatch.setattr(sessions, "clock", lambda connection: clock(connection) + lease.LEASE_SECONDS + 1)
+            other.renew()
+            other.recover()
+            [candidate] = other.claim_waiting(1, estimated=False)
+            other.commit(candidate, MEASUREMENT, ARTIFACT)
+            return bear(*arguments)
+
+        monkeypatch.setattr(cut_off._ledger._storage, "create_new_trial", late)
+        with pytest.raises(Unavailable, match="was taken over by another process"):
+            cut_off.claim(proposals(1))
+        [record] = other.records()
+
+        assert (0, "done", MEASUREMENT) == (record.number, record.state, record.verdict)
+        assert [TrialState.COMPLETE, TrialState.FAIL] == [trial.state for trial in other._ledger.trials()]
+
+    @pytest.mark.parametrize("look", [1, 2, 3])
+    def test_is_left_alone_by_who_looks_while_it_happens(
+        self, archive: Archive, monkeypatch: pytest.MonkeyPatch, look: int
+    ) -> None:
+        mine, other = joined(archive), joined(archive)
+        bear, read = mine._ledger._storage.create_new_trial, other._ledger.candidates
+        looks = 0
+        born: list[int] = []
+
+        def borne(*arguments: Any) -> int:
+            """The trial is written, and the other process begins to look before it is entered in its row."""
+            monkeypatch.setattr(mine._ledger._storage, "create_new_trial", bear)
+            born.append(bear(*arguments))
+            other.recover()
+            return born[0]
+
+        def candidates() -> Any:
+            nonlocal looks
+            looks += 1
+            if looks == look:
+                digest = mine._space.config_at(proposals(1)[0].point).digest
+                mine._ledger.attach(digest, born[0], tables.candidate.c.session_id == mine._own)
+            return read()
+
+        monkeypatch.setattr(other._ledger, "candidates", candidates)
+        monkeypatch.setattr(mine._ledger._storage, "create_new_trial", borne)
+        [candidate] = mine.claim(proposals(1))
+        mine.commit(candidate, MEASUREMENT, ARTIFACT)
+
+        assert [TrialState.COMPLETE] == [trial.state for trial in mine._ledger.trials()]
