@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evoengine.archive.study import Study
+from evoengine.cli.early import Early
 from evoengine.cli.resolve import Target
 from evoengine.devices import Device, TimingDevice
 from evoengine.devices.cuda import CudaDevice
@@ -26,7 +27,14 @@ from evoengine.verdict import Measurement, on_shapes
 
 
 def device_for(
-    question: Question, target: Target, study: Study, jobs: int, *, force: bool, note: Callable[[str], None]
+    question: Question,
+    target: Target,
+    study: Study,
+    jobs: int,
+    *,
+    force: bool,
+    note: Callable[[str], None],
+    early: Early | None = None,
 ) -> tuple[Device, TimingDevice | None]:
     """The device, and the same again where it times. A study that was measured before keeps its scale and its best.
 
@@ -36,7 +44,10 @@ def device_for(
         return InterpreterDevice(question.template, question.problem, question.limits, jobs=jobs), None
     measured = [record.verdict for record in study.records() if isinstance(record.verdict, Measurement)]
     if len(target.cards) < 2:
-        device = _device(question, target, study, measured, {"ordinal": target.ordinal, "force": force})
+        options: dict[str, Any] = {"ordinal": target.ordinal, "force": force}
+        if early is not None and not isinstance(question.problem, ProblemSet):
+            options["started"] = early.take()
+        device = _device(question, target, study, measured, options)
         return device, device
     scratch = tempfile.TemporaryDirectory(prefix="evoengine-")  # the fleet's `close` removes it
     cards = []
@@ -52,8 +63,8 @@ def _device(
 ) -> CardDevice:
     """One card, for the problem or for every problem of a set; `measured` is what the study knows already."""
     if not isinstance(question.problem, ProblemSet):
-        times = [(one.control_reference_us, one.median_us) for one in measured]
-        return _card(question, question.problem, target, study, times, options)
+        known = [(one.control_reference_us, one.median_us) for one in measured]
+        return _card(question, question.problem, target, study, known, {"spares": True, **options})
     lock = SharedLock()
     rows = [row for verdict in measured for row in on_shapes(verdict.evidence)]
     shared = {**options, "lock": lock}

@@ -11,15 +11,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from evoengine.cli.cards import chosen_cards, models
+from evoengine.cli.early import Early
 from evoengine.cli.judges import check_sanitizer
 from evoengine.cli.new_study import ask
 from evoengine.cli.per_shape import search_all
 from evoengine.cli.resolve import Target, check_devices, target_of
 from evoengine.cli.tables import console, table
 from evoengine.errors import UserError
+from evoengine.stopwatch import Stopwatch
 
 
-def run(arguments: argparse.Namespace, shapes: Sequence[str]) -> int:
+def run(arguments: argparse.Namespace, shapes: Sequence[str], early: Early, watch: Stopwatch) -> int:
     """Search the shape, or the shapes together, on every model of the cards that are named, the first one's first."""
     targets = _targets(arguments)
     for target in targets:
@@ -32,7 +34,7 @@ def run(arguments: argparse.Namespace, shapes: Sequence[str]) -> int:
         devices = [{**row, "cards": cards[row["device"]]} for row in rows]
         return {"template": every[0].question.template.name, "devices": devices}
 
-    return search_all(arguments, "device", labels, every, document, _show)
+    return search_all(arguments, early, watch, "device", labels, every, document, _show)
 
 
 def _targets(arguments: argparse.Namespace) -> list[Target]:

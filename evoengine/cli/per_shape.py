@@ -14,6 +14,7 @@ from evoengine.archive.archive import Archive
 from evoengine.archive.records import StudySpec, fastest
 from evoengine.archive.study import Study
 from evoengine.cli.dispatch import dispatch_row, dispatch_table, show_dispatch
+from evoengine.cli.early import Early
 from evoengine.cli.judges import check_sanitizer
 from evoengine.cli.new_study import Asked, ask, begun, create, proposer_of
 from evoengine.cli.resolve import find_target
@@ -23,13 +24,14 @@ from evoengine.cli.tables import console
 from evoengine.errors import TemplateError
 from evoengine.problem import problem_digest
 from evoengine.progress import Budget
+from evoengine.stopwatch import Stopwatch
 from evoengine.verdict import Estimate, is_paid
 
 KEPT = "kept"
 NOT_BEGUN = "not begun"
 
 
-def run(arguments: argparse.Namespace, shapes: Sequence[str]) -> int:
+def run(arguments: argparse.Namespace, shapes: Sequence[str], early: Early, watch: Stopwatch) -> int:
     """Search every shape, those first that come first; a shape that is given twice counts once."""
     target = find_target(arguments.device, arguments.target, arguments.limits, arguments.devices)
     check_sanitizer(arguments, target)
@@ -38,12 +40,21 @@ def run(arguments: argparse.Namespace, shapes: Sequence[str]) -> int:
     template, storage = distinct[0].question.template, storage_option(arguments)
     labels = [asked.question.problem.label for asked in distinct]
     return search_all(
-        arguments, "shape", labels, distinct, lambda r: dispatch_table(template, r, storage), show_dispatch
+        arguments,
+        early,
+        watch,
+        "shape",
+        labels,
+        distinct,
+        lambda rows: dispatch_table(template, rows, storage),
+        show_dispatch,
     )
 
 
 def search_all(
     arguments: argparse.Namespace,
+    early: Early,
+    watch: Stopwatch,
     kind: str,
     labels: Sequence[str],
     every: Sequence[Asked],
@@ -54,7 +65,7 @@ def search_all(
     with closing(Archive.open(storage_url(arguments.storage))) as archive:
         go_on = _same_command(arguments)
         try:
-            rows, stopped = _search_each(arguments, archive, kind, labels, every, go_on)
+            rows, stopped = _search_each(arguments, archive, kind, labels, every, go_on, early, watch)
         except KeyboardInterrupt:
             _say_how_to_go_on(go_on)
             raise
@@ -79,6 +90,8 @@ def _search_each(
     labels: Sequence[str],
     every: Sequence[Asked],
     go_on: str,
+    early: Early,
+    watch: Stopwatch,
 ) -> tuple[list[dict[str, Any]], bool]:
     """A row for each, and whether the user stopped it before the last."""
     studies = archive.studies()
@@ -98,7 +111,8 @@ def _search_each(
                 study, proposer = create(arguments, archive, asked, name, before)
             else:
                 proposer = proposer_of(study, asked.question)
-            run = Run(asked.question, asked.target, asked.builder, proposer, study, _budget(arguments), go_on)
+            budget = _budget(arguments)
+            run = Run(asked.question, asked.target, asked.builder, proposer, study, budget, go_on, early, watch)
             ran = _search_one(arguments, run, label)
             state = ran.outcome.stopped
             stopped = ran.outcome.interrupted or (ran.told_to_stop and number < len(every))

@@ -24,6 +24,7 @@ from evoengine.devices.cuda.messages import (
     SetUp,
     Subject,
 )
+from evoengine.devices.cuda.process import Worker
 from evoengine.devices.cuda.results import Finals, Setup
 from evoengine.devices.cuda.session import START_SECONDS, JobFailed, Session
 from evoengine.errors import EvoengineError, TemplateError
@@ -49,6 +50,9 @@ class CudaDevice:
     unfit for timing is only warned of. A study that goes on gives the `reference_us` that its values rest on, lest the
     card's drift since (4 % between two days were seen) rank them, and its `best_us`. Devices that take turns on one
     card share its `lock`.
+
+    `started` is a worker that was started before. With `spares` another one always waits while candidates are judged: a
+    fresh process, which the final run needs and a fault or a doubt may, then costs a second instead of five.
     """
 
     measures = True
@@ -68,6 +72,8 @@ class CudaDevice:
         reference_us: float | None = None,
         best_us: float = float("inf"),
         lock: SharedLock | None = None,
+        started: Worker | None = None,
+        spares: bool = False,
     ) -> None:
         self.name = limits.name
         self._problem = problem
@@ -75,7 +81,10 @@ class CudaDevice:
         self._seed = seed
         self._force = force
         self._template = template
-        self._session = Session((*worker, uuid or str(ordinal)), template, problem, scratch=scratch, lock=lock)
+        self._session = Session(
+            (*worker, uuid or str(ordinal)), template, problem, scratch=scratch, lock=lock, started=started
+        )
+        self._spares = spares
         self._explainer = Explainer(template, problem, ordinal, seed)
         self._control: Subject | None = None
         self._reference_us = reference_us
@@ -137,6 +146,8 @@ class CudaDevice:
             EvoengineError: the card does not come back after a candidate's fault.
         """
         doubted: list[tuple[Candidate, Subject, Measurement, str]] = []
+        if self._spares:
+            self._session.spawn()
         for candidate, artifact in work:
             subject = _subject(str(candidate.number), candidate.config.values, artifact)
             verdict = self._verdict(subject)

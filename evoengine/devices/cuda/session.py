@@ -45,8 +45,9 @@ class JobFailed(Exception):
 class Session:
     """Holds the card from the first `open` to `close`, through any number of workers.
 
-    References are kept in `scratch`, a folder that outlives the session, or in one of its own where None is given. With
-    `lock`, it is shared with other sessions, and whoever made it releases it.
+    The first worker may have been `started` before, by the same command. References are kept in `scratch`, a folder
+    that outlives the session, or in one of its own where None is given. With `lock`, it is shared with other sessions,
+    and whoever made it releases it.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Session:
         *,
         scratch: Path | None = None,
         lock: SharedLock | None = None,
+        started: Worker | None = None,
     ) -> None:
         self._command = command
         self._template = template
@@ -66,7 +68,7 @@ class Session:
         self._lock = lock or SharedLock()
         self._shares = lock is not None
         self._worker: Worker | None = None
-        self._unopened: Worker | None = None
+        self._unopened = started
         self._asked: Worker | None = None
         self._interrupted = False
 
@@ -75,7 +77,7 @@ class Session:
         return self._worker is not None
 
     def spawn(self) -> None:
-        """Begin to start the worker that the next `open` takes."""
+        """Begin to start the worker that the next `open` takes. It imports torch, and leaves the card alone."""
         self._unopened = self._unopened or Worker(self._command)
 
     def open(self, seed: int) -> Mapping[str, Any]:
@@ -142,10 +144,9 @@ class Session:
 
     def stop(self) -> None:
         """End the worker; the card stays ours."""
-        workers, self._worker, self._unopened = (self._worker, self._unopened), None, None
-        for worker in workers:
-            if worker is not None:
-                worker.close()
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
 
     def interrupt(self) -> None:
         """Kill the worker that is being asked, from another thread, and let no other be asked after it."""
@@ -156,6 +157,9 @@ class Session:
     def close(self) -> None:
         """End the worker, free the card, forget the references."""
         self.stop()
+        if self._unopened is not None:
+            self._unopened.close()
+            self._unopened = None
         if not self._shares:
             self._lock.release()
         if self._own is not None:
