@@ -19,8 +19,8 @@ BUDGET_EACH = 6
 @dataclass(frozen=True, slots=True)
 class Shared:
     """A study that `workers` searched: its `trials` and what was `spent` of its `budget`; verdicts beyond one a config
-    and one a trial number; verdicts of the workers that are not in the study; what was left unfinished; and what stopped
-    a worker before its end."""
+    and one a trial number; verdicts of the workers that are not in the study; what was left unfinished; and what
+    stopped a worker before its end."""
 
     workers: int
     trials: int
