@@ -108,7 +108,7 @@ def reopened(arguments: argparse.Namespace, study: Study, *, helps: bool = False
 
 
 def _finish(arguments: argparse.Namespace, run: Run, outcome: Outcome) -> int:
-    summary = summary_of(run.question, run.study, arguments.top)
+    summary = summary_of(run.question, run.study, run.study.records(), arguments.top)
     summary["stopped"] = outcome.stopped
     if arguments.json:
         print(json.dumps(summary, indent=2))
