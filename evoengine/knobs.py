@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from evoengine.build import Builder, BuildRequest
+from evoengine.errors import TemplateError
 from evoengine.question import Question
 from evoengine.space import Axis, FeasibleSet, Point
-from evoengine.verdict import Artifact
+from evoengine.verdict import Artifact, Rejection
 
 State = Literal["live", "rare", "dead", "fixed", "never alone", "unbuilt"]
 
@@ -76,7 +77,7 @@ def liveness(
     The pairs come from the default config, the space's starts and then random feasible configs drawn with `seed`.
 
     Raises:
-        TemplateError, UserError: nothing of this template can be built, see `Builder.build`.
+        TemplateError: none of the configs builds and fits; or, as UserError, see `Builder.build`.
     """
     drawn = _draw(question, pairs, seed)
     points = list(
@@ -131,10 +132,21 @@ def _build(
     configs = [space.config_at(point).values for point in points]
     requests = [BuildRequest(module.defines(v, problem), module.launch(v, problem).smem_bytes) for v in configs]
     identities: dict[Point, str | None] = dict.fromkeys(points)
+    refusals: dict[int, Rejection] = {}
     for done, (index, result) in enumerate(builder.stream(requests), start=1):
-        if isinstance(result, Artifact) and question.resource_gate(configs[index], result) is None:
+        refusal = result if isinstance(result, Rejection) else question.resource_gate(configs[index], result)
+        if isinstance(result, Artifact) and refusal is None:
             identities[points[index]] = question.identity(configs[index], result.cubin_sha256)
+        elif refusal is not None:
+            refusals[index] = refusal
         on_done(done, len(requests))
+    if refusals and len(refusals) == len(requests):
+        first = min(refusals)
+        label = space.config_at(points[first]).label
+        raise TemplateError(
+            f"none of {len(requests)} configs builds and fits, {label} for one: {refusals[first].gate}: "
+            f"{refusals[first].reason}"
+        )
     return identities
 
 

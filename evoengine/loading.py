@@ -12,8 +12,9 @@ from evoengine.cli.arguments import STORAGE
 from evoengine.cli.output import LISTING
 from evoengine.cli.resolve import named_template
 from evoengine.errors import UserError
-from evoengine.export.wisdom import PACKAGE, Wisdom, merge, parse_wisdom, valid
+from evoengine.export.wisdom import MAX_BYTES, PACKAGE, Wisdom, merge, parse_wisdom, valid
 from evoengine.problem import AttentionProblem
+from evoengine.reading import read_text
 from evoengine.template import Template, load_template
 
 if TYPE_CHECKING:
@@ -79,10 +80,7 @@ def _find(source: str | Path | None, storage: str, template: str | None) -> _Sou
     if path is not None and path.is_dir():
         return _package(path)
     if path is not None and path.is_file():
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} cannot be read ({error})") from error
+        text = read_text(path, MAX_BYTES, "give wisdom or a header that `evoengine export` wrote")
         if text.startswith("{"):
             wisdom = _parsed(path, text)
             return _Source(wisdom, named_template(wisdom.template, str(path), template), {})

@@ -216,13 +216,21 @@ P = TypeVar("P")
 _KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
 
 
+def _kinds(problem_type: type) -> dict[str, str]:
+    """The type of each field by its name, whether annotations are evaluated in the template's file or not."""
+    return {
+        field.name: field.type.__name__ if isinstance(field.type, type) else str(field.type)
+        for field in dataclasses.fields(problem_type)
+    }
+
+
 def make_problem(problem_type: type[P], fields: Mapping[str, object]) -> P:
     """The problem with these `fields`, as a file or a database holds them.
 
     Raises:
         UserError: an unknown field, one of the wrong type or out of range, or one that has no default is missing.
     """
-    kinds = {field.name: str(field.type) for field in dataclasses.fields(problem_type)}  # type: ignore[arg-type]
+    kinds = _kinds(problem_type)
     for name, value in fields.items():
         if name not in kinds:
             raise UserError(f"problem has an unknown field {name!r:.80}; known are {', '.join(kinds)}")
@@ -275,7 +283,7 @@ def parse_shape(problem_type: type[P], text: str) -> P:
     """
     if _WEIGHT.fullmatch(text):
         raise UserError(f"shape {text!r}: a weight is for one study over several shapes, leave it out")
-    fields = {field.name: str(field.type) for field in dataclasses.fields(problem_type)}  # type: ignore[arg-type]
+    fields = _kinds(problem_type)
     positional = list(problem_type.POSITIONAL)  # type: ignore[attr-defined]
     values: dict[str, int | float | str | bool] = {}
     for item in filter(None, (part.strip() for part in text.split(","))):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from evoengine.build import BuildRequest
 from evoengine.errors import UserError
@@ -14,6 +16,9 @@ from evoengine.problem import Problem, ProblemSet
 from evoengine.space import Config, FeasibleSet, Rule, SearchSpace, Values
 from evoengine.template import Launch, Template
 from evoengine.verdict import Artifact, Rejection
+
+if TYPE_CHECKING:
+    from evoengine.archive.records import Record
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,15 @@ class Question:
 
     def launch(self, values: Values) -> Launch:
         return self.template.module.launch(values, self.problem)
+
+    def launches(self, records: Iterable[Record]) -> dict[int, Launch]:
+        """The launch of every trial whose config the template, which may have changed since, still knows; by number."""
+        choices = {axis.name: axis.choices for axis in self.space}
+
+        def fits(values: Values) -> bool:
+            return values.keys() == choices.keys() and all(value in choices[name] for name, value in values.items())
+
+        return {one.number: self.launch(one.config.values) for one in records if fits(one.config.values)}
 
     def build_request(self, values: Values) -> BuildRequest:
         return BuildRequest(self.template.module.defines(values, self.problem), self.launch(values).smem_bytes)

@@ -86,6 +86,12 @@ def test_a_log_of_other_kernels_is_refused(log: str, found: str) -> None:
         ),
         ("\nnvrtc returned NVRTC_ERROR_OUT_OF_MEMORY\n", "compiler failed: NVRTC_ERROR_OUT_OF_MEMORY", False),
         ("", "compiler failed and gave no reason", False),
+        (
+            'kernel.cu(2): catastrophic error: cannot open source file "cuda_fp16.h"\n',
+            'kernel.cu(2): catastrophic error: cannot open source file "cuda_fp16.h": NVRTC has no headers of CUDA or '
+            "C++, do without or compile with --compiler nvcc",
+            True,
+        ),
     ],
 )
 def test_a_failure_says_why_and_whether_it_would_last(log: str, reason: str, lasting: bool) -> None:

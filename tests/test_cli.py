@@ -16,6 +16,7 @@ import pytest
 import sqlalchemy
 from command_line import JOBS, QUESTION, SPACE, empty_database, lay_out, make_template, start
 
+from evoengine.archive.study import Study
 from evoengine.cli import main
 
 NAME = "first"
@@ -468,6 +469,15 @@ class TestReport:
 
     def test_a_suffix_that_names_no_format(self, run: Run, searched: Path) -> None:
         one_line(run("report", "-o", "a.pdf"), 2, "a.pdf", "--format html, md or png")
+
+    def test_reads_the_trials_once(self, run: Run, searched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Half a second for a thousand of them."""
+        asked: list[str] = []
+        plain = Study.records
+        monkeypatch.setattr(Study, "records", lambda study: asked.append(study.name) or plain(study))  # type: ignore[func-returns-value]
+
+        assert 0 == run("report", "-o", "a.md").code
+        assert 1 == len(asked)
 
     @pytest.mark.parametrize(("suffix", "package"), [("html", "plotly"), ("png", "matplotlib")])
     def test_without_the_extra_says_what_to_install(

@@ -16,7 +16,9 @@ from evoengine.cli import main
     ("argv", "says"),
     [
         (["serach"], "did you mean search?; see: evoengine --help"),
-        (["search", "--bugdet", "5"], "unrecognized arguments: --bugdet 5; did you mean --budget?"),
+        (["search", "--bugdet", "5"], "search: unrecognized arguments: --bugdet 5; did you mean --budget?; see: evoen"),
+        (["doctor", "--bugdet"], "evoengine doctor: unrecognized arguments: --bugdet; see: evoengine doctor --help"),
+        (["studies", "copy", "a", "--ass", "b"], "studies copy: unrecognized arguments: --ass b; did you mean --as?"),
         (["search", "--compiler", "nvc"], "did you mean nvcc?; see: evoengine search --help"),
         (["search", "--seed", "x"], "'x' must be a whole number from 0 on; see: evoengine search --help"),
         (["export"], "the following arguments are required: -o/--output; see: evoengine export --help"),
@@ -53,7 +55,15 @@ def test_exit_codes_are_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert "2 bad input" in " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.parametrize(("words", "completed"), [(["se"], "search"), (["search", "--sam"], "--sampler")])
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        (["se"], "search"),
+        (["search", "--sam"], "--sampler"),
+        (["search", "--sampler", "ev"], "evolution"),
+        (["search", "--limits", "h2"], "h200"),
+    ],
+)
 def test_bash_completes_verbs_and_options(words: list[str], completed: str) -> None:
     script = subprocess.run(
         [sys.executable, "-m", "evoengine", "completion", "bash"], capture_output=True, text=True, check=True

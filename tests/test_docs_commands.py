@@ -22,7 +22,7 @@ EXEMPT = {
     "python -m benchmarks.trust.": "needs a GPU or minutes; that the module is there is tested below",
 }
 """What is not run, by how the command begins, and why."""
-NOT_MEASURED = ("no measured time",)
+NOT_MEASURED = ("no measured time", "was never measured")
 WITHOUT_A_GPU = {
     "compare": ("compare measures, and there is no GPU here",),
     "profile": ("profile needs ncu", "here is no GPU"),

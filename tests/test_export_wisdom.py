@@ -161,7 +161,7 @@ def test_what_is_no_wisdom_is_refused(text: str) -> None:
 
 
 def test_an_estimate_is_no_wisdom() -> None:
-    with pytest.raises(UserError, match="holds no measured time"):
+    with pytest.raises(UserError, match="was never measured"):
         wisdom_of([make_chosen(us=None)])
 
 
@@ -184,7 +184,7 @@ def test_the_command_line_collects_studies_and_keeps_what_is_there(
     assert 2 == export("guessed")
     wisdom = parse_wisdom(path.read_text())
 
-    assert "holds no measured time" in capsys.readouterr().err
+    assert "was never measured" in capsys.readouterr().err
     assert {PROBLEM.label, LONG.label} == {row.provenance["shape"] for row in wisdom.rows}
     assert {**SPACE.default, **BEST} == ask(PROBLEM, wisdom=wisdom).values
     assert pytest.approx(1.01 * 4e-3) == ask(PROBLEM, wisdom=wisdom).row.time  # type: ignore[union-attr]
@@ -192,5 +192,8 @@ def test_the_command_line_collects_studies_and_keeps_what_is_there(
     assert 2 == export("measured")
     assert f"{path} is no wisdom file" in capsys.readouterr().err
     assert "mine" == path.read_text()
+    monkeypatch.setattr("evoengine.cli.export.MAX_BYTES", 3)
+    assert 2 == export("measured")
+    assert f"{path} has more than 3 bytes: give another --output" in capsys.readouterr().err
     assert 0 == export("measured", "--force")
     assert 1 == len(parse_wisdom(path.read_text()).rows)

@@ -13,6 +13,7 @@ from fakes import SPACE, FakeBuilder, Module, question
 
 from evoengine.build import Builder
 from evoengine.cli import main
+from evoengine.errors import TemplateError
 from evoengine.gates import Ceilings
 from evoengine.hardware import card
 from evoengine.knobs import Knob, liveness
@@ -74,10 +75,17 @@ def test_what_takes_too_much_is_not_compared(tmp_path: Path) -> None:
     assert "live" == knobs["UNROLL"].state
 
 
-def test_nothing_that_compiles_is_no_verdict(tmp_path: Path) -> None:
-    knobs = found(tmp_path, fate=lambda values: Gate.COMPILE)
+@pytest.mark.parametrize("gate", [Gate.COMPILE, Gate.RESOURCES])
+def test_where_nothing_builds_the_template_is_to_blame(tmp_path: Path, gate: Gate) -> None:
+    with pytest.raises(TemplateError, match=rf"none of \d+ configs builds and fits, \S+ for one: {gate}: "):
+        found(tmp_path, fate=lambda values: gate)
 
-    assert {"unbuilt"} == {knob.state for knob in knobs.values()}
+
+def test_a_knob_without_a_pair_that_builds_has_no_verdict(tmp_path: Path) -> None:
+    knobs = found(tmp_path, fate=lambda values: Gate.COMPILE if values["TILE"] != 16 else None)
+
+    assert "unbuilt" == knobs["TILE"].state
+    assert "unbuilt" != knobs["UNROLL"].state
 
 
 class Rarely(Module):

@@ -22,6 +22,7 @@ from measured_study import BEST, PROBLEM, SPACE, TEMPLATE, cubin, make_chosen, s
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 import evoengine
+from evoengine import loading
 from evoengine.archive.archive import Archive
 from evoengine.cli import main, sources
 from evoengine.devices.cuda import attention
@@ -395,7 +396,7 @@ def test_what_cannot_be_loaded_is_one_line(folder: Path, tmp_path: Path) -> None
     (tmp_path / "x.wisdom").write_text("{}")
     for source, says in (
         ("stale.h", "has changed since"),
-        ("guess.h", "holds no measured time"),
+        ("guess.h", "was never measured"),
         ("lse.h", "log-sum-exp"),
         ("x.wisdom", "is no wisdom file"),
         ("nowhere.h", "does not exist"),
@@ -405,6 +406,13 @@ def test_what_cannot_be_loaded_is_one_line(folder: Path, tmp_path: Path) -> None
             evoengine.load(tmp_path / source, storage=storage)
     with pytest.raises(UserError, match="did you mean measured"):
         evoengine.load("measurd", storage=storage)
+
+
+def test_a_file_is_read_up_to_a_bound(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "MAX_BYTES", 100)
+
+    with pytest.raises(UserError, match=r"attention.wisdom has more than 100 bytes: give wisdom or a header"):
+        evoengine.load(folder / "attention.wisdom")
 
 
 def test_wisdom_from_elsewhere_starts_no_code_that_it_names(folder: Path, tmp_path: Path) -> None:
@@ -426,3 +434,10 @@ def test_the_package_has_nothing_else_that_is_lazy() -> None:
 
     assert evoengine.load is evoengine.load
     assert 512 == PROBLEM.seq_q
+
+
+def test_a_function_says_what_is_tuned_in_it() -> None:
+    function, _ = tuned(make_chosen(SMALL, us=5.0), make_chosen(CAUSAL, us=7.25))
+
+    assert f"{SMALL.label} on NVIDIA L4: 5.000 us" in repr(function)
+    assert f"{CAUSAL.label} on NVIDIA L4: 7.250 us" in repr(function)

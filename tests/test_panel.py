@@ -75,6 +75,8 @@ def test_a_sparkline_ends_with_the_last_value(values: list[float], line: str) ->
 def test_a_rate_forgets_what_is_long_ago() -> None:
     rate = Rate()
     assert 0.0 == rate.per_second(5.0)
+    rate.add(0.0)
+    assert 1.0 == rate.per_second(1e-6)  # not a million a second
     for second in range(100):
         rate.add(float(second))
 

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from evoengine.errors import UserError
-from evoengine.problem import HEAD_DIMS, AttentionProblem, parse_shape, problem_digest, problem_fields
+from evoengine.problem import HEAD_DIMS, AttentionProblem, make_problem, parse_shape, problem_digest, problem_fields
 
 FIELDS = {
     "batch": st.integers(1, 70),
@@ -210,3 +210,15 @@ def test_digests_are_those_of_earlier_releases() -> None:
     # an archive finds its studies by them
     assert "1d2305849c36" == problem_digest(AttentionProblem())
     assert "7e7d9ee90fd9" == problem_digest(AttentionProblem(causal=True, diagonal=-3))
+
+
+def test_a_shape_is_read_by_types_that_are_not_text_too() -> None:
+    """As in a template.py without `from __future__ import annotations`."""
+    members = [("rows", int, 4), ("bias", bool, False), ("dtype", str, "fp16")]
+    plain = dataclasses.make_dataclass("plain", members, namespace={"POSITIONAL": ("rows",)})
+
+    assert plain(8, True, "bf16") == parse_shape(plain, "8,bias,dtype=bf16")
+    with pytest.raises(UserError, match="rows='many' is not a int"):
+        parse_shape(plain, "rows=many")
+    with pytest.raises(UserError, match="rows='8', which is not a int"):
+        make_problem(plain, {"rows": "8"})

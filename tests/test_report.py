@@ -354,3 +354,11 @@ def test_a_default_axis_is_shown_by_name() -> None:
     facts = replace(state("one config"), axes=(axis,), default={"LAYOUT": 0})
 
     assert {"LAYOUT": "xor"} == facts.changed(row)
+
+
+def test_what_is_wider_than_a_phone_scrolls_by_itself(plotly: str) -> None:
+    page = render_page(facts_of(measured_study(40)), plotly)
+    drawn = re.findall(r'class="plot" id="(\w+)"', page)
+
+    assert 8 == len(drawn)
+    assert drawn == re.findall(r'<div class="scroll"><div class="plot" id="(\w+)"', page)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from measured_study import spec_of, write_guessed, write_study
 from rich.console import Console
 
+from evoengine.archive.archive import Archive
 from evoengine.archive.records import Elite
-from evoengine.cli import main, result
+from evoengine.cli import main, result, studies
 from evoengine.summary import winner
 
 
@@ -39,6 +42,41 @@ def test_a_look_at_no_database_makes_none(
     assert 2 == main(command)
     assert "no study database at studies/evoengine.db: start one with `evoengine search`" in capsys.readouterr().err
     assert [] == list(tmp_path.iterdir())
+
+
+def test_a_narrow_terminal_shows_the_default_where_there_is_no_sdpa(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(result, "console", lambda: Console(width=80, highlight=False, markup=False))
+    row = {"trial": 7, "label": "w_2", "median_us": 4.365, "noise": 0.011, "ratio_to_default": 0.5, "error": None}
+    counts = {"verdicts": {}, "free": {}, "shortlist": [], "baselines": [], "rejections": [], "elites": []}
+    about = {"study": "s", "template": "t", "shape": "x", "device": "d", "limits": "l", "spent": 1, "budget": 1}
+    result.show_result({**about, **counts, "sources": [], "worth": None, "measured": [row]})
+    out = capsys.readouterr().out
+
+    assert "vs default" in out
+    assert "2.00x" in out
+    assert "vs SDPA" not in out
+
+
+@pytest.mark.parametrize("width", [80, 176])
+def test_studies_are_a_line_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
+) -> None:
+    with closing(Archive.open(f"sqlite:///{tmp_path}/study.db")) as archive:
+        write_study(archive, spec_of(name="attention-B1_H8_S512_D64-l4-c75c"))
+        write_guessed(archive)
+        archive.open_study("guessed").set_status("the default config does not build: kernel.cu(17): no such file")
+    monkeypatch.setattr(studies, "console", lambda: Console(width=width, highlight=False, markup=False))
+
+    assert 0 == main(["studies", "--storage", f"{tmp_path}/study.db"])
+    lines = capsys.readouterr().out.splitlines()
+    assert width >= max(map(len, lines))
+    [guessed] = [line for line in lines if "guessed" in line]
+    assert ["2", "5.000", "estimated"] == guessed.split()[1:4]
+    assert "the default" in guessed
+    [measured] = [line for line in lines if "attention-B1_H8_S512_D64" in line]
+    assert ["15", "4.040", "confirmed"] == measured.split()[1:4]
 
 
 @pytest.mark.parametrize(("width", "all_figures"), [(80, False), (176, True)])

@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from optuna.distributions import IntDistribution
 from rich.console import Console
 
 from evoengine.archive.records import Record
 from evoengine.cli import worth as words
 from evoengine.recorded.score import expected_best
+from evoengine.sampler import hindsight
+from evoengine.sampler.hindsight import importance
 from evoengine.sampler.proposer import Proposer
 from evoengine.space import Axis, FeasibleSet, Point, SearchSpace
 from evoengine.verdict import Estimate, Gate, Measurement, Rejection, Verdict
@@ -229,3 +232,16 @@ def test_the_words_do_not_pass_an_estimate_off_as_a_measurement(capsys: pytest.C
     assert "what the search was worth: ESTIMATED, not measured" in out
     assert "not known: 0 of its configs were drawn at random" in out
     assert "not known: 5 configs have a time" in out
+
+
+def test_the_weights_are_had_without_a_copy_of_every_axis_for_every_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    trials = [one.seen(measures=True) for one in study(shuffled(60))]
+    copied: list[object] = []
+    monkeypatch.setattr(IntDistribution, "__deepcopy__", lambda one, memo: copied.append(one) or one, raising=False)
+    found = importance(AXES, trials)
+    shared = len(copied)
+    monkeypatch.setattr(hindsight, "_Shared", dict)
+
+    assert importance(AXES, trials) == found
+    assert 60 * 4 == len(copied) - shared, "what it would be otherwise; FIXED is no parameter"
+    assert 0 == shared

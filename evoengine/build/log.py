@@ -23,6 +23,7 @@ _RULE = re.compile(r'static assertion failed with "EVO rule (\w+): (.*)"')
 _CRASH = re.compile(r"died due to signal (\d+)")
 _UNUSABLE = re.compile(r"^(?:nvcc fatal\s*: |nvrtc: error: ).*", re.MULTILINE)
 _ERROR = re.compile(r"^.*\berror\b.*", re.MULTILINE)
+_NO_HEADER = re.compile(r"(?:could not|cannot) open source file")
 _INTERNAL = re.compile(r"nvrtc returned (\w+)")
 # cudafe++ and NVRTC's front end, LLVM, NVRTC itself, ptxas, C++, gcc.
 _MEMORY = re.compile(r"out of memory|OUT_OF_MEMORY|emory allocation failure|std::bad_alloc|Cannot allocate memory")
@@ -86,5 +87,8 @@ def failure(log: str, compiler: str, arch: str) -> tuple[Rejection, bool]:
     if internal := _INTERNAL.search(log):
         return Rejection(Gate.COMPILE, f"compiler failed: {internal[1]}", evidence), False
     if error := _ERROR.search(log):
-        return Rejection(Gate.COMPILE, error[0].strip(), evidence), True
+        reason = error[0].strip()
+        if compiler.startswith("NVRTC") and _NO_HEADER.search(reason):
+            reason += ": NVRTC has no headers of CUDA or C++, do without or compile with --compiler nvcc"
+        return Rejection(Gate.COMPILE, reason, evidence), True
     return Rejection(Gate.COMPILE, "compiler failed and gave no reason", evidence), False

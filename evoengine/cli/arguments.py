@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -38,6 +39,15 @@ class Parser(argparse.ArgumentParser):
             near = difflib.get_close_matches((wrong[1] or wrong[3] or "").partition("=")[0], known, n=1)
             message += f"; did you mean {near[0]}?" if near else ""
         self.exit(2, f"{self.prog}: {message}; see: {self.prog} --help\n")
+
+    def parse_known_args(  # type: ignore[override]  # typeshed has it overloaded
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """A verb refuses by itself what it does not know: the options of others are no help."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown and not any(isinstance(action, Verbs) for action in self._actions):
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
 
     def option_names(self) -> list[str]:
         """Every option of this parser and of its verbs."""

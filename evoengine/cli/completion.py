@@ -10,6 +10,11 @@ import shtab
 
 from evoengine.cli.arguments import Verbs
 from evoengine.cli.parser import make_parser
+from evoengine.hardware import CARDS
+from evoengine.sampler import SAMPLERS
+
+NAMED = {"--sampler": SAMPLERS, "--target": tuple(CARDS), "--limits": tuple(CARDS)}
+"""Names that an option takes and the parser leaves to be checked by those who know them."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -17,6 +22,11 @@ def run(arguments: argparse.Namespace) -> int:
     for action in _actions(parser):
         if action.type is Path:
             action.complete = shtab.FILE  # type: ignore[attr-defined]  # where shtab looks for it
+        for option in NAMED.keys() & action.option_strings:
+            action.choices = NAMED[option]
+        if isinstance(action, Verbs):
+            for named in action._choices_actions:
+                action.choices[named.dest].description = named.help
     script = shtab.complete(parser, arguments.shell)
     print(json.dumps({"shell": arguments.shell, "script": script}) if arguments.json else script)
     return 0

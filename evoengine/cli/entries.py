@@ -20,6 +20,7 @@ from evoengine.gates import Ceilings
 from evoengine.hardware import DeviceLimits, gate_limits
 from evoengine.problem import Problem, make_problem, members_of, parse_shape
 from evoengine.question import Question
+from evoengine.reading import read_text
 from evoengine.space import Config, SearchSpace, Values, load_space
 from evoengine.template import Template
 
@@ -81,22 +82,6 @@ def shapes_in(path: Path) -> list[str]:
     if not shapes:
         raise UserError(f"--shapes {path} holds no shape: write one a line, such as {SHAPE},causal")
     return shapes
-
-
-def read_text(path: Path, most: int, remedy: str) -> str:
-    """A text file of at most `most` bytes.
-
-    Raises:
-        UserError: it is larger, is not UTF-8, or cannot be read; ends with `remedy`.
-    """
-    try:
-        with path.open("rb") as file:
-            data = file.read(most + 1)
-        if len(data) > most:
-            raise UserError(f"{path} has more than {most:,} bytes: {remedy}")
-        return data.decode("utf-8")
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a name that no file can have
-        raise UserError(f"{path} cannot be read ({error}): {remedy}") from error
 
 
 def _find(what: str | None, arguments: argparse.Namespace, target: Target) -> _Found:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evoengine.archive.archive import Archive
+from evoengine.archive.records import Record
 from evoengine.archive.study import Study
 from evoengine.cli.output import write_folder, write_whole
 from evoengine.cli.resolve import reopen
@@ -27,8 +28,12 @@ from evoengine.export.header import render_header
 from evoengine.export.package import package_files
 from evoengine.export.t4 import render_t4
 from evoengine.export.targets import render_targets
-from evoengine.export.wisdom import PACKAGE, Wisdom, merge, parse_wisdom, render_wisdom
+from evoengine.export.wisdom import MAX_BYTES, PACKAGE, Wisdom, merge, parse_wisdom, render_wisdom
 from evoengine.question import Question
+from evoengine.reading import read_text
+
+Render = Callable[[Question, Study, list[Record]], str]
+"""From a study and its trials to the text of a file."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -80,10 +85,9 @@ def _merged(path: Path, new: Wisdom, *, force: bool) -> Wisdom:
     """`new` and what the file holds already; with `force` it begins anew."""
     if force or not path.exists():
         return new
+    text = read_text(path, MAX_BYTES, "give another --output")
     try:
-        return merge(parse_wisdom(path.read_text(encoding="utf-8")), new)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): give another --output") from error
+        return merge(parse_wisdom(text), new)
     except UserError as error:
         raise UserError(f"{path} {error}") from error
 
@@ -112,7 +116,7 @@ def _worth(row: Mapping[str, Any]) -> str:
     return f"{row['median_us']:.3f} us in the search, not confirmed by a final run"
 
 
-def _study(arguments: argparse.Namespace, render: Callable[[Question, Study], str]) -> int:
+def _study(arguments: argparse.Namespace, render: Render) -> int:
     """The formats that hold every trial of one study."""
     if len(arguments.study) > 1 or arguments.trial is not None:
         raise UserError(f"--format {arguments.format} is for all trials of one study: name one, without --trial")
@@ -121,33 +125,34 @@ def _study(arguments: argparse.Namespace, render: Callable[[Question, Study], st
         question = reopen(
             study.spec, template_folder=arguments.template, space_file=arguments.space, stale=arguments.force
         )
-        text = render(question, study)
-        trials = len(study.records())
+        records = study.records()
+        text = render(question, study, records)
     write_whole(arguments.output, text.encode(), force=arguments.force)
     if arguments.json:
-        document = {"output": str(arguments.output), "format": arguments.format, "study": study.name, "trials": trials}
+        document = {"output": str(arguments.output), "format": arguments.format, "study": study.name}
+        document["trials"] = len(records)
         print(json.dumps(document, indent=2))
     else:
-        console().print(f"{arguments.output}: {trials} trials of {study.name}", soft_wrap=True)
+        console().print(f"{arguments.output}: {len(records)} trials of {study.name}", soft_wrap=True)
     return 0
 
 
-def _t4(question: Question, study: Study) -> str:
-    return render_t4(study.spec, study.records(), study.elites())
+def _t4(question: Question, study: Study, records: list[Record]) -> str:
+    return render_t4(study.spec, records, study.elites())
 
 
-def _cachefile(question: Question, study: Study) -> str:
+def _cachefile(question: Question, study: Study, records: list[Record]) -> str:
     if study.spec.members:
         raise UserError(
             f"study {study.name} is of {len(study.spec.members)} shapes, a cachefile of one: give --format t4 or json"
         )
     size = [getattr(question.problem, name) for name in question.problem.POSITIONAL]
-    return render_cachefile(study.spec, question.template.module.ENTRY, size, study.records())
+    return render_cachefile(study.spec, question.template.module.ENTRY, size, records)
 
 
-def _document(question: Question, study: Study) -> str:
-    summary = summary_of(question, study, top=study.spec.budget)
-    return render_document(summary, study.records(), study.elites())
+def _document(question: Question, study: Study, records: list[Record]) -> str:
+    summary = summary_of(question, study, records, top=study.spec.budget)
+    return render_document(summary, records, study.elites())
 
 
-_WHOLE: dict[str, Callable[[Question, Study], str]] = {"t4": _t4, "cachefile": _cachefile, "json": _document}
+_WHOLE: dict[str, Render] = {"t4": _t4, "cachefile": _cachefile, "json": _document}

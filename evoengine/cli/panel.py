@@ -32,12 +32,12 @@ class Rate:
         self._times.append(now)
 
     def per_second(self, now: float) -> float:
-        """0 before the second event."""
+        """Over a second at least: the first events may be microseconds apart."""
         while self._times and now - self._times[0] > RATE_SECONDS:
             self._times.popleft()
-        if self._first is None or now <= self._first:
+        if self._first is None:
             return 0.0
-        return len(self._times) / min(RATE_SECONDS, now - self._first)
+        return len(self._times) / min(RATE_SECONDS, max(1.0, now - self._first))
 
 
 @dataclass(slots=True)

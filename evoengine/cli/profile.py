@@ -17,7 +17,6 @@ from evoengine.archive.records import Elite, StudySpec
 from evoengine.archive.study import Study
 from evoengine.bottleneck import diagnose
 from evoengine.cli.resolve import find_target, reopen
-from evoengine.cli.result import summary_of
 from evoengine.cli.storage import existing_storage
 from evoengine.cli.tables import console
 from evoengine.cli.toolkit import show_profiles
@@ -29,6 +28,7 @@ from evoengine.devices.cuda.watched import require_tool
 from evoengine.errors import UserError
 from evoengine.problem import problem_fields
 from evoengine.question import Question
+from evoengine.summary import summarise
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -52,7 +52,9 @@ def run(arguments: argparse.Namespace) -> int:
                 found = _profile(executable, question, study, elite, ordinal)
                 if not study.note_elite(elite.number, {"profile": found}):
                     raise UserError(f"trial {elite.number} of {study.name} is no elite any more: profile again")
-        rows = [row for row in summary_of(question, study, arguments.top)["elites"] if row["profile"]]
+        records = study.records()
+        known = summarise(study, records, question.launches(records), question.limits, arguments.top)
+        rows = [row for row in known["elites"] if row["profile"]]
     if arguments.json:
         print(json.dumps({"study": study.name, "elites": rows}, indent=2))
     else:

@@ -15,7 +15,7 @@ from evoengine.archive.archive import Archive
 from evoengine.archive.study import Study
 from evoengine.cli.output import write_whole
 from evoengine.cli.resolve import reopen
-from evoengine.cli.result import launches_of, summary_of
+from evoengine.cli.result import summary_of
 from evoengine.cli.storage import existing_storage
 from evoengine.cli.tables import console
 from evoengine.errors import UserError
@@ -78,13 +78,13 @@ def _renderer(kind: str) -> Callable[[Facts], bytes]:
 
 
 def _facts(question: Question, study: Study, top: int) -> Facts:
-    summary = summary_of(question, study, top)
     records = study.records()
+    summary = summary_of(question, study, records, top)
     measured = bool(summary["worth"] and summary["worth"]["measured"])
     known = {one.name: one for one in (*CARDS.values(), question.limits)}
     return Facts(
         summary=summary,
-        trials=trials(records, launches_of(question, records), question.limits, measured=measured),
+        trials=trials(records, question.launches(records), question.limits, measured=measured),
         axes=study.spec.axes,
         default=study.spec.default,
         problem=question.problem,

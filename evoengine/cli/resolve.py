@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import re
 from collections.abc import Mapping
@@ -48,7 +49,9 @@ def find_template(text: str | None) -> Template:
     if name in known:
         return load_template(known[name])
     if not os.path.isdir(name):
-        raise UserError(f"template {name!r} is neither a folder nor a shipped template ({', '.join(known)})")
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f": did you mean {near[0]}?" if near else ""
+        raise UserError(f"template {name!r} is neither a folder nor a shipped template ({', '.join(known)}){hint}")
     return load_template(trust(Path(name)))
 
 

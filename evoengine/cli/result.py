@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.text import Text
@@ -14,9 +14,7 @@ from evoengine.cli.toolkit import show_profiles, show_sanitized
 from evoengine.cli.worth import show_worth
 from evoengine.confirm import MARGIN
 from evoengine.question import Question
-from evoengine.space import Values
 from evoengine.summary import summarise
-from evoengine.template import Launch
 from evoengine.verdict import Gate
 from evoengine.worth import worth
 
@@ -24,24 +22,16 @@ REASONS = 8
 """Rows of the table of rejections; `--json` has them all."""
 
 
-def summary_of(question: Question, study: Study, top: int) -> dict[str, Any]:
-    """The study as one JSON document, with what its search was `worth`."""
-    records, spec = study.records(), study.spec
-    launches = launches_of(question, records)
+def summary_of(question: Question, study: Study, records: Sequence[Record], top: int) -> dict[str, Any]:
+    """The study and its `records` as one JSON document, with what its search was `worth`.
+
+    Of a converged study that takes over a second: `summarise` alone will do where nobody asks for the worth.
+    """
+    spec = study.spec
     fresh = question.space.digest == spec.space_digest and question.template.digest == spec.template_digest
     searched = (lambda: (question.space, question.feasible)) if fresh else None
     found = worth(records, len(study.elites()), spec.axes, searched, spec.seed)
-    return {**summarise(study, records, launches, question.limits, top), "worth": found}
-
-
-def launches_of(question: Question, records: Iterable[Record]) -> dict[int, Launch]:
-    """The launch of every trial whose config the template, which may have changed since, still knows; by number."""
-    choices = {axis.name: axis.choices for axis in question.space}
-
-    def fits(values: Values) -> bool:
-        return values.keys() == choices.keys() and all(value in choices[name] for name, value in values.items())
-
-    return {one.number: question.launch(one.config.values) for one in records if fits(one.config.values)}
+    return {**summarise(study, records, question.launches(records), question.limits, top), "worth": found}
 
 
 def show_result(summary: dict[str, Any]) -> None:
@@ -175,7 +165,8 @@ def _configs(title: str, rows: list[dict[str, Any]], time: str) -> None:
     """One row a config; on a narrow terminal only the columns that decide, so that labels stay readable."""
     out = console()
     several = any("worst_shape" in row for row in rows)
-    narrow = _NARROW_MEANS if several else _NARROW
+    ratio = ">vs SDPA" if any(row.get("ratio_to_sdpa") for row in rows) else ">vs default"
+    narrow = _NARROW_MEANS if several else {*_NARROW, ratio}
     columns = [column for column in _COLUMNS if out.width >= WIDE or column[0] in narrow]
     columns = [column for column in columns if several or column[0] != ">at worst"]
     if time == "estimated_us":
@@ -208,7 +199,7 @@ _COLUMNS: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
     (">CTAs/SM", _figure("ctas_per_sm")),
     (">error", lambda row: "-" if row["error"] is None else f"{row['error']:.1e}"),
 ]
-_NARROW = {">#", "config", ">us", ">noise", ">vs SDPA", ">regs", ">smem B"}
+_NARROW = {">#", "config", ">us", ">noise", ">regs", ">smem B"}
 _NARROW_MEANS = {">#", "config", ">us", ">vs default", ">at worst", ">vs SDPA"}
 _TIMED = {">cold us", ">noise", ">vs default", ">at worst", ">vs SDPA", "verdict"}
 _SHAPE_COLUMNS: list[tuple[str, Callable[[dict[str, Any]], str]]] = [

@@ -114,7 +114,7 @@ def reopened(arguments: argparse.Namespace, study: Study, *, helps: bool = False
 
 def _finish(arguments: argparse.Namespace, run: Run, outcome: Outcome) -> int:
     with run.watch("summary"):
-        summary = summary_of(run.question, run.study, arguments.top)
+        summary = summary_of(run.question, run.study, run.study.records(), arguments.top)
     summary["stopped"] = outcome.stopped
     summary["seconds"] = {activity: round(seconds, 3) for activity, seconds in run.watch.seconds().items()}
     if arguments.json:

@@ -6,10 +6,13 @@ import argparse
 import json
 from collections.abc import Sequence
 
+from rich.table import Table
+
 from evoengine.cli.resolve import find_question, find_target
 from evoengine.cli.tables import console, table
 from evoengine.problem import Problem, ProblemSet, problem_fields
 from evoengine.question import Question
+from evoengine.space import FeasibleSet
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -73,9 +76,14 @@ def show_space(question: Question) -> None:
         f"\n{question.problem.label} within the limits of {question.limits.name}: {len(feasible.points):,} of "
         f"{feasible.product:,} configs are feasible ({share:.1%})\n"
     )
+    if len(feasible.points) < feasible.product:
+        out.print(_refusals(feasible))
+    out.print(f"\ndefault config: {question.default.label}")
+
+
+def _refusals(feasible: FeasibleSet) -> Table:
     rules = table("why the rest is not (first rule broken)", "rule", ">configs", ">share")
     for rule, count in sorted(feasible.rejected.items(), key=lambda item: -item[1]):
         if count:
             rules.add_row(rule, f"{count:,}", f"{count / feasible.product:.1%}")
-    out.print(rules)
-    out.print(f"\ndefault config: {question.default.label}")
+    return rules

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from contextlib import closing
 
+from rich.table import Table
+
 from evoengine.archive.archive import Archive
+from evoengine.archive.records import StudySummary
 from evoengine.cli.resolve import reopen
-from evoengine.cli.result import show_result, summary_of
+from evoengine.cli.result import WIDE, show_result, summary_of
 from evoengine.cli.storage import existing_storage
 from evoengine.cli.tables import console, table
 from evoengine.oracle import Factors
+from evoengine.progress import End
 from evoengine.rejudge import rejudge
+
+STATUS = 40
+"""Characters of a status on a line."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -44,34 +52,48 @@ def _studies(archive: Archive, as_json: bool) -> int:
         ]
         print(json.dumps(rows, indent=2))
         return 0
-    drawn = table(
-        f"studies in {archive.name}",
-        "study",
-        "used",
-        ">trials",
-        ">rejected",
-        ">elites",
-        ">best us",
-        ">unconfirmed us",
-        ">estimated us",
+    console().print(_table(archive.name, summaries))
+    return 0
+
+
+def _table(storage: str, summaries: Sequence[StudySummary]) -> Table:
+    """A row a study; on a narrow terminal without what `--json` has too, and with the first words of its status."""
+    wide = console().width >= WIDE
+    more = ("used", ">rejected", ">elites") if wide else ()
+    drawn = table(f"studies in {storage}", "study", ">trials", ">best us", "which is", *more)
+    drawn.add_column(
         "status",
+        overflow="fold" if wide else "ellipsis",
+        no_wrap=not wide,
+        max_width=STATUS if wide else len(End.SPENT),
     )
+    for column in drawn.columns[1:-1]:
+        column.no_wrap = True
     for one in summaries:
         status = f"searched by {one.searched_by}" if one.searched_by else one.status
-        unconfirmed_us = one.best_unconfirmed_us if one.best_us is None else None
-        times = ["-" if us is None else f"{us:.3f}" for us in (one.best_us, unconfirmed_us, one.best_estimated_us)]
-        numbers = [str(number) for number in (one.candidates, one.rejected, one.elites)]
-        drawn.add_row(one.spec.name, one.opened_at[:16].replace("T", " "), *numbers, *times, status)
-    console().print(drawn)
-    return 0
+        used = one.opened_at[:16].replace("T", " ")
+        rest = (used, str(one.rejected), str(one.elites)) if wide else ()
+        drawn.add_row(one.spec.name, str(one.candidates), *_best(one), *rest, status)
+    return drawn
+
+
+def _best(one: StudySummary) -> tuple[str, str]:
+    """The best time there is and what it rests on."""
+    known = (
+        (one.best_us, "confirmed"),
+        (one.best_unconfirmed_us, "unconfirmed"),
+        (one.best_estimated_us, "estimated"),
+    )
+    return next(((f"{us:.3f}", what) for us, what in known if us is not None), ("-", ""))
 
 
 def _show(archive: Archive, arguments: argparse.Namespace) -> int:
     study = archive.open_study(arguments.study)
     question = reopen(study.spec, template_folder=arguments.template, space_file=arguments.space, stale=True)
-    summary = summary_of(question, study, arguments.top)
+    records = study.records()
+    summary = summary_of(question, study, records, arguments.top)
     if arguments.factor is not None:
-        summary["rejudged"] = rejudge(study.records(), study.elites(), Factors.of(arguments.factor))
+        summary["rejudged"] = rejudge(records, study.elites(), Factors.of(arguments.factor))
     if arguments.json:
         print(json.dumps(summary, indent=2))
     else:

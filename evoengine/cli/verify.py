@@ -18,7 +18,6 @@ from evoengine.build import Builder
 from evoengine.cli.compare import measure
 from evoengine.cli.entries import header_values, read_header
 from evoengine.cli.resolve import Target, find_target, named_template, reopen, space_path
-from evoengine.cli.result import summary_of
 from evoengine.cli.storage import existing_storage
 from evoengine.cli.tables import console, table
 from evoengine.devices.interpreter import InterpreterDevice
@@ -29,6 +28,7 @@ from evoengine.hardware import CARDS, gate_limits
 from evoengine.problem import make_problem
 from evoengine.question import Question
 from evoengine.space import Config, load_space
+from evoengine.summary import summarise
 from evoengine.verdict import Artifact, Candidate, Check, Rejection
 from evoengine.verification import (
     Recorded,
@@ -122,8 +122,10 @@ def _of_study(arguments: argparse.Namespace, target: Target) -> Subject:
     with closing(Archive.open(existing_storage(arguments.storage))) as archive:
         study = archive.open_study(arguments.what)
         question = reopen(study.spec, template_folder=arguments.template, space_file=arguments.space, stale=True)
-        row = chosen_row(summary_of(question, study, top=study.spec.budget), question, arguments.trial)
-        record = next(record for record in study.records() if record.number == row["trial"])
+        records = study.records()
+        known = summarise(study, records, question.launches(records), question.limits, top=study.spec.budget)
+        row = chosen_row(known, question, arguments.trial)
+        record = next(record for record in records if record.number == row["trial"])
         elite = next((elite for elite in study.elites() if elite.number == row["trial"]), None)
     if target.ordinal is not None:
         question = dataclasses.replace(question, limits=gate_limits(target.device, question.limits))
@@ -238,7 +240,8 @@ def show(document: dict[str, Any]) -> None:
     passed = [one for one in document["checks"] if not one["reason"]]
     if passed:
         worst = max(one["fro_ratio"] for one in passed)
-        out.print(f"{len(passed)} input sets passed, relative error at most {worst:.2f}x the baseline's")
+        sets = "1 input set" if len(passed) == 1 else f"{len(passed)} input sets"
+        out.print(f"{sets} passed, relative error at most {worst:.2f}x the baseline's")
     timing = document["timing"]
     if timing is not None:
         low, high = timing["ratio_95"]

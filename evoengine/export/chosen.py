@@ -55,8 +55,7 @@ def choose(study: Study, question: Question, trial: int | None = None) -> list[C
         UserError: no such trial passed every gate.
     """
     records = study.records()
-    launches = {record.number: question.launch(record.config.values) for record in records}
-    summary = summarise(study, records, launches, question.limits, top=study.spec.budget)
+    summary = summarise(study, records, question.launches(records), question.limits, top=study.spec.budget)
     row = chosen_row(summary, question, trial)
     kept = trial is None and summary["elites"] and not _faster(summary)
     note = f"{summary['winner']}, which this is; --trial N exports another config" if kept else ""

@@ -24,6 +24,9 @@
     const style = getComputedStyle(document.documentElement);
     for (const { id, figure } of figures) {
       const { data, layout } = painted(figure, style);
+      if (matchMedia("(pointer: coarse)").matches) {
+        layout.dragmode = false; // a finger that moves scrolls
+      }
       Plotly.react(id, data, layout, config);
     }
   };

@@ -136,7 +136,8 @@ def _tiles(facts: Facts) -> list[tuple[str, str, str]]:
 
 def _figure(plot: Plot) -> str:
     drawn = (
-        f'<div class="plot" id="{plot.id}" style="height:{plot.figure["layout"]["height"]}px"></div>'
+        f'<div class="scroll"><div class="plot" id="{plot.id}" style="height:{plot.figure["layout"]["height"]}px">'
+        "</div></div>"
         if plot.figure
         else ""
     )

@@ -103,6 +103,11 @@ class Attention:
         self._number = len(_LOADED)
         _LOADED.append(self)
 
+    def __repr__(self) -> str:
+        """What is tuned in it, for a session at a prompt."""
+        rows = (f"{row.provenance['shape']} on {row.device}: {1e3 * row.time:.3f} us" for row in self._wisdom.rows)
+        return f"<evoengine attention, {'; '.join(rows)}>"
+
     def __call__(
         self,
         query: torch.Tensor,

@@ -216,4 +216,5 @@ BUILDERS: dict[str, Builder] = {
     "not": _simple(np.bitwise_not), "shl": _shift, "shr": _shift,
     "ex2": _float(np.exp2, "f16", "f16x2"), "lg2": _float(np.log2), "rcp": _float(_reciprocal), "sqrt": _float(np.sqrt),
     "rsqrt": _float(lambda a: np.float32(1) / np.sqrt(a)), "tanh": _float(np.tanh),
+    "sin": _float(np.sin), "cos": _float(np.cos), "copysign": _float(lambda a, b: np.copysign(b, a)),
 }  # fmt: skip
