@@ -1,7 +1,8 @@
-"""The loop: ask for a batch, build it, judge it, commit every verdict, until the budget is spent; then confirm.
+"""The loop: propose a few candidates, build them while those before them are judged, commit every verdict, until the
+budget is spent; then confirm.
 
 One unit of the budget is one distinct candidate that passed the static gate and was sent to the compiler. Static
-rejections, repeats and cubin twins are free. Every verdict is committed before the next batch is asked for, so that
+rejections, repeats and cubin twins are free. Every verdict is committed before a proposal may know it (`pace`), so that
 kill -9 loses at most what was in flight.
 """
 
@@ -9,26 +10,29 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 
 from evoengine.archive.sessions import Turn
 from evoengine.archive.study import Study
 from evoengine.build import Builder, BuildRequest
+from evoengine.build.builder import Building
 from evoengine.company import POLL_SECONDS, Company
 from evoengine.confirm import baselines_at_start
-from evoengine.convergence import Converged
 from evoengine.devices import Device, TimingDevice
 from evoengine.devices.cuda.results import Finals, Setup
 from evoengine.errors import TemplateError
 from evoengine.final_run import confirm_best
 from evoengine.knowledge import Knowledge
+from evoengine.pace import Pace
 from evoengine.progress import Budget, End, Listener, Outcome
 from evoengine.question import Question
-from evoengine.sampler import Proposal
 from evoengine.sampler.proposer import Proposer
 from evoengine.screening import Screening
-from evoengine.space import Point
+from evoengine.stopwatch import Stopwatch
+from evoengine.supply import Supply
 from evoengine.verdict import Artifact, Candidate, Measurement, Rejection, Verdict
 
 
@@ -36,8 +40,16 @@ class Interrupted(Exception):
     """The user asked to stop; what is in flight goes back to the queue."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Claimed candidates that passed the static gate, and their builds, which have begun."""
+
+    candidates: Sequence[Candidate]
+    building: Building
+
+
 class Search:
-    """One run over one study, which other processes may be at too; `ahead` is `Company`'s."""
+    """One run over one study, at the `Pace` of `batch`; other processes may be at it too. `ahead` is `Company`'s."""
 
     def __init__(
         self,
@@ -52,25 +64,29 @@ class Search:
         batch: int,
         listener: Listener,
         screening: Screening | None = None,
+        stopwatch: Stopwatch | None = None,
         ahead: int | None = None,
     ) -> None:
         self._question = question
         self._study = study
-        self._proposer = proposer
         self._builder = builder
         self._device = device
         self._timing = timing
         self._budget = budget
-        self._batch = batch
         self._listener = listener
         self._screening = screening
+        self._watch = stopwatch or Stopwatch()
         self._company = Company(study, budget.candidates, ahead)
         self._known = Knowledge(question, measures=timing is not None or self._company.helps)
+        self._supply = Supply(
+            study, self._company, proposer, self._known, budget, Pace(batch), self._watch, measures=timing is not None
+        )
+        self._begun: deque[_Group] = deque()
+        self._flying: set[int] = set()
         self._proof: tuple[str, Verdict] | None = None
         self._reference_us: float | None = None
         self._deadline = float("inf")
         self._time_is_over = False
-        self._converged: Converged | None = None
         self._stop = False
 
     def request_stop(self) -> None:
@@ -86,25 +102,24 @@ class Search:
         """
         if self._budget.seconds is not None:
             self._deadline = time.monotonic() + self._budget.seconds
-        self._catch_up()
+        self._supply.catch_up()
         setup: Setup | None = None
         finals: Finals | None = None
         stopped, interrupted = End.SPENT_BEFORE, False
         turn: Turn = "another's"
         try:
-            setup = self._prove_default()
-            while batch := self._next_batch():
-                self._evaluate(batch)
-                stopped = End.SPENT
-                self._time_is_over = time.monotonic() >= self._deadline
-                if self._time_is_over:
-                    break
+            with ExitStack() as builds:
+                builds.callback(self._abandon)
+                setup = self._set_off()
+                while self._more():
+                    self._judge()
+                    stopped = End.SPENT
             if self._time_is_over:
                 stopped = self._budget.time_is_over
-            elif self._converged is not None:
-                stopped = f"{End.CONVERGED} after {self._known.paid} of {self._budget.candidates}: {self._converged}"
+            elif (converged := self._supply.converged) is not None:
+                stopped = f"{End.CONVERGED} after {self._known.paid} of {self._budget.candidates}: {converged}"
                 self._listener.note(stopped)
-            elif self._left > 0:
+            elif self._supply.left > 0:
                 stopped = End.AHEAD if self._company.helps else End.ALL_TRIED
             idle = stopped == End.SPENT_BEFORE
             turn = self._company.turn(self._wait, early=self._time_is_over, idle=idle)
@@ -119,118 +134,58 @@ class Search:
         self._company.end(turn, stopped, confirmed=self._timing is not None and not interrupted)
         return Outcome(stopped, self._known.paid, interrupted, setup, finals)
 
-    @property
-    def _left(self) -> int:
-        return self._budget.candidates - self._known.paid
+    def _confirm(self, timing: TimingDevice) -> Finals | None:
+        with self._watch("final run"):
+            return confirm_best(
+                self._question,
+                self._study,
+                self._builder,
+                timing,
+                self._listener,
+                screening=self._screening,
+                check_stop=self._check_stop,
+            )
 
-    def _catch_up(self) -> None:
-        """What is in the database is known, and what dead processes had in flight waits again."""
-        self._study.recover()
-        self._known.remember(self._study.records())
-        self._proposer.observe(self._known.seen)
+    def _set_off(self) -> Setup | None:
+        """Begin the first builds, and prove the default config while they go on. Nothing is judged before that."""
+        self._listener.phase("proving the default config")
+        default = self._question.default
+        with closing(self._builder.stream([self._question.build_request(default.values)])) as building:
+            self._fill()
+            with self._watch("waiting for builds"):
+                [(_, built)] = building
+        with self._watch("proving the default"):
+            return self._prove(Candidate(-1, default, "default"), built)
+
+    def _fill(self) -> None:
+        """Have as many candidates in flight as may be."""
+        self._check_stop()
+        while not self._time_is_over and (group := self._supply.next(self._flying)):
+            self._flying |= {candidate.number for candidate in group}
+            self._begun.append(self._begin(group))
+            self._check_stop()
+
+    def _more(self) -> bool:
+        """Whether anything is in flight, be it what another process fails to finish."""
+        self._go_on()
+        while not self._begun and not self._time_is_over and self._company.may_leave_work():
+            self._wait()
+            self._go_on()
+        return bool(self._begun)
 
     def _wait(self) -> None:
         self._listener.phase("waiting for the other processes on the study")
-        time.sleep(POLL_SECONDS)
+        with self._watch("waiting for others"):
+            time.sleep(POLL_SECONDS)
         self._check_stop()
 
-    def _next_batch(self) -> list[Candidate]:
-        """What is to be judged next; nothing once no other process has anything in flight, either."""
-        self._check_stop()
-        self._study.renew()
-        while not (batch := self._to_do()) and not self._time_is_over and self._company.may_leave_work():
-            self._wait()
-            self._time_is_over = time.monotonic() >= self._deadline
-        return batch
+    def _go_on(self) -> None:
+        """The same, within the budget's time."""
+        self._time_is_over = self._time_is_over or time.monotonic() >= self._deadline
+        self._fill()
 
-    def _to_do(self) -> list[Candidate]:
-        """What waits to be measured, then what was in flight when a run ended, then what the sampler proposes.
-
-        The first kind has been paid for; the others may not overdraw the budget.
-        """
-        if self._study.fellows.shared:
-            self._catch_up()
-        batch: list[Candidate] = []
-        if self._timing is not None:
-            batch = self._study.claim_waiting(self._batch, estimated=True)
-        affordable = min(self._batch, self._left)
-        if self._company.helps:
-            affordable = self._company.room(affordable)
-        if not batch and affordable > 0:
-            batch = self._study.claim_waiting(affordable, estimated=False)
-            if not batch and not self._nothing_to_gain():
-                batch = self._claim(affordable)
-        return batch
-
-    def _nothing_to_gain(self) -> bool:
-        if self._budget.until_converged:
-            self._converged = self._known.converged()
-        return self._converged is not None
-
-    def _prove_default(self) -> Setup | None:
-        """The default config must build, fit and be right, or nothing this template yields can be trusted."""
-        default = self._question.default
-        self._listener.phase("proving the default config")
-        candidate = Candidate(-1, default, "default")
-        (built,) = self._builder.build([self._request(candidate)])
-        if isinstance(built, Rejection):
-            raise TemplateError(f"the default config {default.label} does not build: {built.reason}")
-        if self._timing is not None:
-            setup = self._timing.start(default.values, built)
-            self._listener.set_up(setup)
-            self._study.set_environment(setup.environment)
-            self._reference_us = self._study.fellows.agree_on_reference(setup.control_us)
-            for baseline in baselines_at_start(setup):
-                self._study.add_baseline(baseline)
-            return setup
-        identity = self._question.identity(default.values, built.cubin_sha256)
-        twin = self._known.twin(identity)
-        if twin is not None and not isinstance(twin[1], Rejection):
-            return None  # proven by an earlier run of this study
-        for _, verdict in self._device.judge([(candidate, built)]):
-            if isinstance(verdict, Rejection):
-                raise TemplateError(f"the default config {default.label} is rejected: {verdict.reason}")
-            self._proof = (identity, verdict)
-        return None
-
-    def _claim(self, n: int) -> list[Candidate]:
-        claimed: list[Candidate] = []
-        proposals: dict[Point, Proposal] = {}
-        # Other processes on the study may have claimed all of them: what they left out is proposed next.
-        while not claimed:
-            before = self._proposer.free.copy()
-            room = self._company.room(n)
-            proposals = {proposal.point: proposal for proposal in self._proposer.propose(room)}
-            if not proposals:
-                break
-            claimed = self._study.claim(proposals.values(), self._proposer.free - before, self._company.bounds)
-        self._known.claimed(claimed, proposals)
-        self._proposer.observe(self._known.seen)
-        return claimed
-
-    def _request(self, candidate: Candidate) -> BuildRequest:
-        return self._question.build_request(candidate.config.values)
-
-    def _built(self, batch: Sequence[Candidate]) -> Generator[tuple[Candidate, Artifact | Rejection], None, None]:
-        """Every candidate of the batch as soon as it is built; the others go on being built meanwhile."""
-        with closing(self._builder.stream([self._request(candidate) for candidate in batch])) as stream:
-            for done, (index, result) in enumerate(stream, start=1):
-                self._listener.building(done, len(batch))
-                self._check_stop()
-                yield batch[index], result
-
-    def _check_stop(self) -> None:
-        """Between any two steps: heed a stop, and say in time that this process is alive."""
-        if self._stop:
-            raise Interrupted
-        self._study.keep()
-
-    def _evaluate(self, batch: Sequence[Candidate]) -> None:
-        """Every candidate of the batch gets exactly one verdict, gate by gate, cheap before dear.
-
-        A device that judges one at a time draws the next candidate when it is ready for it, so that the rest of the
-        batch is built while the card is busy.
-        """
+    def _begin(self, batch: Sequence[Candidate]) -> _Group:
+        """Refuse what the static gate refuses, and begin to build the rest."""
         fits = []
         for candidate in batch:
             refusal = self._question.static_gate(candidate.config.values)
@@ -238,15 +193,73 @@ class Search:
                 fits.append(candidate)
             else:
                 self._commit(candidate, refusal, None)
+        return _Group(fits, self._builder.stream([self._request(candidate) for candidate in fits]))
+
+    def _abandon(self) -> None:
+        """Stop all builds; what is left of their candidates goes back to the queue with the study."""
+        for group in self._begun:
+            group.building.close()
+
+    def _prove(self, default: Candidate, built: Artifact | Rejection) -> Setup | None:
+        """The default config must build, fit and be right, or nothing this template yields can be trusted."""
+        label, values = default.config.label, default.config.values
+        if isinstance(built, Rejection):
+            raise TemplateError(f"the default config {label} does not build: {built.reason}")
+        if self._timing is not None:
+            setup = self._timing.start(values, built)
+            self._listener.set_up(setup)
+            self._study.set_environment(setup.environment)
+            self._reference_us = self._study.fellows.agree_on_reference(setup.control_us)
+            for baseline in baselines_at_start(setup):
+                self._study.add_baseline(baseline)
+            return setup
+        identity = self._question.identity(values, built.cubin_sha256)
+        twin = self._known.twin(identity)
+        if twin is not None and not isinstance(twin[1], Rejection):
+            return None  # proven by an earlier run of this study
+        for _, verdict in self._device.judge([(default, built)]):
+            if isinstance(verdict, Rejection):
+                raise TemplateError(f"the default config {label} is rejected: {verdict.reason}")
+            self._proof = (identity, verdict)
+        return None
+
+    def _request(self, candidate: Candidate) -> BuildRequest:
+        return self._question.build_request(candidate.config.values)
+
+    def _check_stop(self) -> None:
+        """Between any two steps: heed a stop, and say in time that this process is alive."""
+        if self._stop:
+            raise Interrupted
+        self._study.keep()
+
+    def _judge(self) -> None:
+        """Every candidate gets exactly one verdict, gate by gate, cheap before dear.
+
+        A device that judges one at a time draws the next candidate when it is ready for it; by then more may have been
+        begun. What a device leaves without a verdict waits for the next run.
+        """
         self._listener.phase(f"judging on {self._device.name}")
         artifacts: dict[int, Artifact] = {}
         followers: dict[str, list[tuple[Candidate, Artifact]]] = {}
-        with closing(self._built(fits)) as built:
-            for candidate, verdict in self._device.judge(self._passed(built, artifacts, followers)):
-                identity = self._settle(candidate, verdict, artifacts[candidate.number])
-                for follower, copy in followers.pop(identity):
-                    self._commit(follower, verdict, copy, twin_of=candidate.number)
+        judged = self._device.judge(self._passed(self._built(), artifacts, followers))
+        for candidate, verdict in self._watch.each("judging", judged):
+            identity = self._settle(candidate, verdict, artifacts[candidate.number])
+            for follower, copy in followers.pop(identity):
+                self._commit(follower, verdict, copy, twin_of=candidate.number)
+            self._check_stop()
+            self._go_on()
+        self._flying = {candidate.number for group in self._begun for candidate in group.candidates}
+
+    def _built(self) -> Iterator[tuple[Candidate, Artifact | Rejection]]:
+        """Every candidate as soon as it is built, in the order of their groups; the others go on being built."""
+        while self._begun:
+            group = self._begun[0]
+            for done, (index, result) in enumerate(self._watch.each("waiting for builds", group.building), start=1):
+                self._listener.building(done, len(group.candidates))
                 self._check_stop()
+                yield group.candidates[index], result
+            self._begun.popleft()
+            self._go_on()
 
     def _passed(
         self,
@@ -287,17 +300,8 @@ class Search:
         if isinstance(verdict, Measurement) and self._reference_us is not None:
             # Ratios are this card's, the scale is the first one's: times of all that share the study can be compared.
             verdict = dataclasses.replace(verdict, control_reference_us=self._reference_us)
-        self._study.commit(candidate, verdict, artifact, twin_of=twin_of)
-        self._proposer.observe([self._known.judged(candidate, verdict, twin_of)])
+        with self._watch("database"):
+            self._study.commit(candidate, verdict, artifact, twin_of=twin_of)
+        self._known.judged(candidate, verdict, twin_of)
+        self._flying.discard(candidate.number)
         self._listener.judged(candidate, verdict, artifact, self._known.paid)
-
-    def _confirm(self, timing: TimingDevice) -> Finals | None:
-        return confirm_best(
-            self._question,
-            self._study,
-            self._builder,
-            timing,
-            self._listener,
-            screening=self._screening,
-            check_stop=self._check_stop,
-        )

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from evoengine.archive.records import Record
 from evoengine.convergence import Converged, converged, timer_noise
+from evoengine.pace import visible
 from evoengine.question import Question
 from evoengine.sampler import Proposal, Seen
 from evoengine.space import Point
@@ -32,9 +33,9 @@ class Knowledge:
         return len(self._paid)
 
     @property
-    def seen(self) -> Iterable[Seen]:
-        """Every trial."""
-        return self._seen.values()
+    def next_number(self) -> int:
+        """Of the next trial, where nobody else bears any."""
+        return max(self._seen, default=-1) + 1
 
     def remember(self, records: Iterable[Record]) -> None:
         """What the database holds, of other processes too."""
@@ -65,7 +66,7 @@ class Knowledge:
                 proposals[point].expected_gain,
             )
 
-    def judged(self, candidate: Candidate, verdict: Verdict, twin_of: int | None) -> Seen:
+    def judged(self, candidate: Candidate, verdict: Verdict, twin_of: int | None) -> None:
         if is_paid(verdict, twin_of):
             self._paid.add(candidate.number)
         seen = self._seen[candidate.number]
@@ -77,7 +78,6 @@ class Knowledge:
             value = verdict.median_us if isinstance(verdict, Measurement) else None
             seen = dataclasses.replace(seen, value=value, state="done")
         self._seen[candidate.number] = seen
-        return seen
 
     def twin(self, identity: str) -> tuple[int, Verdict] | None:
         """The trial that runs the same, and its verdict."""
@@ -86,6 +86,17 @@ class Knowledge:
     def settled(self, identity: str, number: int, verdict: Verdict) -> None:
         self._twins[identity] = (number, verdict)
 
-    def converged(self) -> Converged | None:
+    # *** what a proposal may know: verdicts of trials before `known` ***
+
+    def seen(self, known: int) -> list[Seen]:
+        """Every trial; those from `known` on run."""
+        return visible(self._seen.values(), known)
+
+    def spent(self, known: int) -> int:
+        """Candidates that are paid for, or will be if all of those from `known` on are."""
+        return len({number for number in self._paid if number < known} | {n for n in self._seen if n >= known})
+
+    def converged(self, known: int) -> Converged | None:
         """Whether nothing is left to gain."""
-        return converged(self._seen.values(), timer_noise(verdict for _, verdict in self._twins.values()))
+        noise = timer_noise(verdict for number, verdict in self._twins.values() if number < known)
+        return converged([one for one in self.seen(known) if one.state == "done"], noise)

@@ -72,6 +72,8 @@ class FakeBench:
         return Hello(self._uuid, "Fake GPU")
 
     def open(self, request: Open) -> Opened:
+        if self._gone():
+            raise FatalCudaError("CUDA_ERROR_NO_DEVICE from cuDevicePrimaryCtxRetain")
         self._note("seeds", str(request.seed))
         _, load, others = self._card
         return Opened({"gpu": "Fake GPU", "other_load_percent": load, "other_processes": others})

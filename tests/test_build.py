@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from evoengine.build import Builder, BuildRequest, cache_home, find_toolchain
-from evoengine.build import builder as builder_module
+from evoengine.build import Builder, BuildRequest, cache_home, compiling, find_toolchain
 from evoengine.build import cache as cache_module
 from evoengine.build.cache import Result, entry_folder, publish, read_result
 from evoengine.build.graph import chunks
@@ -56,7 +55,7 @@ def no_compiling(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         def fail(*arguments: object) -> None:
             raise AssertionError("this should have come from the cache")
 
-        monkeypatch.setattr(builder_module, "NinjaRun", fail)
+        monkeypatch.setattr(compiling, "NinjaRun", fail)
 
     return forbid
 

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -369,6 +369,45 @@ def test_the_compilers_go_on_while_a_result_is_looked_at_and_end_with_the_iterat
     assert 1 == index
     assert set() != running
     assert set() == processes_below(home)
+
+
+def test_builds_begin_before_the_first_result_is_asked_for(home: Path, template: Template) -> None:
+    with Builder(template, "sm_89", jobs=1, home=home) as builder, closing(builder.stream([request(1)])) as building:
+        assert eventually(lambda: bool(list(home.glob("work/*/*/result.json"))))
+        [(index, artifact)] = building
+
+    assert 0 == index
+    assert isinstance(artifact, Artifact)
+
+
+def test_a_stream_that_is_closed_before_it_is_read_leaves_nothing(home: Path, hanging: Path) -> None:
+    with Builder(load_template(hanging), "sm_89", jobs=1, deadline_seconds=600.0, home=home) as builder:
+        stream = builder.stream([request(7)])
+        running = processes_below(home)
+        stream.close()
+
+    assert set() != running
+    assert set() == processes_below(home)
+    assert [] == list((home / "work").iterdir())
+
+
+def test_several_streams_share_the_jobs(
+    home: Path, template: Template, fake_nvcc: Callable[[str], None], tmp_path: Path
+) -> None:
+    """Each compile notes how many run; a job that is free is taken by whichever stream has work."""
+    (tmp_path / "running").mkdir()
+    fake_nvcc(f"(cd {tmp_path / 'running'}; touch $$; ls | wc -l >> ../counts; sleep 0.2; rm $$); exit 1")
+    with Builder(template, "sm_89", compiler="nvcc", jobs=2, home=home) as builder:
+        streams = [
+            builder.stream([BuildRequest({"EVO_THREADS": 2 * at + one, "EVO_ITEMS": 7}, 0) for one in (0, 1)])
+            for at in (1, 2, 3)
+        ]
+        results = [result for stream in streams for _, result in stream]
+
+    counts = [int(line) for line in (tmp_path / "counts").read_text().split()]
+    assert 6 == len(results) == len(counts)
+    assert {1, 2} >= set(counts)
+    assert 2 in counts
 
 
 def test_close_from_another_thread_ends_a_build(home: Path, hanging: Path) -> None:

@@ -10,13 +10,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_cuda_worker import FAULTS
 
-from evoengine.devices.cuda import CudaDevice, Final, device
+from evoengine.cli import early
+from evoengine.devices.cuda import CudaDevice, Final, device, probe
 from evoengine.devices.cuda.lock import GpuLock
 from evoengine.devices.cuda.messages import (
     COMPETITORS,
@@ -40,7 +42,7 @@ from evoengine.devices.cuda.messages import (
     decode_request,
     encode,
 )
-from evoengine.devices.cuda.process import child_environment
+from evoengine.devices.cuda.process import Worker, child_environment
 from evoengine.devices.cuda.results import BaselineTiming, Deviation
 from evoengine.errors import EvoengineError, TemplateError, UserError
 from evoengine.hardware import card
@@ -468,3 +470,79 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         assert time.monotonic() < end, f"waited in vain for {what}"
         time.sleep(0.02)
+
+
+class TestSpares:
+    def test_one_waits_while_candidates_are_judged_and_the_final_run_takes_it(
+        self, make: Callable[..., CudaDevice], tmp_path: Path
+    ) -> None:
+        made = make(spares=True)
+        made.start(candidate(0).config.values, ARTIFACT)
+        before = len(notes(tmp_path, "starts"))
+        [(one, _)] = made.judge([(candidate(1), ARTIFACT)])
+        finals = made.finals([(one, ARTIFACT)], 9)
+        timer, spare = notes(tmp_path, "starts")
+
+        assert 1 == before
+        assert timer != spare
+        assert ["1", "9"] == notes(tmp_path, "seeds"), "the final run's process is a fresh one"
+        assert [one] == [each for each, _ in finals.finalists]
+
+    def test_a_fault_takes_the_one_that_waits(self, make: Callable[..., CudaDevice], tmp_path: Path) -> None:
+        made = make(spares=True)
+        made.start(candidate(0).config.values, ARTIFACT)
+        verdicts = judge(made, "dies", "right")
+
+        assert [Rejection, Measurement] == [type(verdict) for verdict in verdicts]
+        assert 2 == len(notes(tmp_path, "starts"))
+
+    def test_one_that_was_started_before_is_the_first(self, make: Callable[..., CudaDevice], tmp_path: Path) -> None:
+        early = Worker(make()._session._command)
+        made = make(started=early)
+        made.start(candidate(0).config.values, ARTIFACT)
+
+        assert [str(early.process.pid)] == notes(tmp_path, "starts")
+
+    def test_one_that_nobody_needed_ends_with_the_device(self, make: Callable[..., CudaDevice]) -> None:
+        early = Worker(make()._session._command)
+        make(started=early).close()
+
+        assert early.process.returncode is not None
+
+
+class TestEarly:
+    @pytest.fixture
+    def worker(self, make: Callable[..., CudaDevice], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(early, "WORKER", make()._session._command[:-1])
+        monkeypatch.setattr(probe, "begin", lambda ordinal: None)
+
+    @pytest.mark.usefixtures("worker")
+    @pytest.mark.parametrize(("device", "begun"), [("auto", True), ("cuda", True), ("cuda:0", True), ("none", False)])
+    def test_a_worker_is_begun_where_a_card_is_meant(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, begun: bool
+    ) -> None:
+        monkeypatch.setattr(early, "DRIVER", (tmp_path,))
+        with closing(early.Early(device)) as made:
+            worker = made.take()
+            again = made.take()
+        if worker is not None:
+            worker.close()
+
+        assert begun == (worker is not None)
+        assert again is None
+
+    @pytest.mark.usefixtures("worker")
+    def test_nothing_is_begun_without_a_driver(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(early, "DRIVER", (tmp_path / "none",))
+
+        assert early.Early("auto").take() is None
+
+    @pytest.mark.usefixtures("worker")
+    def test_what_nobody_takes_is_ended(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(early, "DRIVER", (tmp_path,))
+        made = early.Early("cuda")
+        worker = made._worker
+        made.close()
+
+        assert worker is not None
+        assert worker.process.returncode is not None

@@ -123,7 +123,7 @@ def test_a_full_database_stops_the_search_and_loses_nothing(folder: Path) -> Non
 @needs_mount
 def test_a_full_cache_stops_the_search_and_loses_nothing(folder: Path) -> None:
     (folder / "cache").mkdir()
-    disk = Disk(folder, "cache", 14, folder / "cache")
+    disk = Disk(folder, "cache", 29, folder / "cache")
     before = judged(records(folder / "studies" / "evoengine.db"))
 
     assert 2 == disk.code

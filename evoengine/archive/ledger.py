@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages._rdb.models import BaseModel
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import ColumnElement, Connection, Delete, RowMapping, Update, select, update
 
@@ -18,6 +19,8 @@ from evoengine.archive.sessions import TAKEN_OVER
 from evoengine.errors import Unavailable, UserError
 
 T = TypeVar("T")
+
+TRIALS = BaseModel.metadata.tables["trials"]
 
 OPTUNA_CANNOT_READ = (
     *(ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError),
@@ -106,7 +109,12 @@ class Ledger:
         if not self.attach(digest, trial_id, tables.candidate.c.session_id == holder, **changes):
             self.set_state(trial_id, TrialState.FAIL)
             raise Unavailable(f"study {self._name} was {TAKEN_OVER}: {self._hint}")
-        return self._patiently(lambda: self._storage.get_trial_number_from_id(trial_id))
+        # Optuna would read the whole trial for it, which takes as long as its birth.
+        number = self.read(
+            lambda connection: connection.scalar(select(TRIALS.c.number).where(TRIALS.c.trial_id == trial_id))
+        )
+        assert number is not None, "it was born with one"
+        return int(number)
 
     def attach(self, digest: str, trial_id: int, held: ColumnElement[bool], **changes: int | None) -> bool:
         """Enter the trial, and what else `changes`, in the row of the candidate with this config digest.

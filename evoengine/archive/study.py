@@ -142,6 +142,9 @@ class Study:
     def claim_waiting(self, limit: int, *, estimated: bool) -> list[Candidate]:
         """Up to `limit` waiting candidates: those never evaluated, or those `estimated` that wait to be measured, the
         best estimate first."""
+        unclaimed = (candidates.c.study_id == self._ledger.id) & candidates.c.session_id.is_(None)
+        if self._ledger.read(lambda c: c.scalar(select(candidates.c.id).where(unclaimed).limit(1))) is None:
+            return []  # as nearly always in a search, of which the records are many
         waiting = [one for one in self.records() if one.state == "waiting" and (one.estimate is not None) == estimated]
         waiting.sort(key=lambda one: (one.estimate.estimated_us if one.estimate else 0.0, one.number))
         claimed: list[Candidate] = []

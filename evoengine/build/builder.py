@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Generator, Mapping, Sequence
+import weakref
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,14 +24,30 @@ from evoengine.build.cache import (
     unusable,
     work_folder,
 )
-from evoengine.build.graph import NinjaRun, chunks
+from evoengine.build.compiling import Compiling, Limits, lasts
 from evoengine.build.log import LOG_TAIL_CHARS, failure, out_of_memory, resource_usage
 from evoengine.build.requests import BuildRequest, gathered
-from evoengine.build.shared import Store, pack, unpack
+from evoengine.build.shared import Store, unpack
 from evoengine.build.toolchain import Compiler, find_toolchain
-from evoengine.errors import EvoengineError, UserError
+from evoengine.errors import EvoengineError
 from evoengine.template import Template
 from evoengine.verdict import Artifact, Gate, Rejection
+
+
+class Building(Iterator[tuple[int, Artifact | Rejection]]):
+    """Builds that have begun: an index and its result at a time."""
+
+    def __init__(self, results: Iterator[tuple[int, Artifact | Rejection]], compiling: Compiling | None) -> None:
+        self._results = results
+        self._compiling = compiling
+
+    def __next__(self) -> tuple[int, Artifact | Rejection]:
+        return next(self._results)
+
+    def close(self) -> None:
+        """Kill what still runs."""
+        if self._compiling is not None:
+            self._compiling.close()
 
 
 class Builder:
@@ -73,20 +91,24 @@ class Builder:
         self.memory_bytes = memory_bytes
         self.home = home or cache_home()
         self._command = self.toolchain.command(arch)
+        self._slots = os.memfd_create("slots")
+        weakref.finalize(self, os.close, self._slots)  # builders are not always closed
+        self._compiling: weakref.WeakSet[Compiling] = weakref.WeakSet()
         self.store: Store | None = None
-        self._run: NinjaRun | None = None
         self._lock = CacheLock(self.home)
         self._closed = False
 
     def build(self, requests: Sequence[BuildRequest]) -> list[Artifact | Rejection]:
         """Build all requests; results in the order of the requests. Raises what `stream` raises."""
-        results = dict(self.stream(requests))
+        with closing(self.stream(requests)) as building:
+            results = dict(building)
         return [results[index] for index in range(len(requests))]
 
-    def stream(self, requests: Sequence[BuildRequest]) -> Generator[tuple[int, Artifact | Rejection], None, None]:
-        """Build all requests; the index of each with its result as soon as that is known, cached ones first.
+    def stream(self, requests: Sequence[BuildRequest]) -> Building:
+        """Begin to build all requests; the index of each with its result as soon as that is known, cached ones first.
 
-        The compilers go on while the caller is busy with a result. Closing the iterator kills what still runs.
+        The compilers go on while the caller is busy with something else. Of several streams at once `jobs` compiles run
+        at a time. Closing the iterator kills what still runs of it.
 
         Raises:
             TemplateError: kernel.cu lacks a macro or its entry function: no config of this template can be built.
@@ -94,12 +116,10 @@ class Builder:
                 to, or the template's sources changed while it was in use.
         """
         self._lock.share()  # until `close`: what was built is read again to be timed and exported
-        with closing(self._stream([one for request in requests for one in request.parts])) as results:
-            yield from gathered(requests, results)
-
-    def _stream(self, requests: Sequence[BuildRequest]) -> Generator[tuple[int, Artifact | Rejection], None, None]:
+        parts = [one for request in requests for one in request.parts]
+        cached: list[tuple[int, Artifact | Rejection]] = []
         to_build: dict[str, list[int]] = {}
-        for index, request in enumerate(requests):
+        for index, request in enumerate(parts):
             digest = self._digest(request)
             try:
                 result = read_result(entry_folder(self.home, digest))
@@ -108,23 +128,36 @@ class Builder:
             if result is None:
                 to_build.setdefault(digest, []).append(index)
             else:
-                yield index, self._judge(digest, result, request.smem_bytes, cached=True)
+                cached.append((index, self._judge(digest, result, request.smem_bytes, cached=True)))
         for digest, result in self._fetched(to_build):
             for index in to_build.pop(digest):
-                yield index, self._judge(digest, result, requests[index].smem_bytes, cached=True)
+                cached.append((index, self._judge(digest, result, parts[index].smem_bytes, cached=True)))
         if not to_build:
-            return
-        defines = {digest: requests[indices[0]].defines for digest, indices in to_build.items()}
-        with closing(self._compile(defines)) as compiled:
-            for digest, result in compiled:
+            return Building(gathered(requests, cached), None)
+        if self._closed:
+            raise EvoengineError("the builder is closed")
+        options = {
+            digest: [f"-D{name}={value}" for name, value in parts[indices[0]].defines.items()]
+            for digest, indices in to_build.items()
+        }
+        limits = Limits(self.deadline_seconds, self.memory_bytes, self.jobs, self._slots)
+        compiling = Compiling(
+            self.home, self.template, self.toolchain, self._command, self.arch, limits, options, self.store
+        )
+        self._compiling.add(compiling)
+
+        def compiled() -> Iterator[tuple[int, Artifact | Rejection]]:
+            for digest, result in compiling:
                 for index in to_build[digest]:
-                    yield index, self._judge(digest, result, requests[index].smem_bytes, cached=False)
+                    yield index, self._judge(digest, result, parts[index].smem_bytes, cached=False)
+
+        return Building(gathered(requests, chain(cached, compiled())), compiling)
 
     def close(self) -> None:
         """Kill whatever runs. A `build` in another thread then raises EvoengineError."""
         self._closed = True
-        if self._run is not None:
-            self._run.interrupt()
+        for compiling in list(self._compiling):
+            compiling.interrupt()
         self._lock.close()
 
     def __enter__(self) -> Self:
@@ -142,81 +175,6 @@ class Builder:
         inputs = [self.template.device_digest, defines, self.arch, self.toolchain.digest, options]
         return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:32]
 
-    def _compile(self, defines: Mapping[str, Mapping[str, int]]) -> Generator[tuple[str, Result], None, None]:
-        """Compile what the cache lacks, publish what will not change, and hand out every digest once."""
-        work = work_folder(self.home)
-        try:
-            self._snapshot(work / "src")
-            waiting = {
-                digest: [f"-D{name}={value}" for name, value in macros.items()] for digest, macros in defines.items()
-            }
-            yield from self._run_ninja(work, waiting, chunks(list(waiting), self.jobs))
-            if waiting:
-                # A worker that dies takes the rest of its chunk along. Alone on its edge, each one answers for itself.
-                yield from self._run_ninja(work, waiting, [[digest] for digest in waiting])
-            for digest in waiting:
-                yield digest, Result("lost", 0, 0.0, 0, "", "")
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-
-    def _snapshot(self, folder: Path) -> None:
-        """Copy the CUDA sources: what the digest does not cover cannot be included, and an edit cannot slip in."""
-        try:
-            folder.mkdir()
-            for path in self.template.sources:
-                if path.suffix != ".py":
-                    shutil.copyfile(path, folder / path.name)
-        except OSError as error:
-            raise unusable(self.home, error) from error
-        if Template(folder, self.template.module).device_digest != self.template.device_digest:
-            raise UserError(f"the sources in {self.template.folder} changed during the run: start the command again")
-
-    def _run_ninja(
-        self, work: Path, waiting: dict[str, list[str]], chunked: Sequence[Sequence[str]]
-    ) -> Generator[tuple[str, Result], None, None]:
-        """One pass over `waiting` (digest to `-D` options), which loses every digest that got a result."""
-        for digest in waiting:
-            shutil.rmtree(work / digest, ignore_errors=True)
-        toolchain = self.toolchain.compiler
-        try:
-            limits = (self.deadline_seconds, self.memory_bytes, self.jobs)
-            run = NinjaRun(work, toolchain, self._command, waiting, chunked, *limits)
-        except OSError as error:
-            raise unusable(self.home, error) from error
-        with closing(run):
-            self._run = run
-            if self._closed:
-                raise EvoengineError("the builder is closed")
-            for kind, text in run:
-                if kind == "os_error":
-                    raise unusable(self.home, OSError(text))
-                if kind == "traceback":
-                    raise RuntimeError(f"the compile worker failed:\n{text}")
-                result = read_result(work / text)
-                if result is not None:
-                    del waiting[text]
-                    self._keep(work / text, text, result)
-                    yield text, result
-        if self._closed:
-            raise EvoengineError("the builder was closed during a build")
-
-    def _keep(self, folder: Path, digest: str, result: Result) -> None:
-        """Publish a result that would be the same tomorrow, here and for other machines."""
-        if not self._lasts(result):
-            return
-        final = entry_folder(self.home, digest)
-        try:
-            publish(folder, final)
-            packed = b"" if self.store is None else pack(final)
-        except OSError as error:
-            raise unusable(self.home, error) from error
-        if self.store is not None:
-            self.store.keep(digest, packed)
-
-    def _lasts(self, result: Result) -> bool:
-        answered = result.outcome == "exited" and not out_of_memory(result.log)
-        return result.built or (answered and failure(result.log, self.toolchain.version, self.arch)[1])
-
     def _fetched(self, digests: Collection[str]) -> list[tuple[str, Result]]:
         """What other machines have built; what is not whole is built again."""
         if self.store is None or not digests:
@@ -226,7 +184,7 @@ class Builder:
         try:
             for digest, content in packed.items():
                 result = unpack(content, work / digest)
-                if result is not None and self._lasts(result):
+                if result is not None and lasts(result, self.toolchain.version, self.arch):
                     publish(work / digest, entry_folder(self.home, digest))
                     found.append((digest, result))
         except OSError as error:

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import ninja
 
-from evoengine.build.toolchain import WORKER
+from evoengine.build.toolchain import WORKER, Toolchain
 
 CANDIDATES_PER_EDGE = 4
-"""At most: a worker starts in 0.1-0.2 s, so 4 compiles of 0.4-0.7 s leave less than a tenth of the time to that."""
+"""At most: a worker starts in 0.05 s of CPU, and 4 compiles take 2 s."""
 SIGNAL_SECONDS = 0.5
 """A Ctrl-C just before the wait for a message does not end that wait, so it has an end of its own."""
 MESSAGE_BYTES = 16384
@@ -41,31 +41,35 @@ class NinjaRun:
     Each edge runs one worker over one chunk and its declared outputs are the candidates' result.json, which a failed
     compile has as well. `command` is the fixed part of the compile, `candidates` maps a folder name in `work` to its
     `-D` options. The workers hold the other end of a socket, which tells three things without polling: who has
-    finished, that ninja and all of them are gone (it reads as closed here), and that the engine is gone (there).
+    finished, that ninja and all of them are gone (it reads as closed here), and that the engine is gone (there). Of all
+    runs that share the file `slots`, `jobs` compile at a time.
     """
 
     def __init__(
         self,
         work: Path,
-        compiler: str,
+        toolchain: Toolchain,
         command: Sequence[str],
         candidates: Mapping[str, Sequence[str]],
         chunked: Sequence[Sequence[str]],
         deadline_seconds: float,
         memory_bytes: int,
         jobs: int,
+        slots: int,
     ) -> None:
         self._channel, workers_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel.settimeout(SIGNAL_SECONDS)
-        worker = shlex.join([sys.executable, "-P", str(WORKER)]).replace("$", "$$")
+        worker = shlex.join([sys.executable, "-I", "-S", str(WORKER)]).replace("$", "$$")
         # exec: the worker itself must lead the process group that ninja signals.
-        lines = ["rule compile", f"  command = exec {worker} $in {workers_end.fileno()}"]
+        lines = ["rule compile", f"  command = exec {worker} $in {workers_end.fileno()} {slots}"]
         for number, names in enumerate(chunked):
             chunk = {
-                "compiler": compiler,
+                "compiler": toolchain.compiler,
+                "nvrtc": str(toolchain.library),
                 "command": command,
                 "deadline_seconds": deadline_seconds,
                 "memory_bytes": memory_bytes,
+                "jobs": jobs,
                 "candidates": {name: candidates[name] for name in names},
             }
             (work / f"chunk{number}.json").write_text(json.dumps(chunk))
@@ -79,7 +83,7 @@ class NinjaRun:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=[workers_end.fileno()],
+                pass_fds=[workers_end.fileno(), slots],
                 start_new_session=True,  # Ctrl-C is the engine's to handle, not ninja's
             )
 

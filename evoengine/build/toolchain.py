@@ -21,12 +21,16 @@ WORKER = Path(__file__).with_name("worker.py")
 
 @dataclass(frozen=True, slots=True)
 class Toolchain:
-    """A compiler that was found and has answered. `digest` changes with every release of it."""
+    """A compiler that was found and has answered. `digest` changes with every release of it.
+
+    `executable` is nvcc, `library` is NVRTC's.
+    """
 
     compiler: Compiler
     version: str
     digest: str
     executable: Path | None = None
+    library: Path | None = None
 
     def command(self, arch: str) -> tuple[str, ...]:
         """The fixed part of every compile: nvcc's own path first, options after it. Both print what ptxas measured."""
@@ -57,7 +61,8 @@ def _nvrtc() -> Toolchain:
         reason = (answer.stderr.strip() or f"exit code {answer.returncode}").splitlines()[-1]
         remedy = "pip install cuda-bindings nvidia-cuda-nvrtc, or use --compiler nvcc"
         raise UserError(f"NVRTC is not usable ({reason}): {remedy}")
-    return Toolchain("nvrtc", f"NVRTC {version[1]}", _digest("nvrtc", answer.stdout))
+    library, _, about = answer.stdout.partition("\n")
+    return Toolchain("nvrtc", f"NVRTC {version[1]}", _digest("nvrtc", about), library=Path(library))
 
 
 def _nvcc() -> Toolchain:

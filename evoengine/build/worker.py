@@ -1,9 +1,12 @@
 """Compiles the candidates of one ninja edge, each in a child process of its own with a deadline.
 
-Run as a script, `worker.py CHUNK.json CHANNEL_FD`, with the batch's work folder as current folder (or with
-`--identify-nvrtc`, to print what tells one NVRTC from another). Importing NVRTC costs 0.1-0.2 s and its first compile
-15 ms more than the next; only the latter is paid again in a fork. So one worker serves several candidates, and still
-each of them can crash, hang or be killed alone. It imports nothing of evoengine, whose nouns would add to every start.
+Run as a script, `worker.py CHUNK.json CHANNEL_FD SLOTS_FD`, with the batch's work folder as current folder (or with
+`--identify-nvrtc`, to print what tells one NVRTC from another, and where it is). It imports nothing of evoengine or
+outside the standard library, and NVRTC is called through ctypes: a start costs 50 ms of CPU that way, with
+cuda-bindings 125, and a compile 500. Each compile is a fork, which can crash, hang or be killed alone.
+
+Several batches may be compiled at once. A compile takes one of as many slots as there are jobs: a byte of the file
+behind SLOTS_FD that it locks. The system frees the lock of a worker that dies.
 
 For each candidate it leaves, in the candidate's folder, build.log, kernel.cubin and kernel.ptx (where the compile
 succeeded) and last of all result.json:
@@ -22,17 +25,16 @@ its child and leaves.
 
 import contextlib
 import ctypes
+import fcntl
 import hashlib
 import json
 import os
 import resource
 import select
-import shutil
 import signal
 import socket
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -42,6 +44,9 @@ MESSAGE_CHARS = 2000
 # Compilers leave the cores to whoever judges meanwhile: a verdict on an H200 took 40 ms on 16 idle cores, 63 beside 16
 # busy processes, 45 beside 16 nice ones.
 NICE = 10
+SLOT_SECONDS = 0.005
+"""Between two looks for a free slot, of which a look at 16 takes 20 us: a hundredth of a compile is lost at most."""
+NVRTC_SUCCESS, NVRTC_ERROR_COMPILATION = 0, 6  # nvrtc.h, nvrtcResult
 NVCC_FLAG_VARIABLES = ("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS")
 
 Compile = Callable[[list[str], Path], int]
@@ -57,7 +62,7 @@ def main() -> None:
     # ninja passes an interrupt on as a signal to the worker's process group; the compile is in a group of its own.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with last_words(channel):
-        serve(json.loads(Path(sys.argv[1]).read_text()), channel)
+        serve(json.loads(Path(sys.argv[1]).read_text()), channel, int(sys.argv[3]))
 
 
 @contextlib.contextmanager
@@ -69,17 +74,20 @@ def last_words(channel: socket.socket) -> Iterator[None]:
         channel.send(f"os_error {error}".encode())
         os._exit(os.EX_SOFTWARE)
     except Exception:
+        import traceback  # 10 ms, which no worker pays that does well
+
         channel.send(f"traceback {traceback.format_exc()[-MESSAGE_CHARS:]}".encode())
         os._exit(os.EX_SOFTWARE)
 
 
-def serve(chunk: dict[str, Any], channel: socket.socket) -> None:
-    compile_one = nvrtc_compile() if chunk["compiler"] == "nvrtc" else nvcc_compile
+def serve(chunk: dict[str, Any], channel: socket.socket, slots: int) -> None:
     os.nice(NICE)
+    compile_one = nvrtc_compile(chunk["nvrtc"]) if chunk["compiler"] == "nvrtc" else nvcc_compile
     for name, defines in chunk["candidates"].items():
         folder = Path(name)
         folder.mkdir(exist_ok=True)  # ninja has made it, being the folder of an output
         log = os.memfd_create("build.log")  # in memory, so that a full disk cannot swallow what the compiler says of it
+        slot = take_slot(slots, chunk["jobs"], channel)
         started = time.monotonic()
         pid = os.fork()
         if pid == 0:
@@ -87,6 +95,7 @@ def serve(chunk: dict[str, Any], channel: socket.socket) -> None:
                 os._exit(child(compile_one, [*chunk["command"], *defines], folder, log, chunk["memory_bytes"]))
         outcome, code, peak_bytes = wait(pid, chunk["deadline_seconds"], channel)
         seconds = time.monotonic() - started
+        fcntl.lockf(slots, fcntl.LOCK_UN, 1, slot)
         if (outcome, code) == ("exited", os.EX_SOFTWARE):
             sys.exit(code)  # the child has said why
         with open(log, "rb") as written:
@@ -97,6 +106,19 @@ def serve(chunk: dict[str, Any], channel: socket.socket) -> None:
         result = {"outcome": outcome, "code": code, "seconds": round(seconds, 3), "peak_bytes": peak_bytes}
         (folder / "result.json").write_text(json.dumps(result | {"sha256": sha256}))
         channel.send(f"done {name}".encode())
+
+
+def take_slot(slots: int, jobs: int, channel: socket.socket) -> int:
+    """Wait for a free slot and lock it. Leaves the worker when the engine is gone."""
+    poll = select.poll()
+    poll.register(channel, select.POLLIN)
+    while True:
+        for slot in range(jobs):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.lockf(slots, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, slot)
+                return slot
+        if poll.poll(SLOT_SECONDS * 1000):
+            sys.exit("the engine is gone")
 
 
 def wait(pid: int, deadline_seconds: float, channel: socket.socket) -> tuple[str, int, int]:
@@ -139,48 +161,79 @@ def child(compile_one: Compile, arguments: list[str], folder: Path, log: int, me
         return 1
 
 
-def text(program: Any, size_of: Any, read: Any) -> bytes:
-    """One of the texts that an NVRTC program holds, fetched the way C does: first its size, then its bytes."""
-    _, size = size_of(program)
-    buffer = bytes(size)  # the binding writes into it: it takes nothing but bytes
-    read(program, buffer)
-    return buffer
-
-
 def identify_nvrtc() -> None:
-    """Print what heads every PTX: the full version and the build, where nvrtcVersion() stops at 13.0."""
+    """Print the path of the library, and what heads every PTX: the full version and the build, where nvrtcVersion()
+    stops at 13.0."""
     try:
         from cuda.bindings import nvrtc
 
-        _, program = nvrtc.nvrtcCreateProgram(b'extern "C" __global__ void f() {}', b"identify.cu", 0, [], [])
+        nvrtc.nvrtcVersion()
     except (ImportError, RuntimeError) as error:  # cuda-pathfinder's DynamicLibNotFoundError is a RuntimeError
         sys.exit(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
-    (status,) = nvrtc.nvrtcCompileProgram(program, 0, [])
-    if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-        sys.exit(f"an empty kernel gives {status.name}")
-    ptx = text(program, nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX).decode()
-    print("\n".join(line for line in ptx.splitlines() if line.startswith("// ")))
+    mapped = [line.rstrip().split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
+    library = next(fields[5] for fields in mapped if len(fields) == 6 and "/libnvrtc.so" in fields[5])
+    found = Nvrtc(library)
+    program = found.program(b'extern "C" __global__ void f() {}', b"identify.cu")
+    status = found.compile(program, [])
+    if status != NVRTC_SUCCESS:
+        sys.exit(f"an empty kernel gives {found.name_of(status)}")
+    lines = found.text(program, "PTX").decode().splitlines()
+    print("\n".join([library, *(line for line in lines if line.startswith("// "))]))
 
 
-def nvrtc_compile() -> Compile:
-    """A function that compiles src/kernel.cu into a folder; the import is paid here, once for the worker."""
-    from cuda.bindings import nvrtc
+class Nvrtc:
+    """The functions of nvrtc.h that a compile needs."""
 
+    def __init__(self, library: str) -> None:
+        # NVRTC looks for its builtins by name alone: it finds those that are loaded.
+        for builtins in Path(library).parent.glob("libnvrtc-builtins.so*"):
+            ctypes.CDLL(str(builtins))
+        self._library = ctypes.CDLL(library)
+        self._library.nvrtcGetErrorString.restype = ctypes.c_char_p
+
+    def program(self, source: bytes, name: bytes) -> ctypes.c_void_p:
+        made = ctypes.c_void_p()
+        status = self._library.nvrtcCreateProgram(ctypes.byref(made), source, name, 0, None, None)
+        if status != NVRTC_SUCCESS:
+            raise MemoryError(self.name_of(status))  # nothing else can go wrong with a source of ours
+        return made
+
+    def compile(self, program: ctypes.c_void_p, options: list[bytes]) -> int:
+        given: int = self._library.nvrtcCompileProgram(
+            program, len(options), (ctypes.c_char_p * len(options))(*options)
+        )
+        return given
+
+    def text(self, program: ctypes.c_void_p, kind: str) -> bytes:
+        """One of the texts that a program holds: "ProgramLog", "CUBIN", "PTX". Terminating zeros are part of it."""
+        size = ctypes.c_size_t()
+        getattr(self._library, f"nvrtcGet{kind}Size")(program, ctypes.byref(size))
+        buffer = ctypes.create_string_buffer(size.value)
+        getattr(self._library, f"nvrtcGet{kind}")(program, buffer)
+        return buffer.raw
+
+    def name_of(self, status: int) -> str:
+        name: bytes = self._library.nvrtcGetErrorString(status)
+        return name.decode()
+
+
+def nvrtc_compile(library: str) -> Compile:
+    """A function that compiles src/kernel.cu into a folder; the library is loaded here, once for the worker."""
+    nvrtc = Nvrtc(library)
     source = Path("src/kernel.cu").read_bytes()
 
     def compile_one(arguments: list[str], folder: Path) -> int:
-        options = [argument.encode() for argument in arguments]
-        _, program = nvrtc.nvrtcCreateProgram(source, b"kernel.cu", 0, [], [])
-        (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
-        log = text(program, nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog).rstrip(b"\0")
-        if status not in (nvrtc.nvrtcResult.NVRTC_SUCCESS, nvrtc.nvrtcResult.NVRTC_ERROR_COMPILATION):
-            log += f"\nnvrtc returned {status.name}\n".encode()
+        program = nvrtc.program(source, b"kernel.cu")
+        status = nvrtc.compile(program, [argument.encode() for argument in arguments])
+        log = nvrtc.text(program, "ProgramLog").rstrip(b"\0")
+        if status not in (NVRTC_SUCCESS, NVRTC_ERROR_COMPILATION):
+            log += f"\nnvrtc returned {nvrtc.name_of(status)}\n".encode()
         with open(1, "wb", closefd=False) as output:
             output.write(log)
-        if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+        if status != NVRTC_SUCCESS:
             return 1
-        (folder / "kernel.cubin").write_bytes(text(program, nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN))
-        (folder / "kernel.ptx").write_bytes(text(program, nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX).rstrip(b"\0"))
+        (folder / "kernel.cubin").write_bytes(nvrtc.text(program, "CUBIN"))
+        (folder / "kernel.ptx").write_bytes(nvrtc.text(program, "PTX").rstrip(b"\0"))
         return 0
 
     return compile_one
@@ -202,6 +255,8 @@ def collect_ptx(folder: Path) -> None:
     if keep.is_dir():
         if (keep / "kernel.ptx").is_file():
             (keep / "kernel.ptx").rename(folder / "kernel.ptx")
+        import shutil  # 15 ms, which NVRTC's workers do not pay
+
         shutil.rmtree(keep)
 
 

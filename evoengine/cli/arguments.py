@@ -157,7 +157,11 @@ def run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", metavar="N", type=natural, help="compiles at a time (default: all cores)")
     cache(parser)
     parser.add_argument(
-        "--batch", metavar="N", type=natural, help="candidates proposed at once (default: twice the jobs, 8 to 32)"
+        "--batch",
+        metavar="N",
+        type=natural,
+        help="candidates in flight at most; N/8 are proposed at a time, once all but the last N/2 are judged (default: "
+        "twice the jobs, 8 to 32)",
     )
     parser.add_argument("--top", metavar="N", type=natural, default=8, help="rows of the final table")
     quiet_or_verbose(parser)
@@ -166,7 +170,7 @@ def run_options(parser: argparse.ArgumentParser) -> None:
 def quiet_or_verbose(parser: argparse.ArgumentParser) -> None:
     group = parser.add_mutually_exclusive_group()
     group.add_argument("-q", "--quiet", action="store_true", help="no progress, only the result")
-    group.add_argument("-v", "--verbose", action="store_true", help="a line for every verdict")
+    group.add_argument("-v", "--verbose", action="store_true", help="a line for every verdict, and where the time went")
 
 
 def until_converged(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evoengine.archive.study import Study
+from evoengine.cli.early import Early
 from evoengine.cli.resolve import Target
 from evoengine.devices import Device, TimingDevice
 from evoengine.devices.cuda import CudaDevice
@@ -23,7 +24,7 @@ from evoengine.verdict import Measurement, on_shapes
 
 
 def device_for(
-    question: Question, target: Target, study: Study, jobs: int, *, force: bool
+    question: Question, target: Target, study: Study, jobs: int, *, force: bool, early: Early | None = None
 ) -> tuple[Device, TimingDevice | None]:
     """The device, and the same again where it times. A study that was measured before keeps its scale and its best."""
     if target.ordinal is None:
@@ -40,7 +41,7 @@ def device_for(
         device = ShapesDevice(members, lock)
     else:
         times = [(one.control_reference_us, one.median_us) for one in measured]
-        device = _card(question, question.problem, target, study, times, force=force)
+        device = _card(question, question.problem, target, study, times, force=force, early=early)
     return device, device
 
 
@@ -58,6 +59,7 @@ def _card(
     *,
     force: bool,
     lock: SharedLock | None = None,
+    early: Early | None = None,
 ) -> CudaDevice:
     """The card for one problem; `known` are the control's scale and the time of what the study measured there."""
     assert target.ordinal is not None, "there is a card"
@@ -71,6 +73,8 @@ def _card(
         reference_us=known[0][0] if known else None,
         best_us=min((time_us for _, time_us in known), default=float("inf")),
         lock=lock,
+        started=None if early is None else early.take(),
+        spares=lock is None,
     )
 
 

@@ -14,6 +14,7 @@ from evoengine.archive.archive import Archive
 from evoengine.archive.records import StudySpec, fastest
 from evoengine.archive.study import Study
 from evoengine.cli.dispatch import dispatch_row, dispatch_table, show_dispatch
+from evoengine.cli.early import Early
 from evoengine.cli.judges import check_sanitizer
 from evoengine.cli.new_study import Asked, ask, begun, create, proposer_of
 from evoengine.cli.resolve import find_target
@@ -23,13 +24,14 @@ from evoengine.cli.tables import console
 from evoengine.errors import TemplateError
 from evoengine.problem import problem_digest
 from evoengine.progress import Budget
+from evoengine.stopwatch import Stopwatch
 from evoengine.verdict import Estimate, is_paid
 
 KEPT = "kept"
 NOT_BEGUN = "not begun"
 
 
-def run(arguments: argparse.Namespace, shapes: Sequence[str]) -> int:
+def run(arguments: argparse.Namespace, shapes: Sequence[str], early: Early, watch: Stopwatch) -> int:
     """Search every shape, those first that come first; a shape that is given twice counts once."""
     target = find_target(arguments.device, arguments.target, arguments.limits)
     check_sanitizer(arguments, target)
@@ -38,7 +40,7 @@ def run(arguments: argparse.Namespace, shapes: Sequence[str]) -> int:
     with closing(Archive.open(storage_url(arguments.storage))) as archive:
         go_on = _same_command(arguments)
         try:
-            rows, stopped = _search_all(arguments, archive, distinct, go_on)
+            rows, stopped = _search_all(arguments, archive, distinct, go_on, early, watch)
         except KeyboardInterrupt:
             _say_how_to_go_on(go_on)
             raise
@@ -57,7 +59,12 @@ def run(arguments: argparse.Namespace, shapes: Sequence[str]) -> int:
 
 
 def _search_all(
-    arguments: argparse.Namespace, archive: Archive, every: Sequence[Asked], go_on: str
+    arguments: argparse.Namespace,
+    archive: Archive,
+    every: Sequence[Asked],
+    go_on: str,
+    early: Early,
+    watch: Stopwatch,
 ) -> tuple[list[dict[str, Any]], bool]:
     """A row for every shape, and whether the user stopped it before the last."""
     studies = archive.studies()
@@ -78,7 +85,8 @@ def _search_all(
                 study, proposer = create(arguments, archive, asked, name, before)
             else:
                 proposer = proposer_of(study, asked.question)
-            run = Run(asked.question, asked.target, asked.builder, proposer, study, _budget(arguments), go_on)
+            budget = _budget(arguments)
+            run = Run(asked.question, asked.target, asked.builder, proposer, study, budget, go_on, early, watch)
             ran = _search_one(arguments, run)
             state = ran.outcome.stopped
             stopped = ran.outcome.interrupted or (ran.told_to_stop and number < len(every))

@@ -91,6 +91,15 @@ def _explain(summary: dict[str, Any]) -> None:
     )
 
 
+def show_seconds(seconds: dict[str, float]) -> None:
+    """Where the wall time of a run went, the most first."""
+    drawn, whole = table("\nwhere the time went", "", ">s", ">share"), sum(seconds.values())
+    for activity, spent in sorted(seconds.items(), key=lambda one: -one[1]):
+        drawn.add_row(activity, f"{spent:.1f}", f"{spent / whole:.0%}")
+    drawn.add_row("all", f"{whole:.1f}", "")
+    console().print(drawn)
+
+
 def _on_shapes(rows: list[dict[str, Any]]) -> None:
     """The winner, or else the first config, at every shape of several: what its means are made of."""
     best = next((row for row in rows if row.get("verdict") == "FASTER"), rows[0])

@@ -7,7 +7,7 @@ import shlex
 import signal
 import threading
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 
 from evoengine.archive.lease import Owner
@@ -15,6 +15,7 @@ from evoengine.archive.study import Study
 from evoengine.build import Builder
 from evoengine.cli.arguments import STORAGE
 from evoengine.cli.display import Display
+from evoengine.cli.early import Early
 from evoengine.cli.judges import device_for, screening_for
 from evoengine.cli.resolve import Target
 from evoengine.cli.storage import shared_store, shown_storage
@@ -24,6 +25,7 @@ from evoengine.errors import EvoengineError, TemplateError
 from evoengine.progress import Budget, Outcome
 from evoengine.question import Question
 from evoengine.sampler.proposer import Proposer
+from evoengine.stopwatch import Stopwatch
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
@@ -41,6 +43,8 @@ class Run:
     study: Study
     budget: Budget
     go_on: str
+    early: Early | None = None
+    watch: Stopwatch = field(default_factory=Stopwatch)
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def search_study(arguments: argparse.Namespace, run: Run, joining: Joining | Non
         if budget.candidates > study.spec.budget:
             study.set_budget(budget.candidates)
         stack.enter_context(builder)
-        device, timing = device_for(question, target, study, builder.jobs, force=arguments.force)
+        device, timing = device_for(question, target, study, builder.jobs, force=arguments.force, early=run.early)
         stack.callback(device.close)
         display = Display(out, budget.candidates, measures=measures, quiet=arguments.quiet, verbose=arguments.verbose)
         search = Search(
@@ -96,6 +100,7 @@ def search_study(arguments: argparse.Namespace, run: Run, joining: Joining | Non
             batch=arguments.batch or min(max(2 * builder.jobs, 8), 32),
             listener=stack.enter_context(display),
             screening=screening_for(question, target, study) if arguments.sanitize else None,
+            stopwatch=run.watch,
             ahead=None if joining is None else joining.ahead,
         )
         stop = threading.Event() if joining is None else joining.told_to_stop
@@ -112,7 +117,8 @@ def search_study(arguments: argparse.Namespace, run: Run, joining: Joining | Non
                 "ranked by an estimate; nothing is measured"
             )
         try:
-            outcome = search.run()
+            with run.watch("engine"):
+                outcome = search.run()
         except TemplateError:
             raise
         except EvoengineError as error:  # nothing that is committed is lost

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -12,11 +13,12 @@ from evoengine.archive.archive import Archive
 from evoengine.archive.study import Study
 from evoengine.build import Builder
 from evoengine.cli import per_shape
+from evoengine.cli.early import Early
 from evoengine.cli.entries import shapes_in
 from evoengine.cli.judges import check_sanitizer
 from evoengine.cli.new_study import ask, create, proposer_of
 from evoengine.cli.resolve import Target, find_target, reopen, resume_target, stored_limits
-from evoengine.cli.result import nothing_passed, show_result, summary_of
+from evoengine.cli.result import nothing_passed, show_result, show_seconds, summary_of
 from evoengine.cli.running import INTERRUPTED, Run, resume_command, search_study
 from evoengine.cli.space import show_spaces
 from evoengine.cli.stale import check_elites
@@ -26,19 +28,22 @@ from evoengine.convergence import check_can_converge
 from evoengine.errors import UserError
 from evoengine.progress import Budget, Outcome
 from evoengine.sampler import check_sampler
+from evoengine.stopwatch import Stopwatch
 from evoengine.verification import compiler_of
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace, early: Early, watch: Stopwatch) -> int:
     if arguments.verb == "resume":
-        return _resume(arguments)
+        return _resume(arguments, early, watch)
     shapes = _shapes(arguments)
     if arguments.dry_run:
         return show_spaces(arguments, [[shape] for shape in shapes] if arguments.per_shape and shapes else [shapes])
     check_sampler(arguments.sampler)
     if arguments.until_converged:
         check_can_converge(arguments.sampler)
-    return per_shape.run(arguments, shapes) if arguments.per_shape else _search(arguments, shapes)
+    if arguments.per_shape:
+        return per_shape.run(arguments, shapes, early, watch)
+    return _search(arguments, shapes, early, watch)
 
 
 def _shapes(arguments: argparse.Namespace) -> list[str]:
@@ -50,7 +55,7 @@ def _shapes(arguments: argparse.Namespace) -> list[str]:
     return [*(arguments.shape or ()), *(shapes_in(arguments.shapes) if arguments.shapes else ())]
 
 
-def _search(arguments: argparse.Namespace, shapes: Sequence[str]) -> int:
+def _search(arguments: argparse.Namespace, shapes: Sequence[str], early: Early, watch: Stopwatch) -> int:
     target = find_target(arguments.device, arguments.target, arguments.limits)
     check_sanitizer(arguments, target)
     asked = ask(arguments, target, *shapes)
@@ -58,19 +63,19 @@ def _search(arguments: argparse.Namespace, shapes: Sequence[str]) -> int:
         study, proposer = create(arguments, archive, asked, arguments.study)
         budget = Budget(arguments.budget, arguments.seconds, arguments.until_converged)
         go_on = resume_command(arguments, study)
-        run = Run(asked.question, target, asked.builder, proposer, study, budget, go_on)
+        run = Run(asked.question, target, asked.builder, proposer, study, budget, go_on, early, watch)
         return _finish(arguments, run, search_study(arguments, run).outcome)
 
 
-def _resume(arguments: argparse.Namespace) -> int:
+def _resume(arguments: argparse.Namespace, early: Early, watch: Stopwatch) -> int:
     with closing(Archive.open(existing_storage(arguments.storage))) as archive:
-        return _resume_study(arguments, archive.open_study(arguments.study))
+        return _resume_study(arguments, archive.open_study(arguments.study), early, watch)
 
 
-def _resume_study(arguments: argparse.Namespace, study: Study) -> int:
+def _resume_study(arguments: argparse.Namespace, study: Study, early: Early, watch: Stopwatch) -> int:
     if arguments.until_converged:
         check_can_converge(study.spec.sampler)
-    run = reopened(arguments, study)
+    run = dataclasses.replace(reopened(arguments, study), early=early, watch=watch)
     return _finish(arguments, run, search_study(arguments, run).outcome)
 
 
@@ -108,12 +113,16 @@ def reopened(arguments: argparse.Namespace, study: Study, *, helps: bool = False
 
 
 def _finish(arguments: argparse.Namespace, run: Run, outcome: Outcome) -> int:
-    summary = summary_of(run.question, run.study, run.study.records(), arguments.top)
+    with run.watch("summary"):
+        summary = summary_of(run.question, run.study, run.study.records(), arguments.top)
     summary["stopped"] = outcome.stopped
+    summary["seconds"] = {activity: round(seconds, 3) for activity, seconds in run.watch.seconds().items()}
     if arguments.json:
         print(json.dumps(summary, indent=2))
     else:
         show_result(summary)
+        if arguments.verbose:
+            show_seconds(summary["seconds"])
     if outcome.interrupted:
         console(stderr=True).print(f"go on with: {run.go_on}", soft_wrap=True)
         return INTERRUPTED

@@ -23,7 +23,7 @@ from evoengine.sampler import SAMPLERS
 
 
 def add_search(verbs: Verbs[argparse.ArgumentParser]) -> None:
-    parser = verb(verbs, "search", "search", "search a space for the fastest correct config")
+    parser = verb(verbs, "search", "early", "search a space for the fastest correct config")
     parser.add_argument("--budget", metavar="N", type=natural, default=200, help="candidates sent to the compiler")
     question(parser, several=True)
     parser.add_argument("--sampler", metavar="NAME", default="evolution", help=f"one of {', '.join(SAMPLERS)}")
@@ -48,7 +48,7 @@ def add_search(verbs: Verbs[argparse.ArgumentParser]) -> None:
 
 
 def add_resume(verbs: Verbs[argparse.ArgumentParser]) -> None:
-    parser = verb(verbs, "resume", "search", "go on with a study, from what its database holds")
+    parser = verb(verbs, "resume", "early", "go on with a study, from what its database holds")
     parser.add_argument("study", metavar="STUDY", nargs="?", help="name (default: the last one)")
     parser.add_argument("--budget", metavar="N", type=natural, help="new total of candidates (default: as it was)")
     parser.add_argument("--device", metavar="DEVICE", default="auto", help="auto, cuda, cuda:N, or none")
@@ -120,7 +120,7 @@ def add_replay(verbs: Verbs[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--sampler", metavar="NAME", default="evolution", help=f"one of {', '.join(SAMPLERS)}")
     parser.add_argument("--budget", metavar="N", type=natural, default=200, help="configs tried, failing ones too")
-    parser.add_argument("--batch", metavar="N", type=natural, default=1, help="configs proposed at once")
+    parser.add_argument("--batch", metavar="N", type=natural, default=1, help="as in a search")
     parser.add_argument("--seed", metavar="N", type=whole, default=0, help="seed of the first run")
     parser.add_argument("--runs", metavar="K", type=natural, default=1, help="runs, with seeds N, N+1, ...")
     parser.add_argument(

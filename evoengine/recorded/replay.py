@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evoengine.convergence import Converged, Noise, check_can_converge, converged, timer_noise
+from evoengine.pace import Pace, visible
 from evoengine.recorded.space import RecordedSpace
 from evoengine.sampler import Seen
 from evoengine.sampler.proposer import Proposer
@@ -53,8 +54,9 @@ def replay(
     until_converged: bool = False,
     sources: Sequence[Source] = (),
 ) -> Trace:
-    """Search `space` with `budget` evaluations, `batch` proposals at a time; equal arguments give equal traces.
+    """Search `space` with `budget` evaluations by batches of `batch`; equal arguments give equal traces.
 
+    A proposal knows what it would know in a real search (`Pace`).
     With `noise_percent` each config's time is told with an error that is fixed for (seed, config): log-normal, of that
     standard deviation. `until_converged` stops as a real search does, at that noise or the least that the timer has.
     `sources` are other searches to start from.
@@ -71,12 +73,19 @@ def replay(
     trials: list[Seen] = []
     level = max(timer_noise([]), Noise(noise_percent / 100, "as told"), key=lambda one: one.share)
     end: Converged | None = None
-    while proposals := proposer.propose(min(batch, budget - len(rows))):
-        seen = []
+    pace = Pace(batch)
+    while True:
+        known = pace.known(len(trials))
+        if until_converged and (end := converged(trials[:known], level)):
+            break
+        proposer.observe(visible(trials, known))
+        proposals = proposer.propose(min(pace.room(len(trials)), budget - len(rows)))
+        if not proposals:
+            break
         for proposal in proposals:
             row = space.row_of[proposal.point]
             value = None if np.isnan(costs[row]) else float(costs[row])
-            seen.append(
+            trials.append(
                 Seen(
                     number=len(rows),
                     point=proposal.point,
@@ -91,10 +100,6 @@ def replay(
             )
             rows.append(row)
             told.append(value)
-        proposer.observe(seen)
-        trials += seen
-        if until_converged and (end := converged(trials, level)):
-            break
     return Trace(seed, tuple(rows), tuple(told), dict(sorted(proposer.free.items())), end)
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from evoengine.devices.cuda.doubt import check_fit, doubt, with_both
 from evoengine.devices.cuda.finals import gather
 from evoengine.devices.cuda.lock import SharedLock
+from evoengine.devices.cuda.memcheck import Memcheck
 from evoengine.devices.cuda.messages import (
     COMPETITORS,
     SDPA,
@@ -24,10 +23,9 @@ from evoengine.devices.cuda.messages import (
     SetUp,
     Subject,
 )
+from evoengine.devices.cuda.process import Worker
 from evoengine.devices.cuda.results import Finals, Setup
-from evoengine.devices.cuda.sanitizer import PROGRAM, Sanitizer
 from evoengine.devices.cuda.session import START_SECONDS, JobFailed, Session
-from evoengine.devices.cuda.watched import find_tool
 from evoengine.errors import EvoengineError, TemplateError
 from evoengine.hardware import DeviceLimits
 from evoengine.problem import Problem
@@ -39,8 +37,6 @@ MIN_JOB_SECONDS, JOB_FACTOR = 10.0, 50.0
 """A phase of a candidate's job may take 10 s, or 50 times what the default's whole job took (correctness.md)."""
 START_TRIES = 3
 """A card that was just freed of a hung kernel may refuse the next context once or twice."""
-EXPLAIN_SECONDS = 60.0
-"""For the reason of a fault, on the problems that the gate ran: the first of a run waits for it, once."""
 WORKER = (sys.executable, "-m", "evoengine.devices.cuda.worker")
 
 
@@ -52,6 +48,9 @@ class CudaDevice:
     unfit for timing is only warned of. A study that goes on gives the `reference_us` that its values rest on, lest the
     card's drift since (4 % between two days were seen) rank them, and its `best_us`. Devices that take turns on one
     card share its `lock`.
+
+    `started` is a worker that was started before. With `spares` another one always waits while candidates are judged: a
+    fresh process, which the final run needs and a fault or a doubt may, then costs a second instead of five.
     """
 
     measures = True
@@ -69,6 +68,8 @@ class CudaDevice:
         reference_us: float | None = None,
         best_us: float = float("inf"),
         lock: SharedLock | None = None,
+        started: Worker | None = None,
+        spares: bool = False,
     ) -> None:
         self.name = limits.name
         self._problem = problem
@@ -76,10 +77,9 @@ class CudaDevice:
         self._seed = seed
         self._force = force
         self._template = template
-        self._session = Session((*worker, str(ordinal)), template, problem, lock)
-        found = find_tool(PROGRAM)
-        self._sanitizer = None if found is None else Sanitizer(found, template, ordinal, seed)
-        self._explained: set[str] = set()
+        self._session = Session((*worker, str(ordinal)), template, problem, lock, started)
+        self._spares = spares
+        self._memcheck = Memcheck(template, problem, ordinal, seed)
         self._control: Subject | None = None
         self._reference_us = reference_us
         self._best_us = best_us
@@ -140,6 +140,8 @@ class CudaDevice:
             EvoengineError: the card does not come back after a candidate's fault.
         """
         doubted: list[tuple[Candidate, Subject, Measurement, str]] = []
+        if self._spares:
+            self._session.spawn()
         for candidate, artifact in work:
             subject = _subject(str(candidate.number), candidate.config.values, artifact)
             verdict = self._verdict(subject)
@@ -254,23 +256,8 @@ class CudaDevice:
             verdict, failed = self._attempt(subject)
         self._suspect = failed
         if isinstance(verdict, Rejection):
-            return self._explain(subject, verdict) if failed else verdict
+            return self._memcheck.explained(subject, verdict) if failed else verdict
         return verdict
-
-    def _explain(self, subject: Subject, verdict: Rejection) -> Rejection:
-        """A fault of the context with what memcheck says of it, where that is installed.
-
-        Only the first fault of each name in a run: it costs seconds, and a space that breaks in one way breaks often.
-        """
-        error = verdict.evidence.get("error")
-        if error is None or error in self._explained or self._sanitizer is None:
-            return verdict
-        self._explained.add(error)
-        others = self._template.module.check_problems(subject.values, self._problem)
-        problems = (self._problem, *others)
-        cubin = Path(subject.cubin)
-        report = self._sanitizer.check("memcheck", cubin, subject.values, problems, seconds=EXPLAIN_SECONDS)
-        return dataclasses.replace(verdict, evidence={**verdict.evidence, "memcheck": report.evidence})
 
     def _attempt(self, subject: Subject) -> tuple[Measurement | Rejection, bool]:
         """A verdict, and whether the candidate took the worker down."""

@@ -43,16 +43,33 @@ def find_uuid(ordinal: int = 0) -> str | None:
     return found
 
 
+def begin(ordinal: int) -> None:
+    """Begin to ask for the limits of a card, which takes a second: `find_gpu` then waits for the rest of it."""
+    _begun.setdefault(("limits", ordinal), _child("limits", ordinal))
+
+
+_begun: dict[tuple[str, int], subprocess.Popen[str]] = {}
+
+
+def _child(what: str, ordinal: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "evoengine.devices.cuda.probe", what, str(ordinal)]
+    null = subprocess.DEVNULL
+    return subprocess.Popen(
+        command, stdin=null, stdout=subprocess.PIPE, stderr=null, env=child_environment(), text=True
+    )
+
+
 def _ask(what: str, ordinal: int) -> Any:
     """What the child process says; None where it fails or hangs."""
-    command = [sys.executable, "-m", "evoengine.devices.cuda.probe", what, str(ordinal)]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, timeout=PROBE_SECONDS, env=child_environment(), check=False, text=True
-        )
-    except subprocess.TimeoutExpired:
-        return None
-    return json.loads(done.stdout) if done.returncode == 0 else None
+    with _begun.pop((what, ordinal), None) or _child(what, ordinal) as child:
+        try:
+            said, _ = child.communicate(timeout=PROBE_SECONDS)
+        except BaseException as error:
+            child.kill()
+            if isinstance(error, subprocess.TimeoutExpired):
+                return None
+            raise
+    return json.loads(said) if child.returncode == 0 else None
 
 
 def read_uuid(ordinal: int) -> str | None:

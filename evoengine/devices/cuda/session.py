@@ -44,11 +44,17 @@ class JobFailed(Exception):
 class Session:
     """Holds the card from the first `open` to `close`, through any number of workers.
 
-    With `lock`, it is shared with other sessions, and whoever made it releases it.
+    With `lock`, it is shared with other sessions, and whoever made it releases it. The first worker may have been
+    `started` before, by the same command.
     """
 
     def __init__(
-        self, command: Sequence[str], template: Template, problem: Problem, lock: SharedLock | None = None
+        self,
+        command: Sequence[str],
+        template: Template,
+        problem: Problem,
+        lock: SharedLock | None = None,
+        started: Worker | None = None,
     ) -> None:
         self._command = command
         self._template = template
@@ -57,14 +63,14 @@ class Session:
         self._lock = lock or SharedLock()
         self._shares = lock is not None
         self._worker: Worker | None = None
-        self._unopened: Worker | None = None
+        self._unopened = started
 
     @property
     def running(self) -> bool:
         return self._worker is not None
 
     def spawn(self) -> None:
-        """Begin to start the worker that the next `open` takes."""
+        """Begin to start the worker that the next `open` takes. It imports torch, and leaves the card alone."""
         self._unopened = self._unopened or Worker(self._command)
 
     def open(self, seed: int) -> Mapping[str, Any]:
@@ -124,14 +130,16 @@ class Session:
 
     def stop(self) -> None:
         """End the worker; the card stays ours."""
-        workers, self._worker, self._unopened = (self._worker, self._unopened), None, None
-        for worker in workers:
-            if worker is not None:
-                worker.close()
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
 
     def close(self) -> None:
         """End the worker, free the card, forget the references."""
         self.stop()
+        if self._unopened is not None:
+            self._unopened.close()
+            self._unopened = None
         if not self._shares:
             self._lock.release()
         self._scratch.cleanup()

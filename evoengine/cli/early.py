@@ -1,0 +1,51 @@
+"""`evoengine search` and `resume`: what takes seconds and needs little is begun before anything heavy is imported.
+
+The GPU's worker imports torch (4 s on a slow core) and the driver is asked for the card's limits (1 s) while this
+process imports the database and lists the feasible configs (5 s).
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from contextlib import closing
+from pathlib import Path
+
+from evoengine.devices.cuda import probe
+from evoengine.devices.cuda.device import WORKER
+from evoengine.devices.cuda.process import Worker
+from evoengine.stopwatch import Stopwatch
+
+DRIVER = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
+"""What a driver shows of itself, on Linux and within Windows. Without one nothing is begun for nothing."""
+
+
+class Early:
+    """The worker of the GPU that the user means, if there seems to be one, until somebody takes it."""
+
+    def __init__(self, device: str) -> None:
+        self._worker: Worker | None = None
+        meant = re.fullmatch("auto|cuda(?::([0-9]{1,4}))?", device)
+        if meant and any(path.exists() for path in DRIVER):
+            ordinal = int(meant[1] or 0)
+            probe.begin(ordinal)
+            self._worker = Worker((*WORKER, str(ordinal)))
+
+    def take(self) -> Worker | None:
+        """The worker, once: whoever takes it ends it."""
+        worker, self._worker = self._worker, None
+        return worker
+
+    def close(self) -> None:
+        """End the worker that nobody took."""
+        if (worker := self.take()) is not None:
+            worker.kill()
+
+
+def run(arguments: argparse.Namespace) -> int:
+    watch = Stopwatch()
+    planned = arguments.verb == "search" and (arguments.dry_run or arguments.device == "none")
+    with closing(Early("none" if planned else arguments.device)) as early:
+        from evoengine.cli import search
+
+        return search.run(arguments, early, watch)

@@ -1,0 +1,135 @@
+"""Which candidates come next, and how many: what waits, then what the sampler proposes, as budget and pace allow."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from evoengine.archive.study import Study
+from evoengine.company import Company
+from evoengine.convergence import Converged
+from evoengine.knowledge import Knowledge
+from evoengine.pace import Pace
+from evoengine.progress import Budget
+from evoengine.sampler import Proposal
+from evoengine.sampler.proposer import Proposer
+from evoengine.space import Point
+from evoengine.stopwatch import Stopwatch
+from evoengine.verdict import Candidate
+
+
+class Supply:
+    """Claims candidates of a study, a few at a time. With `measures`, those with an estimate wait to be measured."""
+
+    def __init__(
+        self,
+        study: Study,
+        company: Company,
+        proposer: Proposer,
+        known: Knowledge,
+        budget: Budget,
+        pace: Pace,
+        watch: Stopwatch,
+        *,
+        measures: bool,
+    ) -> None:
+        self._study = study
+        self._company = company
+        self._proposer = proposer
+        self._known = known
+        self._budget = budget
+        self._pace = pace
+        self._watch = watch
+        self._measures = measures
+        self._some_wait = True
+        self.converged: Converged | None = None
+        """Set once nothing is left to gain and the budget says to stop then."""
+
+    @property
+    def left(self) -> int:
+        """Of the budget."""
+        return self._budget.candidates - self._known.paid
+
+    def next(self, flying: Collection[int]) -> list[Candidate]:
+        """What waits to be measured, then what was in flight when a run ended, then what the sampler proposes.
+
+        The first kind has been paid for; the others may not overdraw the budget. `flying` are the trials in flight.
+        Nothing where more of these must be judged first, or there is nothing left to do.
+
+        Raises:
+            UserError: the database is gone or somebody else took the study over.
+        """
+        room = min(self._pace.step, self._pace.batch - len(flying))
+        if self._study.fellows.shared:
+            return self._shared(room, flying)
+        number = self._known.next_number
+        known = self._pace.known(number)
+        too_soon = any(one < known for one in flying)
+        self._some_wait |= not flying
+        if room <= 0 or (too_soon and not self._some_wait):
+            return []
+        with self._watch("database"):
+            self._study.renew()
+        if waiting := self._waiting(room, len(flying)):
+            return waiting
+        if too_soon:
+            return []
+        affordable = min(self._pace.room(number), self._budget.candidates - self._known.spent(known))
+        if affordable <= 0 and not flying:  # what is free among those that were counted as paid
+            known, affordable = number, min(self._pace.batch, self.left)
+        return self._propose(affordable, known) if affordable > 0 and not self._nothing_to_gain(known) else []
+
+    def catch_up(self) -> None:
+        """What is in the database is known, and what dead processes had in flight waits again."""
+        with self._watch("database"):
+            self._study.recover()
+            self._known.remember(self._study.records())
+
+    def _shared(self, room: int, flying: Collection[int]) -> list[Candidate]:
+        """The same beside other processes, whose trials come in between: a proposal knows all that there is, once no
+        more than half a batch of ours is in flight."""
+        if room <= 0 or (len(flying) > self._pace.batch // 2 and self._known.next_number >= self._pace.batch):
+            return []
+        with self._watch("database"):
+            self._study.renew()
+        self.catch_up()
+        self._some_wait = True
+        if waiting := self._waiting(room, len(flying)):
+            return waiting
+        known, affordable = self._known.next_number, min(room, self.left - len(flying))
+        return self._propose(affordable, known) if affordable > 0 and not self._nothing_to_gain(known) else []
+
+    def _waiting(self, room: int, flying: int) -> list[Candidate]:
+        """Waiting candidates. Where none was found, they are looked for again only once nothing is in flight."""
+        waiting: list[Candidate] = []
+        with self._watch("database"):
+            if self._some_wait and self._measures:
+                waiting = self._study.claim_waiting(room, estimated=True)
+            affordable = min(room, self.left - flying)
+            if self._company.helps:
+                affordable = self._company.room(affordable)
+            if self._some_wait and not waiting and affordable > 0:
+                waiting = self._study.claim_waiting(affordable, estimated=False)
+        self._some_wait = bool(waiting)
+        return waiting
+
+    def _nothing_to_gain(self, known: int) -> bool:
+        if self._budget.until_converged and self.converged is None:
+            self.converged = self._known.converged(known)
+        return self.converged is not None
+
+    def _propose(self, n: int, known: int) -> list[Candidate]:
+        claimed: list[Candidate] = []
+        proposals: dict[Point, Proposal] = {}
+        self._proposer.observe(self._known.seen(known))
+        # Other processes on the study may have claimed all of them: what they left out is proposed next.
+        while not claimed:
+            before = self._proposer.free.copy()
+            with self._watch("proposing"):
+                room = self._company.room(n)
+                proposals = {proposal.point: proposal for proposal in self._proposer.propose(room)}
+            if not proposals:
+                break
+            with self._watch("database"):
+                claimed = self._study.claim(proposals.values(), self._proposer.free - before, self._company.bounds)
+        self._known.claimed(claimed, proposals)
+        return claimed
