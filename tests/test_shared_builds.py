@@ -19,7 +19,7 @@ from command_line import make_template
 from evoengine.archive import blobs, tables
 from evoengine.archive.blobs import DatabaseStore
 from evoengine.archive.database import Database
-from evoengine.build import Builder, BuildRequest, shared
+from evoengine.build import Builder, BuildRequest, compiling, shared
 from evoengine.build.cache import entry_folder, read_result
 from evoengine.build.shared import FolderStore, Store, pack, unpack
 from evoengine.cli.storage import shared_store
@@ -188,7 +188,7 @@ class TestBuilder:
     ) -> None:
         store = FolderStore(tmp_path / "store")
         here = self.built(template, tmp_path / "here", store, requests)
-        monkeypatch.setattr(Builder, "_compile", lambda *_: pytest.fail("compiled again"))
+        monkeypatch.setattr(compiling.Compiling, "__init__", lambda *_: pytest.fail("compiled again"))
         there = self.built(template, tmp_path / "there", store, requests)
 
         assert isinstance(here[0], Artifact)

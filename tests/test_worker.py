@@ -20,7 +20,7 @@ from benchmarks.trust.joined import Orders
 from evoengine.archive.archive import Archive
 from evoengine.archive.lease import Owner
 from evoengine.archive.records import Record
-from evoengine.build import Builder
+from evoengine.build import Builder, compiling
 from evoengine.build.shared import FolderStore
 from evoengine.cli import main
 from evoengine.cli.resolve import reopen
@@ -168,7 +168,7 @@ def test_its_builds_are_found_by_others(
     fresh = [one for one in records if isinstance(one.verdict, Estimate)][1:]
     with Builder(question.template, study.spec.arch, home=tmp_path / "third") as builder:
         builder.store = FolderStore(tmp_path / "builds")
-        monkeypatch.setattr(Builder, "_compile", lambda *_: pytest.fail("compiled again"))
+        monkeypatch.setattr(compiling.Compiling, "__init__", lambda *_: pytest.fail("compiled again"))
         built = builder.build([question.build_request(one.config.values) for one in fresh])
 
     assert 5 == sum(is_paid(one.verdict, one.twin_of) for one in records)
@@ -216,7 +216,7 @@ class TestSecrets:
 
     def test_what_is_kept_of_a_command_has_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
         kept: list[str] = []
-        monkeypatch.setattr("evoengine.cli.search.run", lambda arguments: kept.append(arguments.command_line) or 0)
+        monkeypatch.setattr("evoengine.cli.search.run", lambda arguments, *_: kept.append(arguments.command_line) or 0)
         main(["search", "--storage", "postgresql+psycopg://me:s3cr3t@db/x", "--budget", "3"])
 
         assert ["evoengine search --storage 'postgresql+psycopg://me:***@db/x' --budget 3"] == kept

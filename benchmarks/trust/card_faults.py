@@ -105,7 +105,7 @@ class Session:
 
     def explain_no_more(self) -> None:
         """memcheck explains the first fault of each name in a run, which takes 10 s: here the very first alone."""
-        self.device._explainer._sanitizer = None
+        self.device._memcheck._sanitizer = None
 
     def survived(
         self,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from evoengine.devices.cuda.doubt import check_fit, doubt, with_both
-from evoengine.devices.cuda.explain import Explainer
 from evoengine.devices.cuda.finals import gather
 from evoengine.devices.cuda.lock import SharedLock
+from evoengine.devices.cuda.memcheck import Memcheck
 from evoengine.devices.cuda.messages import (
     COMPETITORS,
     SDPA,
@@ -85,7 +84,7 @@ class CudaDevice:
             (*worker, uuid or str(ordinal)), template, problem, scratch=scratch, lock=lock, started=started
         )
         self._spares = spares
-        self._explainer = Explainer(template, problem, ordinal, seed)
+        self._memcheck = Memcheck(template, problem, ordinal, seed)
         self._control: Subject | None = None
         self._reference_us = reference_us
         self._best_us = best_us
@@ -270,7 +269,7 @@ class CudaDevice:
             verdict, failed = self._attempt(subject)
         self._suspect = failed
         if isinstance(verdict, Rejection):
-            return self._explainer.explained(subject, verdict) if failed else verdict
+            return self._memcheck.explained(subject, verdict) if failed else verdict
         return verdict
 
     def _attempt(self, subject: Subject) -> tuple[Measurement | Rejection, bool]:

@@ -1,4 +1,4 @@
-"""What memcheck says of a candidate that took its worker down."""
+"""What compute-sanitizer says of a candidate that took its worker down."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ EXPLAIN_SECONDS = 60.0
 """For the reason of a fault, on the problems that the gate ran: the first of a run waits for it, once."""
 
 
-class Explainer:
-    """Explains the first fault of each name: it costs seconds, and a space that breaks in one way breaks often."""
+class Memcheck:
+    """Asked where it is installed, for the first fault of each name in a run: it costs seconds, and a space that breaks
+    in one way breaks often."""
 
     def __init__(self, template: Template, problem: Problem, ordinal: int, seed: int) -> None:
-        found = find_tool(PROGRAM)
-        self._sanitizer = None if found is None else Sanitizer(found, template, ordinal, seed)
         self._template = template
         self._problem = problem
+        found = find_tool(PROGRAM)
+        self._sanitizer = None if found is None else Sanitizer(found, template, ordinal, seed)
         self._explained: set[str] = set()
 
     def explained(self, subject: Subject, verdict: Rejection) -> Rejection:
-        """A fault of the context with what memcheck says of it in its evidence, where that is installed."""
+        """A fault of the context with what memcheck says of it."""
         error = verdict.evidence.get("error")
         if error is None or error in self._explained or self._sanitizer is None:
             return verdict
