@@ -269,12 +269,16 @@ class TestDatabase:
         path = tmp_path / "old.db"
         path.write_bytes(sound.read_bytes())
         with closing(sqlite3.connect(path)) as connection, connection:
-            connection.execute("ALTER TABLE evo_candidate DROP COLUMN proposal")
+            for table, column in (("candidate", "proposal"), ("session", "finals"), ("study", "reference_us")):
+                connection.execute(f"ALTER TABLE evo_{table} DROP COLUMN {column}")
+            connection.execute("DROP TABLE evo_blob")
             connection.execute("UPDATE evo_schema SET version = 1")
             trials = connection.execute("SELECT count(*) FROM evo_candidate").fetchone()
         fuzz._read_study(path)
         with closing(sqlite3.connect(path)) as connection:
-            assert (2,) == connection.execute("SELECT version FROM evo_schema").fetchone()
+            assert (3,) == connection.execute("SELECT version FROM evo_schema").fetchone()
+            assert (0,) == connection.execute("SELECT count(*) FROM evo_blob").fetchone()
+            assert [None] == [*{row[0] for row in connection.execute("SELECT finals FROM evo_session")}]
             assert trials == connection.execute("SELECT count(*) FROM evo_candidate WHERE proposal IS NULL").fetchone()
 
     def test_a_schema_that_never_was_is_refused(self, sound: Path, tmp_path: Path) -> None:

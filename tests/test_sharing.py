@@ -11,6 +11,7 @@ from typing import Any
 
 import archive_databases as databases
 import pytest
+import sqlalchemy
 from optuna.trial import TrialState
 from test_archive import ARTIFACT, ESTIMATE, MEASUREMENT, REJECTION, SPEC, dead_owner, finished, forked, proposals
 
@@ -161,6 +162,22 @@ class TestLease:
             study.keep()
 
         assert 1 + 4 == len(renewed)
+
+    def test_a_transaction_that_was_frozen_is_begun_again(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The server has ended it, so that others do not wait for its locks."""
+        monkeypatch.setattr("evoengine.archive.database.IDLE_TRANSACTION_MS", 100)
+        tries: list[int] = []
+
+        def frozen(connection: sqlalchemy.Connection) -> Any:
+            connection.execute(sqlalchemy.select(tables.schema))
+            tries.append(len(tries))
+            if len(tries) == 1:
+                time.sleep(0.5)
+            return connection.scalar(sqlalchemy.select(tables.schema.c.version))
+
+        with contextlib.closing(Archive.open(url)) as opened:
+            assert tables.SCHEMA_VERSION == opened._write(frozen)
+            assert len(tries) == (1 if opened._database.sqlite else 2)
 
 
 class TestFinalRun:

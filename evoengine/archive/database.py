@@ -53,7 +53,10 @@ _LASTING = (
 """What asking again does not change, in the words of SQLite, of PostgreSQL and of libpq."""
 WAL_INDEX_BYTES = 32 * 1024
 """SQLite's step for the index beside its log (sqlite.org/walformat.html): with less room it says "disk I/O error"."""
-_TRANSIENT = (exc.OperationalError, exc.InterfaceError, StorageInternalError, sqlite3.OperationalError)
+_TRANSIENT = (
+    *(exc.OperationalError, exc.InterfaceError, StorageInternalError, sqlite3.OperationalError),
+    exc.InternalError,  # what psycopg makes of a transaction that was ended for being idle: a process that was frozen
+)
 
 
 class Database:
