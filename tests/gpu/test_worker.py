@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from evoengine.archive.archive import Archive
-from evoengine.build import Builder
+from evoengine.build import compiling
 from evoengine.cli import main
 from evoengine.devices.cuda import find_gpu
 from evoengine.hardware import CARDS
@@ -34,7 +34,7 @@ def test_estimated_elsewhere_and_measured_here(
     capsys.readouterr()
 
     monkeypatch.setenv("EVOENGINE_HOME", str(tmp_path / "here"))
-    monkeypatch.setattr(Builder, "_compile", lambda *_: pytest.fail("compiled again"))
+    monkeypatch.setattr(compiling.Compiling, "__init__", lambda *_: pytest.fail("compiled again"))
     assert 0 == main(["worker", "--until-done", "--json", *shared])
     visits = json.loads(capsys.readouterr().out)["studies"]
     with closing(Archive.open("studies.db")) as archive:
