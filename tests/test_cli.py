@@ -211,6 +211,7 @@ class TestReading:
     def test_show_repeats_what_the_search_said(self, run: Run, searched: Path, finished: tuple[Path, Any]) -> None:
         said = json.loads(finished[1].stdout)
         said.pop("stopped")
+        assert 0.0 < sum(said.pop("seconds").values()), "of the run, which the study does not keep"
 
         assert said == run("show", "--json").document
         assert said["shortlist"][:1] == run("show", NAME, "--top", "1", "--json").document["shortlist"]
@@ -405,8 +406,9 @@ class TestOwnTemplate:
         path.write_text(text.replace(old, new))
 
         one_line(self.search(run), code, *words)
-        judged = [row["candidates"] for row in run("studies", "--json").document]
-        assert judged in ([], [0])
+        keys = ("rejected", "measured", "best_estimated_us")
+        judged = [tuple(row[key] for key in keys) for row in run("studies", "--json").document]
+        assert judged in ([], [(0, 0, None)])
 
     @pytest.mark.parametrize(("name", "word"), [("kernel.cu", "has no kernel.cu"), ("space.py", "--space FILE")])
     def test_a_missing_file(self, run: Run, folder: Path, name: str, word: str) -> None:
