@@ -12,6 +12,7 @@ from evoengine.archive.records import Elite, Record, fastest, shortlist
 from evoengine.archive.study import Study
 from evoengine.errors import UserError
 from evoengine.hardware import DeviceLimits, occupancy
+from evoengine.shared_cards import shared_cards
 from evoengine.template import Launch
 from evoengine.verdict import Check, Estimate, Evidence, Gate, Measurement, Rejection, is_paid, on_shapes
 
@@ -73,6 +74,7 @@ def summarise(
         "measured": [rows[record.number] | _measured(record) for record in fastest(records, top)],
         "shortlist": [rows[record.number] | _estimated(record) for record in shortlist(records, top)],
         "baselines": [_baseline(baseline) for baseline in study.baselines()],
+        "cards": shared_cards(study.name, records),
         "environment": dict(elites[0].environment if elites else records[-1].environment if records else {}),
     }
 

@@ -65,6 +65,8 @@ def reduced(command: Command) -> list[str]:
     fewer = dict(FEWER.get(words[0], {}))
     if words[0] in ("search", "knobs") and command.page != README and not {"--template", "--shape"} & set(words):
         fewer["--template"] = "rmsnorm"
+    if "--devices" in words:
+        fewer.pop("--device", None)  # one of them
     for name, value in fewer.items():
         if name in words:
             words[words.index(name) + 1] = value

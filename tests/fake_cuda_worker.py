@@ -1,8 +1,10 @@
 """A worker process without a GPU: the real serving loop over a bench that fails on demand.
 
-`python fake_cuda_worker.py FOLDER UUID ORDINAL FD`. What a candidate does is its BUG value, see FAULTS; FOLDER counts
+`python fake_cuda_worker.py FOLDER UUID CARD FD`. What a candidate does is its BUG value, see FAULTS; FOLDER counts
 starts and remembers across processes, and its file `card` holds the control's noise, the card's load in percent and the
-number of other processes, where they matter.
+number of other processes, where they matter. One card of several is called by its UUID, and has a folder of that name
+in FOLDER. There `level` holds the control's time, `pause` the seconds that a job takes, `lost_after` the number of jobs
+after which the card is gone.
 """
 
 from __future__ import annotations
@@ -64,6 +66,8 @@ class FakeBench:
         self._tainted = False
         card = folder / "card"
         self._card = json.loads(card.read_text()) if card.exists() else (0.004, 0, 0)
+        level = folder / "level"
+        self._level_us = float(level.read_text()) if level.exists() else 10.0
 
     def hello(self) -> Hello:
         if self._gone():
@@ -81,11 +85,18 @@ class FakeBench:
     def set_up(self, request: SetUp) -> Ready:
         print("noise on stdout must not reach the protocol")
         self._note("references", str(request.reference_us))
+        self._reference_us = request.reference_us or self._level_us
         self._act(request.control, "")
-        return Ready(request.reference_us or 10.0, (), {"sdpa_flash": "no kernel"}, self._card[0])
+        return Ready(request.reference_us or self._level_us, (), {"sdpa_flash": "no kernel"}, self._card[0])
 
     def judge(self, request: Judge) -> Judged:
         self._note("best", str(request.best_us))
+        pause, lost_after = self._folder / "pause", self._folder / "lost_after"
+        if pause.exists():
+            time.sleep(float(pause.read_text()))
+        if lost_after.exists() and self._count("best") > int(lost_after.read_text()):
+            self._note("gone", request.subject.name)
+            raise FatalCudaError("CUDA_ERROR_NO_DEVICE from cuCtxSynchronize")
         fault = self._act(request.subject, "")
         if fault == "wrong" or self._tainted:
             if self._tainted:
@@ -102,8 +113,9 @@ class FakeBench:
             if again and fault == "fast, then wrong":
                 return Judged(Rejection(Gate.CORRECTNESS, "max error", {"seed": 1}))
             ratio *= 1.0 if again else 0.5
-        windows = tuple(10.0 * ratio + 0.01 * i for i in range(7))
-        return Judged(Measurement(windows, (10.0,) * 7, 10.0, 100, "warm", "converged"))
+        level_us = self._level_us
+        windows = tuple(level_us * ratio * (1 + 0.001 * i / ratio) for i in range(7))
+        return Judged(Measurement(windows, (level_us,) * 7, self._reference_us, 100, "warm", "converged"))
 
     def run_finals(self, request: RunFinals) -> Raced | Dropped:
         for subject in request.finalists:
@@ -163,5 +175,8 @@ class FakeBench:
 
 
 if __name__ == "__main__":
-    folder, uuid, _, descriptor = sys.argv[1:]
+    folder, uuid, card, descriptor = sys.argv[1:]
+    if not card.isdecimal():
+        folder, uuid = os.path.join(folder, card), card
+        os.makedirs(folder, exist_ok=True)
     serve(Connection(int(descriptor)), lambda tell: FakeBench(Path(folder), uuid, tell))

@@ -19,12 +19,14 @@ EXEMPT = {
     "python -m pytest": "the tests themselves",
     "python docs/generate_cli.py": "its result is compared in test_docs.py",
     "python docs/draw_result.py": "test_docs.py draws the picture",
+    "python -m benchmarks.fleet": "needs two GPUs",
     "python -m benchmarks.trust.": "needs a GPU or minutes; that the module is there is tested below",
 }
 """What is not run, by how the command begins, and why."""
 NOT_MEASURED = ("no measured time", "was never measured")
 WITHOUT_A_GPU = {
     "compare": ("compare measures, and there is no GPU here",),
+    "--devices": ("no GPU here; `evoengine doctor` says what is missing",),
     "profile": ("profile needs ncu", "here is no GPU"),
     "search --sanitize": ("--sanitize needs compute-sanitizer", "--sanitize launches finalists on a GPU"),
     "--format wisdom": NOT_MEASURED,

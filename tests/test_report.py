@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,6 +18,7 @@ import pytest
 import reported
 from reported import STATES, facts_of, measured_study, state
 
+from evoengine.errors import UserError
 from evoengine.hardware import card
 from evoengine.report import device_plots, knob_plots, search_plots, tables
 from evoengine.report.facts import Facts
@@ -275,6 +276,56 @@ class TestMarkdown:
         table = tables.rejections(facts_of(reported.PaperStudy(reported.spec(), reported.rows(*refused))))
 
         assert (tables.REASONS, "3 more for 3 other reasons.") == (len(table.rows), table.note)
+
+
+class TestCards:
+    ENVIRONMENT: Mapping[str, Any] = {
+        "gpu": "NVIDIA H200",
+        "cards": {
+            "GPU-1": {"control_us": 8.0, "noise": 0.004, "baselines_us": {"sdpa": 9.0}, "differs": {}},
+            "GPU-2 <b>": {
+                "control_us": 8.25,
+                "noise": 0.011,
+                "baselines_us": {},
+                "differs": {"clocks": {"power_w": 3}},
+            },
+        },
+    }
+
+    def facts(self, environment: Mapping[str, Any]) -> Facts:
+        study = measured_study(12)
+        uuids = ["GPU-1", "GPU-2 <b>", "GPU-1"]
+        known = [
+            replace(
+                one,
+                environment=environment,
+                verdict=one.verdict and replace(one.verdict, evidence={"card": uuids[one.number % 3]}),
+            )
+            for one in study.known
+        ]
+        return facts_of(replace(study, known=known))
+
+    def test_of_a_search_on_several_have_a_row_each(self) -> None:
+        facts = self.facts(self.ENVIRONMENT)
+        rows = tables.cards(facts).rows
+
+        assert [["GPU-1", "8", "8.000", "0.4%"], ["GPU-2 <b>", "4", "8.250", "1.1%"]] == [
+            [row[0], row[1], *row[3:]] for row in rows
+        ]
+        assert "| GPU-2 &lt;b&gt; | 4 |" in render_markdown(facts)
+        assert "<td>GPU-2 &lt;b&gt;</td>" in render_page(facts, NOTHING)
+        assert [{}, {"clocks": {"power_w": 3}}] == [row["differs"] for row in facts.summary["cards"]]
+
+    def test_of_a_search_on_one_have_none(self) -> None:
+        assert [] == tables.cards(facts_of(measured_study(3))).rows
+
+    @pytest.mark.parametrize(
+        "cards",
+        [7, ["GPU-1"], {"GPU-1": 8.0}, {"GPU-1": {}}, {"GPU-1": {**ENVIRONMENT["cards"]["GPU-1"], "noise": "x"}}],
+    )
+    def test_of_a_damaged_study_are_refused_in_one_line(self, cards: Any) -> None:
+        with pytest.raises(UserError, match=r"^study mission is damaged \(.*\): start a new search$"):
+            self.facts({"cards": cards})
 
 
 class TestBrowser:

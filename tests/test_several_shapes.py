@@ -425,7 +425,7 @@ class TestSearch:
         study = last_study()
         question = reopen(study.spec)
         monkeypatch.setattr(judges, "CudaDevice", Spy)
-        judges.device_for(question, Target(card("l4"), card("l4"), 0), study, 1, force=False)
+        judges.device_for(question, Target(card("l4"), card("l4"), 0), study, 1, force=False, note=print)
         measured_ones = [one.verdict for one in study.records() if isinstance(one.verdict, Measurement)]
         rows = [[one.evidence["shapes"][at] for one in measured_ones] for at in (0, 1)]
 

@@ -135,6 +135,16 @@ def question(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     )
 
 
+def devices(parser: argparse.ArgumentParser) -> None:
+    """Several GPUs at once."""
+    parser.add_argument(
+        "--devices",
+        metavar="LIST",
+        help="search on several GPUs of this machine at once, in one study: all, or a list of CUDA ordinals or UUIDs "
+        "such as 0,1 or GPU-1a2b,GPU-3c4d; they must be of one model",
+    )
+
+
 def cache(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache",
@@ -161,7 +171,7 @@ def run_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=natural,
         help="candidates in flight at most; N/8 are proposed at a time, once all but the last N/2 are judged (default: "
-        "twice the jobs, 8 to 32)",
+        "twice the jobs, 8 to 32; with several GPUs at least 16 for each, and at most 64)",
     )
     parser.add_argument("--top", metavar="N", type=natural, default=8, help="rows of the final table")
     quiet_or_verbose(parser)

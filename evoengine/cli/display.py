@@ -68,6 +68,8 @@ class Display:
             self.note(f"{baseline.name}: {baseline.median_us:.2f} us (noise {baseline.noise:.1%})")
             if baseline.name == "sdpa":
                 self._state.sdpa_us = baseline.median_us
+        for uuid, card in setup.environment.get("cards", {}).items():
+            self.note(f"card {uuid}: default config {card['control_us']:.2f} us a launch (noise {card['noise']:.1%})")
         for warning in setup.warnings:
             self.note(f"warning: {warning}")
 
@@ -118,4 +120,5 @@ def _known(verdict: Measurement) -> str:
     """How well a time is known, why no more windows were taken, and what is to be held against it."""
     width = verdict.evidence.get("half_width")
     known = verdict.stopped if width is None else f"{verdict.stopped} at ±{width:.2%}"
-    return f"{known}, {', '.join(verdict.flags)}" if verdict.flags else known
+    on = [f"on {verdict.evidence['card']}"] if "card" in verdict.evidence else []
+    return ", ".join([known, *verdict.flags, *on])

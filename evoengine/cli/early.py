@@ -45,7 +45,8 @@ class Early:
 def run(arguments: argparse.Namespace) -> int:
     watch = Stopwatch()
     planned = arguments.verb == "search" and (arguments.dry_run or arguments.device == "none")
-    with closing(Early("none" if planned else arguments.device)) as early:
+    # Of several cards each has a worker of its own, called by UUID: which they are is not known yet.
+    with closing(Early("none" if planned or arguments.devices else arguments.device)) as early:
         from evoengine.cli import search
 
         return search.run(arguments, early, watch)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from evoengine.archive.study import Study
@@ -15,6 +17,7 @@ from evoengine.devices.cuda.lock import SharedLock
 from evoengine.devices.cuda.sanitizer import PROGRAM, Sanitizer
 from evoengine.devices.cuda.shapes import ShapesDevice
 from evoengine.devices.cuda.watched import require_tool
+from evoengine.devices.fleet import Card, CardDevice, Fleet
 from evoengine.devices.interpreter.session import InterpreterDevice
 from evoengine.errors import UserError
 from evoengine.problem import Problem, ProblemSet
@@ -24,25 +27,52 @@ from evoengine.verdict import Measurement, on_shapes
 
 
 def device_for(
-    question: Question, target: Target, study: Study, jobs: int, *, force: bool, early: Early | None = None
+    question: Question,
+    target: Target,
+    study: Study,
+    jobs: int,
+    *,
+    force: bool,
+    note: Callable[[str], None],
+    early: Early | None = None,
 ) -> tuple[Device, TimingDevice | None]:
-    """The device, and the same again where it times. A study that was measured before keeps its scale and its best."""
+    """The device, and the same again where it times. A study that was measured before keeps its scale and its best.
+
+    `note` is told when one card of several is lost.
+    """
     if target.ordinal is None:
         return InterpreterDevice(question.template, question.problem, question.limits, jobs=jobs), None
     measured = [record.verdict for record in study.records() if isinstance(record.verdict, Measurement)]
-    device: TimingDevice
-    if isinstance(question.problem, ProblemSet):
-        lock = SharedLock()
-        rows = [row for verdict in measured for row in on_shapes(verdict.evidence)]
-        members = [
-            (one, _card(question, one.problem, target, study, _known_at(one.problem, rows), force=force, lock=lock))
-            for one in question.problem.members
-        ]
-        device = ShapesDevice(members, lock)
-    else:
-        times = [(one.control_reference_us, one.median_us) for one in measured]
-        device = _card(question, question.problem, target, study, times, force=force, early=early)
-    return device, device
+    if len(target.cards) < 2:
+        options: dict[str, Any] = {"ordinal": target.ordinal, "force": force}
+        if early is not None and not isinstance(question.problem, ProblemSet):
+            options["started"] = early.take()
+        device = _device(question, target, study, measured, options)
+        return device, device
+    scratch = tempfile.TemporaryDirectory(prefix="evoengine-")  # the fleet's `close` removes it
+    cards = []
+    for gpu in target.cards:
+        options = {"ordinal": gpu.ordinal, "uuid": gpu.uuid, "scratch": Path(scratch.name), "force": force}
+        cards.append(Card(gpu.uuid, _device(question, target, study, measured, options)))
+    fleet = Fleet(target.device.name, cards, note, after=scratch.cleanup)
+    return fleet, fleet
+
+
+def _device(
+    question: Question, target: Target, study: Study, measured: Sequence[Measurement], options: Mapping[str, Any]
+) -> CardDevice:
+    """One card, for the problem or for every problem of a set; `measured` is what the study knows already."""
+    if not isinstance(question.problem, ProblemSet):
+        known = [(one.control_reference_us, one.median_us) for one in measured]
+        return _card(question, question.problem, target, study, known, {"spares": True, **options})
+    lock = SharedLock()
+    rows = [row for verdict in measured for row in on_shapes(verdict.evidence)]
+    shared = {**options, "lock": lock}
+    members = [
+        (one, _card(question, one.problem, target, study, _known_at(one.problem, rows), shared))
+        for one in question.problem.members
+    ]
+    return ShapesDevice(members, lock)
 
 
 def _known_at(problem: Problem, rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
@@ -56,25 +86,17 @@ def _card(
     target: Target,
     study: Study,
     known: Sequence[tuple[float, float]],
-    *,
-    force: bool,
-    lock: SharedLock | None = None,
-    early: Early | None = None,
+    options: Mapping[str, Any],
 ) -> CudaDevice:
     """The card for one problem; `known` are the control's scale and the time of what the study measured there."""
-    assert target.ordinal is not None, "there is a card"
     return CudaDevice(
         question.template,
         problem,
         target.device,
-        ordinal=target.ordinal,
         seed=study.spec.seed,
-        force=force,
         reference_us=known[0][0] if known else None,
         best_us=min((time_us for _, time_us in known), default=float("inf")),
-        lock=lock,
-        started=None if early is None else early.take(),
-        spares=lock is None,
+        **options,
     )
 
 

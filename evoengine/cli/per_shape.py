@@ -6,7 +6,7 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -33,74 +33,100 @@ NOT_BEGUN = "not begun"
 
 def run(arguments: argparse.Namespace, shapes: Sequence[str], early: Early, watch: Stopwatch) -> int:
     """Search every shape, those first that come first; a shape that is given twice counts once."""
-    target = find_target(arguments.device, arguments.target, arguments.limits)
+    target = find_target(arguments.device, arguments.target, arguments.limits, arguments.devices)
     check_sanitizer(arguments, target)
     every = [ask(arguments, target, shape) for shape in shapes or [""]]
     distinct = list({problem_digest(asked.question.problem): asked for asked in every}.values())
+    template, storage = distinct[0].question.template, storage_option(arguments)
+    labels = [asked.question.problem.label for asked in distinct]
+    return search_all(
+        arguments,
+        early,
+        watch,
+        "shape",
+        labels,
+        distinct,
+        lambda rows: dispatch_table(template, rows, storage),
+        show_dispatch,
+    )
+
+
+def search_all(
+    arguments: argparse.Namespace,
+    early: Early,
+    watch: Stopwatch,
+    kind: str,
+    labels: Sequence[str],
+    every: Sequence[Asked],
+    document_of: Callable[[list[dict[str, Any]]], dict[str, Any]],
+    show: Callable[[dict[str, Any]], None],
+) -> int:
+    """A study for each of a `kind`, called by its label; then the document of all, and the exit code."""
     with closing(Archive.open(storage_url(arguments.storage))) as archive:
         go_on = _same_command(arguments)
         try:
-            rows, stopped = _search_all(arguments, archive, distinct, go_on, early, watch)
+            rows, stopped = _search_each(arguments, archive, kind, labels, every, go_on, early, watch)
         except KeyboardInterrupt:
             _say_how_to_go_on(go_on)
             raise
-    document = dispatch_table(distinct[0].question.template, rows, storage_option(arguments))
+    document = document_of(rows)
     if arguments.json:
         print(json.dumps(document, indent=2))
     else:
-        show_dispatch(document)
+        show(document)
     if stopped:
         _say_how_to_go_on(go_on)
         return INTERRUPTED
     without = [row for row in rows if "why" in row]
     for row in without:
-        print(f"evoengine: {row['shape']}: {row['why']}", file=sys.stderr)
+        print(f"evoengine: {row[kind]}: {row['why']}", file=sys.stderr)
     return int(bool(without))
 
 
-def _search_all(
+def _search_each(
     arguments: argparse.Namespace,
     archive: Archive,
+    kind: str,
+    labels: Sequence[str],
     every: Sequence[Asked],
     go_on: str,
     early: Early,
     watch: Stopwatch,
 ) -> tuple[list[dict[str, Any]], bool]:
-    """A row for every shape, and whether the user stopped it before the last."""
+    """A row for each, and whether the user stopped it before the last."""
     studies = archive.studies()
     rows: list[dict[str, Any]] = []
     before: list[StudySpec] = []
     stopped = False
-    for number, asked in enumerate(every, start=1):
-        label = asked.question.problem.label
-        name = f"{arguments.study}-{label}" if arguments.study else None
+    for number, (label, asked) in enumerate(zip(labels, every, strict=True), start=1):
+        name = f"{arguments.study}-{label.replace(' ', '_')}" if arguments.study else None
         found = begun(arguments, studies, asked, name)
         study, state = (None, NOT_BEGUN) if found is None else (archive.open_study(found.spec.name), found.status)
         if study is not None and _finished(arguments, study, state, asked):
             state = f"{KEPT}: {state}"
         elif not stopped:
             if not arguments.quiet:
-                console(stderr=True).print(f"shape {number} of {len(every)}: {label}")
+                console(stderr=True).print(f"{kind} {number} of {len(every)}: {label}")
             if study is None:
                 study, proposer = create(arguments, archive, asked, name, before)
             else:
                 proposer = proposer_of(study, asked.question)
             budget = _budget(arguments)
             run = Run(asked.question, asked.target, asked.builder, proposer, study, budget, go_on, early, watch)
-            ran = _search_one(arguments, run)
+            ran = _search_one(arguments, run, label)
             state = ran.outcome.stopped
             stopped = ran.outcome.interrupted or (ran.told_to_stop and number < len(every))
         if study is not None:
             before.append(study.spec)
-        rows.append(dispatch_row(asked.question, study, state))
+        rows.append({kind: label, **dispatch_row(asked.question, study, state)})
     return rows, stopped
 
 
-def _search_one(arguments: argparse.Namespace, run: Run) -> Ran:
+def _search_one(arguments: argparse.Namespace, run: Run, label: str) -> Ran:
     try:
         return search_study(arguments, run)
     except TemplateError as error:
-        raise TemplateError(f"{run.question.problem.label}: {error}; the studies before it are kept") from error
+        raise TemplateError(f"{label}: {error}; the studies before it are kept") from error
 
 
 def _budget(arguments: argparse.Namespace) -> Budget:

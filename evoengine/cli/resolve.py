@@ -6,7 +6,7 @@ import argparse
 import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -22,6 +22,7 @@ from evoengine.template import Template, load_template, shipped
 
 if TYPE_CHECKING:
     from evoengine.archive.records import StudySpec
+    from evoengine.devices.cuda import Gpu
 
 DEFAULT_TEMPLATE = "attention"
 
@@ -35,7 +36,9 @@ class Target:
     device: DeviceLimits
     limits: DeviceLimits
     ordinal: int | None
-    """CUDA ordinal of the GPU that measures; None where nothing is measured."""
+    """CUDA ordinal of the GPU that measures, the first of several; None where nothing is measured."""
+    cards: tuple[Gpu, ...] = ()
+    """The cards that share the study, all of one model, where `--devices` named them."""
 
 
 def find_template(text: str | None) -> Template:
@@ -92,12 +95,17 @@ def space_path(text: str | None, template: Template) -> Path:
     raise UserError(f"template {template.folder} has no space.py: give its search space with --space FILE")
 
 
-def find_target(device: str, target: str, limits: str | None) -> Target:
-    """The GPU if there is one and it is wanted, else the card named by `--target`.
+def find_target(device: str, target: str, limits: str | None, devices: str | None = None) -> Target:
+    """The GPU if there is one and it is wanted, or the `devices` that are, else the card named by `--target`.
 
     Raises:
-        UserError: a GPU was asked for and there is none, or a card's name is unknown.
+        UserError: a GPU was asked for and there is none, `devices` are not of one model, or a card's name is unknown.
     """
+    if devices is not None:
+        from evoengine.cli.cards import one_model
+
+        check_devices(device, devices)
+        return target_of(one_model(devices), limits)
     own = card(target)
     named = card(limits) if limits is not None else None
     gpu = None
@@ -115,6 +123,21 @@ def find_target(device: str, target: str, limits: str | None) -> Target:
     if gpu is None:
         return Target(own, gate_limits(own, named) if named else own, None)
     return Target(gpu, gate_limits(gpu, named) if named else gpu, ordinal)
+
+
+def target_of(cards: Sequence[Gpu], limits: str | None) -> Target:
+    """Cards of one model, for one study."""
+    gpu = cards[0].limits
+    return Target(gpu, gate_limits(gpu, card(limits)) if limits else gpu, cards[0].ordinal, tuple(cards))
+
+
+def check_devices(device: str, devices: str) -> None:
+    """
+    Raises:
+        UserError: both options are given.
+    """
+    if device != "auto":
+        raise UserError(f"--device {device} --devices {devices}: give one of them")
 
 
 def find_question(arguments: argparse.Namespace, target: Target, *shapes: str) -> tuple[Question, Path]:
@@ -225,18 +248,18 @@ def _stored(spec: StudySpec, text: str, kind: Literal["kernel_templates", "searc
     return path
 
 
-def resume_target(spec: StudySpec, device: str) -> tuple[Target, str]:
+def resume_target(spec: StudySpec, device: str, devices: str | None = None) -> tuple[Target, str]:
     """Where a study goes on, and a line for the user if that is not where they may think.
 
     Raises:
-        UserError: the study measures on a card that is not here, or `device` contradicts it.
+        UserError: the study measures on a card that is not here, or `device` or `devices` contradict it.
     """
-    found = find_target(device, "l4", None)
+    found = find_target(device, "l4", None, devices)
     here = None if found.ordinal is None else found.device
     limits = stored_limits(spec)
     if here is not None and here.name == spec.device:
-        return Target(here, limits, found.ordinal), ""
-    if spec.measures or device.startswith("cuda"):
+        return Target(here, limits, found.ordinal, found.cards), ""
+    if spec.measures or device.startswith("cuda") or devices is not None:
         what = "no GPU" if here is None else here.name
         raise UserError(
             f"study {spec.name} is for {spec.device}, here is {what}: resume it on a machine with that card, or start "

@@ -70,6 +70,8 @@ def show_result(summary: dict[str, Any]) -> None:
         )
     if summary["baselines"]:
         _baselines(summary["baselines"])
+    if summary.get("cards"):  # a document of before there were any has none
+        _cards(summary["cards"])
     if summary["worth"]:
         show_worth(summary["worth"])
     if "rejudged" in summary:
@@ -129,6 +131,14 @@ def nothing_passed(summary: dict[str, Any]) -> str:
         f"no config passed every gate; the commonest reason, {worst['count']} times, is at the gate {worst['gate']}: "
         f"{worst['example']}: {remedy}, or choose another shape"
     )
+
+
+def _cards(rows: list[dict[str, Any]]) -> None:
+    drawn = table("\ncards, each with its own control", "card", ">judged", ">measured", ">default us", ">noise")
+    for row in rows:
+        counts = (str(row["judged"]), str(row["measured"]))
+        drawn.add_row(row["card"], *counts, f"{row['control_us']:.3f}", f"{row['noise']:.1%}")
+    console().print(drawn)
 
 
 def _rejections(rows: list[dict[str, Any]]) -> None:

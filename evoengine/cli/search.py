@@ -12,7 +12,7 @@ from contextlib import closing
 from evoengine.archive.archive import Archive
 from evoengine.archive.study import Study
 from evoengine.build import Builder
-from evoengine.cli import per_shape
+from evoengine.cli import per_device, per_shape
 from evoengine.cli.early import Early
 from evoengine.cli.entries import shapes_in
 from evoengine.cli.judges import check_sanitizer
@@ -41,6 +41,8 @@ def run(arguments: argparse.Namespace, early: Early, watch: Stopwatch) -> int:
     check_sampler(arguments.sampler)
     if arguments.until_converged:
         check_can_converge(arguments.sampler)
+    if arguments.per_device:
+        return per_device.run(arguments, shapes, early, watch)
     if arguments.per_shape:
         return per_shape.run(arguments, shapes, early, watch)
     return _search(arguments, shapes, early, watch)
@@ -56,7 +58,7 @@ def _shapes(arguments: argparse.Namespace) -> list[str]:
 
 
 def _search(arguments: argparse.Namespace, shapes: Sequence[str], early: Early, watch: Stopwatch) -> int:
-    target = find_target(arguments.device, arguments.target, arguments.limits)
+    target = find_target(arguments.device, arguments.target, arguments.limits, arguments.devices)
     check_sanitizer(arguments, target)
     asked = ask(arguments, target, *shapes)
     with closing(Archive.open(storage_url(arguments.storage))) as archive:
@@ -94,7 +96,7 @@ def reopened(arguments: argparse.Namespace, study: Study, *, helps: bool = False
     if helps:
         target, note = Target(stored_limits(study.spec), stored_limits(study.spec), None), ""
     else:
-        target, note = resume_target(study.spec, arguments.device)
+        target, note = resume_target(study.spec, arguments.device, arguments.devices)
     check_sanitizer(arguments, target)
     compiler = compiler_of(study.spec.toolchain)
     builder = Builder(question.template, study.spec.arch, compiler=compiler, jobs=arguments.jobs)

@@ -8,6 +8,7 @@ from evoengine.cli.arguments import (
     FORCE_HELP,
     Verbs,
     cache,
+    devices,
     natural,
     own_code,
     percent,
@@ -26,6 +27,14 @@ def add_search(verbs: Verbs[argparse.ArgumentParser]) -> None:
     parser = verb(verbs, "search", "early", "search a space for the fastest correct config")
     parser.add_argument("--budget", metavar="N", type=natural, default=200, help="candidates sent to the compiler")
     question(parser, several=True)
+    devices(parser)
+    parser.add_argument(
+        "--per-device",
+        action="store_true",
+        help="with --devices of unlike models: a study for each model, on all its cards, one after the other, each "
+        "with the whole budget and begun with what those before it measured; at the end a table of the config for "
+        "each. The same command again goes on where it was stopped",
+    )
     parser.add_argument("--sampler", metavar="NAME", default="evolution", help=f"one of {', '.join(SAMPLERS)}")
     parser.add_argument("--seed", metavar="N", type=whole, default=0, help="seed of sampler, inputs and final run")
     parser.add_argument("--compiler", choices=("nvrtc", "nvcc"), default="nvrtc", help="compiler")
@@ -52,6 +61,7 @@ def add_resume(verbs: Verbs[argparse.ArgumentParser]) -> None:
     parser.add_argument("study", metavar="STUDY", nargs="?", help="name (default: the last one)")
     parser.add_argument("--budget", metavar="N", type=natural, help="new total of candidates (default: as it was)")
     parser.add_argument("--device", metavar="DEVICE", default="auto", help="auto, cuda, cuda:N, or none")
+    devices(parser)
     parser.add_argument(
         "--force",
         action="store_true",
@@ -70,6 +80,7 @@ def add_worker(verbs: Verbs[argparse.ArgumentParser]) -> None:
         "--study", metavar="NAME", help="this study alone (default: every unfinished one that fits this machine)"
     )
     parser.add_argument("--device", metavar="DEVICE", default="auto", help="auto, cuda, cuda:N, or none")
+    devices(parser)
     parser.add_argument(
         "--no-gpu",
         action="store_true",
@@ -85,9 +96,7 @@ def add_worker(verbs: Verbs[argparse.ArgumentParser]) -> None:
     parser.add_argument("--until-done", action="store_true", help="end as soon as no study is unfinished")
     parser.add_argument("--jobs", metavar="N", type=natural, help="compiles at a time (default: all cores)")
     cache(parser)
-    parser.add_argument(
-        "--batch", metavar="N", type=natural, help="candidates claimed at once (default: twice the jobs, 8 to 32)"
-    )
+    parser.add_argument("--batch", metavar="N", type=natural, help="candidates claimed at once (default: as of search)")
     parser.add_argument(
         "--force", action="store_true", help=f"go on though an elite, or the template, has changed since; {FORCE_HELP}"
     )

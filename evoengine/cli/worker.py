@@ -59,7 +59,10 @@ class Worker:
         self.visits: list[Visit] = []
         self._arguments = arguments
         self._ahead: int | None = arguments.ahead if arguments.no_gpu else None
-        self._measures = not arguments.no_gpu and find_target(arguments.device, "l4", None).ordinal is not None
+        if arguments.no_gpu and arguments.devices:
+            raise UserError(f"--no-gpu --devices {arguments.devices}: give one of them")
+        found = None if arguments.no_gpu else find_target(arguments.device, "l4", None, arguments.devices)
+        self._measures = found is not None and found.ordinal is not None
         self._left_at: dict[str, State] = {}
         self._left_out: set[str] = set()
         self._said = ""

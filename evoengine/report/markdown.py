@@ -27,7 +27,7 @@ def render_markdown(facts: Facts) -> str:
         parts.append(_table(Table("worth", title, ["", ""], worth_in_words(summary["worth"], "µs"))))
     parts.append("### How to reproduce")
     parts.append("\n".join(f"    {command}" for command in _lines(tables.commands(facts))))
-    parts += [_folded(table) for table in (tables.provenance(facts), tables.environment(facts))]
+    parts += [_folded(table) for table in (tables.provenance(facts), tables.cards(facts), tables.environment(facts))]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 

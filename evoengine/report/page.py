@@ -80,6 +80,7 @@ def render_page(facts: Facts, plotly: str) -> str:
 <h3>How to reproduce</h3>
 <pre>{escape(chr(10).join(tables.commands(facts)))}</pre>
 {_table(tables.provenance(facts))}
+{_table(tables.cards(facts))}
 {_table(tables.environment(facts))}
 <script type="application/json" id="summary">{_json(facts.summary)}</script>
 <script type="application/json" id="figures">{_json(figures)}</script>

@@ -72,6 +72,16 @@ def rejections(facts: Facts) -> Table:
     return Table("rejections", "Rejected", ["gate", ">configs", "why (an example)", ">trial"], rows, note)
 
 
+def cards(facts: Facts) -> Table:
+    """What each card of a search on several had to do; no rows where there was one."""
+    rows = [
+        [row["card"], str(row["judged"]), str(row["measured"]), f"{row['control_us']:.3f}", f"{row['noise']:.1%}"]
+        for row in facts.summary.get("cards", ())
+    ]
+    heads = ["card", ">judged", ">measured", ">default µs", ">noise"]
+    return Table("cards", "Cards, each with its own control", heads, rows)
+
+
 def environment(facts: Facts) -> Table:
     """Everything that was recorded of the machine, nested facts as `clocks.power_w`."""
     flat = dict(_flat(facts.summary["environment"]))

@@ -38,13 +38,36 @@ def identify(ordinal: int) -> tuple[str, str]:
         UserError: there is no driver.
         FatalCudaError: the driver does not come up, or has no such card.
     """
+    _wake()
+    device = call(driver.cuDeviceGet, ordinal)
+    name = call(driver.cuDeviceGetName, 256, device).split(b"\0")[0].decode()
+    return f"GPU-{uuid.UUID(bytes=bytes(call(driver.cuDeviceGetUuid, device).bytes))}", name
+
+
+def ordinal_of(card: str) -> int:
+    """The CUDA ordinal of a card that is given by it or by its UUID.
+
+    One card of several is given by UUID: a card that falls off the bus takes its number along, and the next process
+    counts the others anew.
+
+    Raises:
+        UserError: there is no driver.
+        FatalCudaError: the driver does not come up, or has no such card.
+    """
+    if card.isdecimal():
+        return int(card)
+    _wake()
+    for ordinal in range(call(driver.cuDeviceGetCount)):
+        if identify(ordinal)[0] == card:
+            return ordinal
+    raise FatalCudaError(f"CUDA_ERROR_NO_DEVICE as {card} is not here any more")
+
+
+def _wake() -> None:
     try:
         call(driver.cuInit, 0)
     except RuntimeError as error:
         raise UserError(f"no NVIDIA driver on this machine ({error}): use --device none") from error
-    device = call(driver.cuDeviceGet, ordinal)
-    name = call(driver.cuDeviceGetName, 256, device).split(b"\0")[0].decode()
-    return f"GPU-{uuid.UUID(bytes=bytes(call(driver.cuDeviceGetUuid, device).bytes))}", name
 
 
 class Card:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -43,7 +44,8 @@ WORKER = (sys.executable, "-m", "evoengine.devices.cuda.worker")
 class CudaDevice:
     """One GPU that proves and times candidates of one template on one problem.
 
-    `limits` are the card's own (`find_gpu`), not a named target's. `seed` is the run's: inputs derive from it.
+    `limits` are the card's own (`find_gpu`), not a named target's. `seed` is the run's: inputs derive from it. `uuid`
+    names the card where several are used, else `ordinal` does; `scratch` is then where all of them keep references.
     `worker` is the command line of the worker process, to which its arguments are appended. With `force` a card that is
     unfit for timing is only warned of. A study that goes on gives the `reference_us` that its values rest on, lest the
     card's drift since (4 % between two days were seen) rank them, and its `best_us`. Devices that take turns on one
@@ -62,6 +64,8 @@ class CudaDevice:
         limits: DeviceLimits,
         *,
         ordinal: int = 0,
+        uuid: str | None = None,
+        scratch: Path | None = None,
         seed: int,
         worker: Sequence[str] = WORKER,
         force: bool = False,
@@ -77,7 +81,9 @@ class CudaDevice:
         self._seed = seed
         self._force = force
         self._template = template
-        self._session = Session((*worker, str(ordinal)), template, problem, lock, started)
+        self._session = Session(
+            (*worker, uuid or str(ordinal)), template, problem, scratch=scratch, lock=lock, started=started
+        )
         self._spares = spares
         self._memcheck = Memcheck(template, problem, ordinal, seed)
         self._control: Subject | None = None
@@ -232,6 +238,14 @@ class CudaDevice:
                 return gather(work, raced, rejected, crashed, environment, seed)
             assert isinstance(raced, Dropped), raced
             rejected[raced.name] = raced.rejection
+
+    def learn_best(self, best_us: float) -> None:
+        """What another card has measured of some candidate, on this card's scale: the next has to come near it."""
+        self._best_us = min(self._best_us, best_us)
+
+    def interrupt(self) -> None:
+        """From another thread: kill the worker, so that what goes on here ends soon. Only `close` comes after."""
+        self._session.interrupt()
 
     def stop(self) -> None:
         """End the worker; the card stays ours."""

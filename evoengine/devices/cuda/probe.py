@@ -23,6 +23,22 @@ TENSOR_FMA_PER_SM = {(8, 0): 1024, (8, 6): 512, (8, 9): 512, (9, 0): 2048, (10, 
 """Dense fp16 multiply-adds a clock and SM with fp32 accumulation (vendor's architecture white papers)."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Gpu:
+    """One card as the driver shows it. `ordinal` is CUDA's, counted after CUDA_VISIBLE_DEVICES; NVML's is another."""
+
+    ordinal: int
+    uuid: str
+    memory_bytes: int
+    limits: DeviceLimits
+
+
+def find_gpus() -> list[Gpu]:
+    """Every card that CUDA_VISIBLE_DEVICES leaves, in CUDA's order; of a card in slices (MIG) CUDA shows one slice."""
+    found = _ask("gpus", 0)
+    return [Gpu(one["ordinal"], one["uuid"], one["memory_bytes"], _limits(one["limits"])) for one in found or ()]
+
+
 def find_gpu(ordinal: int = 0) -> DeviceLimits | None:
     """The limits of GPU `ordinal` (counted after CUDA_VISIBLE_DEVICES), or None where there is no driver or card.
 
@@ -31,16 +47,17 @@ def find_gpu(ordinal: int = 0) -> DeviceLimits | None:
     `TENSOR_FMA_PER_SM` x SMs x clock, with sm_89's figure for an unknown architecture.
     """
     fields = _ask("limits", ordinal)
-    if fields is None:
-        return None
-    fields["compute_capability"] = tuple(fields["compute_capability"])
-    return DeviceLimits(**fields)
+    return None if fields is None else _limits(fields)
 
 
 def find_uuid(ordinal: int = 0) -> str | None:
     """`GPU-...`, by which a card is locked; None where there is no driver or card."""
     found: str | None = _ask("uuid", ordinal)
     return found
+
+
+def _limits(fields: dict[str, Any]) -> DeviceLimits:
+    return DeviceLimits(**{**fields, "compute_capability": tuple(fields["compute_capability"])})
 
 
 def begin(ordinal: int) -> None:
@@ -86,6 +103,18 @@ def read_uuid(ordinal: int) -> str | None:
         return None
     status, found = driver.cuDeviceGetUuid(device)
     return f"GPU-{uuid.UUID(bytes=bytes(found.bytes))}" if status == driver.CUresult.CUDA_SUCCESS else None
+
+
+def read_gpus() -> list[Gpu]:
+    """The same as `find_gpus` in this process. Creates no context."""
+    found: list[Gpu] = []
+    while (limits := read_limits(ordinal := len(found))) is not None:
+        from cuda.bindings import driver
+
+        uuid, memory = read_uuid(ordinal), driver.cuDeviceTotalMem(driver.cuDeviceGet(ordinal)[1])[1]
+        assert uuid is not None, "the driver has just told its limits"
+        found.append(Gpu(ordinal, uuid, int(memory), limits))
+    return found
 
 
 def read_limits(ordinal: int) -> DeviceLimits | None:
@@ -142,6 +171,8 @@ def read_limits(ordinal: int) -> DeviceLimits | None:
 if __name__ == "__main__":
     if sys.argv[1] == "uuid":
         print(json.dumps(read_uuid(int(sys.argv[2]))))
+    elif sys.argv[1] == "gpus":
+        print(json.dumps([dataclasses.asdict(gpu) for gpu in read_gpus()]))
     else:
         found = read_limits(int(sys.argv[2]))
         print(json.dumps(found and found.as_json()))

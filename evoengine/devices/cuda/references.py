@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +27,25 @@ def input_set(
     """The input set of `problem`, from `folder` where this run has already made it; its seed is that of its kind.
 
     A float64 reference on the CPU takes 40 ms at the mission shape but a minute at 16 k keys, and a worker may be
-    respawned many times. The folder is the run's own: nothing in it can be stale.
+    respawned many times. The folder is the run's own: nothing in it can be stale. The workers of several cards share
+    it: whoever comes second waits for the first instead of computing the same on the same cores.
     """
     path = folder / f"{problem_digest(problem)}-{seed}.npz"
+    with _alone(path.with_suffix(".lock")):
+        return _load_or_make(template, problem, seed, name, path, kind)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """The lock goes with the process that holds it, kill -9 included."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _load_or_make(
+    template: Template, problem: Problem, seed: int, name: str, path: Path, kind: InputKind | None
+) -> InputSet:
     if path.exists():
         with np.load(path, allow_pickle=False) as arrays:
             kinds = {

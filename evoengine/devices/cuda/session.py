@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from evoengine.devices.cuda.lock import SharedLock
 from evoengine.devices.cuda.messages import Hello, Open, Opened, Phase, Reply, Request, Trouble
 from evoengine.devices.cuda.process import Worker, WorkerDied, WorkerHung
-from evoengine.errors import TemplateError, UserError
+from evoengine.errors import EvoengineError, TemplateError, UserError
 from evoengine.problem import Problem, problem_fields
 from evoengine.template import Template
 from evoengine.verdict import Gate, Rejection
@@ -44,8 +45,9 @@ class JobFailed(Exception):
 class Session:
     """Holds the card from the first `open` to `close`, through any number of workers.
 
-    With `lock`, it is shared with other sessions, and whoever made it releases it. The first worker may have been
-    `started` before, by the same command.
+    The first worker may have been `started` before, by the same command. References are kept in `scratch`, a folder
+    that outlives the session, or in one of its own where None is given. With `lock`, it is shared with other sessions,
+    and whoever made it releases it.
     """
 
     def __init__(
@@ -53,17 +55,22 @@ class Session:
         command: Sequence[str],
         template: Template,
         problem: Problem,
+        *,
+        scratch: Path | None = None,
         lock: SharedLock | None = None,
         started: Worker | None = None,
     ) -> None:
         self._command = command
         self._template = template
         self._problem = problem
-        self._scratch = tempfile.TemporaryDirectory(prefix="evoengine-")
+        self._own = None if scratch is not None else tempfile.TemporaryDirectory(prefix="evoengine-")
+        self._scratch = str(scratch) if self._own is None else self._own.name
         self._lock = lock or SharedLock()
         self._shares = lock is not None
         self._worker: Worker | None = None
         self._unopened = started
+        self._asked: Worker | None = None
+        self._interrupted = False
 
     @property
     def running(self) -> bool:
@@ -80,6 +87,7 @@ class Session:
             JobFailed: the worker does not come up.
             UserError: another evoengine holds the card, or there is none.
         """
+        self._check_wanted()
         fresh, self._unopened = self._unopened, None
         self.stop()
         self._worker = fresh or Worker(self._command)
@@ -90,7 +98,7 @@ class Session:
         except UserError:
             self.stop()
             raise
-        request = Open(str(self._template.folder), problem_fields(self._problem), seed, self._scratch.name)
+        request = Open(str(self._template.folder), problem_fields(self._problem), seed, self._scratch)
         opened, _ = self.ask(request, START_SECONDS)
         assert isinstance(opened, Opened), opened
         return opened.environment
@@ -102,9 +110,11 @@ class Session:
             JobFailed: the worker died, hung, or lost its context; it is gone.
             TemplateError, UserError: found by the worker, or the card itself has failed; the worker is gone.
             RuntimeError: evoengine's own bug in the worker, with its traceback.
+            EvoengineError: `interrupt` came before.
         """
-        worker = self._worker
+        worker = self._asked = self._worker
         assert worker is not None, "open comes first"
+        self._check_wanted()  # once `_asked` is set: `interrupt` sets its flag first, so that one sees the other
         self._worker = None  # until the answer is there: whatever interrupts the wait leaves no half-used worker
         limits: dict[Phase, float] = {
             "start": START_SECONDS,
@@ -128,11 +138,21 @@ class Session:
         self._worker = worker
         return reply, worker.busy_seconds
 
+    def _check_wanted(self) -> None:
+        if self._interrupted:
+            raise EvoengineError("the search was interrupted")
+
     def stop(self) -> None:
         """End the worker; the card stays ours."""
         if self._worker is not None:
             self._worker.close()
             self._worker = None
+
+    def interrupt(self) -> None:
+        """Kill the worker that is being asked, from another thread, and let no other be asked after it."""
+        self._interrupted = True
+        if (worker := self._asked) is not None:
+            worker.process.kill()
 
     def close(self) -> None:
         """End the worker, free the card, forget the references."""
@@ -142,7 +162,8 @@ class Session:
             self._unopened = None
         if not self._shares:
             self._lock.release()
-        self._scratch.cleanup()
+        if self._own is not None:
+            self._own.cleanup()
 
 
 def _raise(trouble: Trouble, worker: Worker) -> None:

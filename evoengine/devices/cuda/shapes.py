@@ -29,6 +29,8 @@ class MemberDevice(TimingDevice, Protocol):
 
     def stop(self) -> None: ...
 
+    def interrupt(self) -> None: ...
+
 
 class ShapesDevice:
     """Proves and times every candidate on each problem in turn; a rejection by one spares it the others.
@@ -94,6 +96,14 @@ class ShapesDevice:
         for device in self._devices:
             device.stop()
         return race_all(self._members, work, seed, lambda at, own: self._devices[at].finals(own, seed))
+
+    def learn_best(self, best_us: float) -> None:
+        """Every problem's device goes by its own best: another card's mean over the set says nothing of one."""
+
+    def interrupt(self) -> None:
+        """From another thread: kill the workers, so that what goes on here ends soon. Only `close` comes after."""
+        for device in self._devices:
+            device.interrupt()
 
     def close(self) -> None:
         """End the workers and free the card, whatever one of them does."""
