@@ -523,19 +523,19 @@ class TestEarly:
     ) -> None:
         monkeypatch.setattr(early, "DRIVER", (tmp_path,))
         with closing(early.Early(device)) as made:
-            worker = made.take()
-            again = made.take()
+            other, worker = made.take(1), made.take(0)
+            again = made.take(0)
         if worker is not None:
             worker.close()
 
         assert begun == (worker is not None)
-        assert again is None
+        assert [None, None] == [other, again]
 
     @pytest.mark.usefixtures("worker")
     def test_nothing_is_begun_without_a_driver(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(early, "DRIVER", (tmp_path / "none",))
 
-        assert early.Early("auto").take() is None
+        assert early.Early("auto").take(0) is None
 
     @pytest.mark.usefixtures("worker")
     def test_what_nobody_takes_is_ended(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,19 +27,22 @@ class Early:
         self._worker: Worker | None = None
         meant = re.fullmatch("auto|cuda(?::([0-9]{1,4}))?", device)
         if meant and any(path.exists() for path in DRIVER):
-            ordinal = int(meant[1] or 0)
-            probe.begin(ordinal)
-            self._worker = Worker((*WORKER, str(ordinal)))
+            self._ordinal = int(meant[1] or 0)
+            probe.begin(self._ordinal)
+            self._worker = Worker((*WORKER, str(self._ordinal)))
 
-    def take(self) -> Worker | None:
-        """The worker, once: whoever takes it ends it."""
+    def take(self, ordinal: int) -> Worker | None:
+        """The worker, once, if it is that card's: whoever takes it ends it."""
+        if self._worker is None or ordinal != self._ordinal:
+            return None
         worker, self._worker = self._worker, None
         return worker
 
     def close(self) -> None:
         """End the worker that nobody took."""
-        if (worker := self.take()) is not None:
-            worker.kill()
+        if self._worker is not None:
+            self._worker.kill()
+            self._worker = None
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -46,7 +46,7 @@ def device_for(
     if len(target.cards) < 2:
         options: dict[str, Any] = {"ordinal": target.ordinal, "force": force}
         if early is not None and not isinstance(question.problem, ProblemSet):
-            options["started"] = early.take()
+            options["started"] = early.take(target.ordinal)
         device = _device(question, target, study, measured, options)
         return device, device
     scratch = tempfile.TemporaryDirectory(prefix="evoengine-")  # the fleet's `close` removes it
