@@ -30,6 +30,7 @@ from benchmarks.tuners.space import SPACE
 from evoengine import __version__
 from evoengine.build import Builder, BuildRequest
 from evoengine.devices.cuda import find_gpu
+from evoengine.devices.cuda.process import child_environment
 from evoengine.problem import AttentionProblem, parse_shape, problem_fields
 from evoengine.template import load_template, shipped
 from evoengine.verdict import Artifact
@@ -46,7 +47,7 @@ def searched_by_us(seed: int, options: list[str], folder: Path) -> dict[str, Any
     """One search by the command line, as a user starts it, in an empty folder with an empty cache."""
     command = [sys.executable, "-m", "evoengine", "search", "--shape", SHAPE, "--budget", str(BUDGET)]
     command += ["--seed", str(seed), "--json", *options]
-    environment = {**os.environ, "EVOENGINE_HOME": str(folder / "home"), "PYTHONPATH": _path()}
+    environment = {**child_environment(), "EVOENGINE_HOME": str(folder / "home")}
     started = time.perf_counter()
     done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     seconds = time.perf_counter() - started
@@ -163,10 +164,6 @@ def main() -> None:
 
 def _write(path: Path, document: dict[str, Any]) -> None:
     path.write_text(json.dumps(document, indent=1) + "\n")
-
-
-def _path() -> str:
-    return os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ from evoengine.devices.cuda.device import WORKER
 from evoengine.devices.cuda.messages import SDPA, Judge, RunFinals, SetUp, Subject
 from evoengine.devices.cuda.nvml import Nvml
 from evoengine.devices.cuda.probe import find_gpu, find_uuid
+from evoengine.devices.cuda.process import child_environment
 from evoengine.devices.cuda.session import START_SECONDS, Session
 from evoengine.final_run import FINALISTS
 from evoengine.hardware import DeviceLimits, card
@@ -45,7 +46,6 @@ from evoengine.space import load_space
 from evoengine.template import Template, load_template, shipped
 from evoengine.verdict import Artifact
 
-ROOT = Path(__file__).resolve().parent.parent
 GOAL_SECONDS = 25.0
 VERDICTS = 30
 SPARE_SECONDS = 8.0
@@ -69,7 +69,7 @@ STEPS = {
 
 def search(folder: Path, options: list[str]) -> dict[str, Any]:
     """One search in `folder`, which is empty."""
-    environment = {**os.environ, "EVOENGINE_HOME": str(folder / "home"), "PYTHONPATH": str(ROOT)}
+    environment = {**child_environment(), "EVOENGINE_HOME": str(folder / "home")}
     command = [sys.executable, "-m", "evoengine", "search", *options, "--json", "--quiet"]
     began, started = datetime.now(UTC), time.monotonic()
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
