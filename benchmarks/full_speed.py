@@ -46,6 +46,7 @@ from evoengine.space import load_space
 from evoengine.template import Template, load_template, shipped
 from evoengine.verdict import Artifact
 
+ROOT = Path(__file__).resolve().parent.parent
 GOAL_SECONDS = 25.0
 VERDICTS = 30
 SPARE_SECONDS = 8.0
