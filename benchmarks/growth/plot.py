@@ -9,7 +9,7 @@ COLOURS = ("#023e8a", "#0096c7", "#c1121f", "#f77f00", "#2d6a4f")
 
 
 def draw(document: dict[str, Any], path: Path) -> None:
-    """Four panels over trials; dashed lines are the limits: 100 ms a proposal, 20 ms a verdict, 1 GB."""
+    """Four panels over trials; dotted lines are the limits: 100 ms a proposal, 20 ms a verdict, 1 GB."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -28,6 +28,7 @@ def draw(document: dict[str, Any], path: Path) -> None:
         rows = [row for row in document["studies"] if row["database"] == database]
         _line(tells, rows, "tell_ms", f"verdict, {database}", COLOURS[0], style)
         _line(tells, rows, "claim_ms", f"claim, {database}", COLOURS[2], style)
+        _line(memory, rows, "resume_peak_mb", f"resume, {database}", "0.35", style)
         for colour, (key, label) in zip(
             COLOURS, {"resume_s": "resume", "show_s": "show", "report_s": "report"}.items(), strict=False
         ):
@@ -39,10 +40,10 @@ def draw(document: dict[str, Any], path: Path) -> None:
         (memory, "peak memory of a process", "MB", 1000),
     ):
         panel.set(xscale="log", title=title, ylabel=unit)
-        panel.set_ylim(bottom=0)
         panel.grid(alpha=0.25)
         if limit is not None:
             panel.axhline(limit, color="0.4", linestyle=":", linewidth=1.2)
+        panel.set_ylim(bottom=0)
         panel.legend(fontsize=7.5)
     for panel in panels[-1]:
         panel.set_xlabel("trials in the study")
