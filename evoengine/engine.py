@@ -119,8 +119,10 @@ class Search:
             elif (converged := self._supply.converged) is not None:
                 stopped = f"{End.CONVERGED} after {self._known.paid} of {self._budget.candidates}: {converged}"
                 self._listener.note(stopped)
-            elif self._supply.left > 0:
-                stopped = End.AHEAD if self._company.helps else End.ALL_TRIED
+            elif self._company.helps:
+                stopped = End.AHEAD if self._supply.left > 0 else stopped
+            elif self._supply.exhausted:
+                stopped = End.ALL_TRIED
             idle = stopped == End.SPENT_BEFORE
             turn = self._company.turn(self._wait, early=self._time_is_over, idle=idle)
             if turn == "mine" and self._timing is not None:
@@ -167,11 +169,14 @@ class Search:
 
     def _more(self) -> bool:
         """Whether anything is in flight, be it what another process fails to finish."""
-        self._go_on()
-        while not self._begun and not self._time_is_over and self._company.may_leave_work():
-            self._wait()
+        while True:
+            # Asked before the look at the database, which then shows all that they have done.
+            others = self._company.may_leave_work()
             self._go_on()
-        return bool(self._begun)
+            over = self._time_is_over or self._company.helps or (self._supply.done and not others)
+            if self._begun or over:
+                return bool(self._begun)
+            self._wait()
 
     def _wait(self) -> None:
         self._listener.phase("waiting for the other processes on the study")

@@ -43,11 +43,18 @@ class Supply:
         self._some_wait = True
         self.converged: Converged | None = None
         """Set once nothing is left to gain and the budget says to stop then."""
+        self.exhausted = False
+        """Set once every feasible config is a trial, be it another process's."""
 
     @property
     def left(self) -> int:
         """Of the budget."""
         return self._budget.candidates - self._known.paid
+
+    @property
+    def done(self) -> bool:
+        """Whether there was nothing left to claim, whatever becomes of what is in flight."""
+        return self.left <= 0 or self.exhausted or self.converged is not None
 
     def next(self, flying: Collection[int]) -> list[Candidate]:
         """What waits to be measured, then what was in flight when a run ended, then what the sampler proposes.
@@ -128,6 +135,7 @@ class Supply:
                 room = self._company.room(n)
                 proposals = {proposal.point: proposal for proposal in self._proposer.propose(room)}
             if not proposals:
+                self.exhausted = room > 0
                 break
             with self._watch("database"):
                 claimed = self._study.claim(proposals.values(), self._proposer.free - before, self._company.bounds)

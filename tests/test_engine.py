@@ -21,6 +21,7 @@ from evoengine.archive.archive import Archive
 from evoengine.archive.lease import Owner, process_start
 from evoengine.archive.records import Record, StudySpec
 from evoengine.archive.study import Study
+from evoengine.company import Company
 from evoengine.engine import Search
 from evoengine.errors import TemplateError
 from evoengine.gates import Ceilings
@@ -97,12 +98,13 @@ class Bench:
         listener: Silent | None = None,
         ceilings: Ceilings | None = None,
         owner: Owner | None = None,
+        shared: bool = False,
         screening: Any = None,
     ) -> Outcome:
         """As the command line runs it; a `Killed` run does not give its study back."""
         question = fakes.question(ceilings)
         study = self.study()
-        study.acquire(owner or Owner.current())
+        study.acquire(owner or Owner.current(), shared=shared)
         self.search = Search(
             question,
             study,
@@ -660,6 +662,34 @@ class TestConfirm:
         bench.run(FakeGpu(), budget=3)
 
         assert [{"driver": "1"}] * 3 == [dict(one.environment) for one in bench.records()]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "trials"),
+    [(Rejection(Gate.COMPILE, "too wide", {}), 2), (Rejection(Gate.STATIC, "breaks a rule", {}), 3)],
+    ids=["paid", "free"],
+)
+def test_what_another_finishes_between_two_looks_is_not_missed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, verdict: Rejection, trials: int
+) -> None:
+    """It has the last of the budget in flight when this process has nothing to do: that is spent, or given back."""
+    other = bench.study()
+    other.acquire(Owner.current(), shared=True)
+    [theirs] = other.claim(Script({}).propose(1))
+    asked = Company.may_leave_work
+
+    def finish_it(company: Company) -> bool:
+        if bench.records()[0].verdict is None and bench.search and bench.search._known.paid:
+            other.commit(theirs, verdict, None)
+            other.release()
+        return asked(company)
+
+    monkeypatch.setattr(Company, "may_leave_work", finish_it)
+    outcome = bench.run(FakeGpu(), budget=2, shared=True, proposer=Script(dict(TILE=16), dict(TILE=32)))
+
+    assert ("budget spent", 2) == (outcome.stopped, outcome.spent)
+    assert trials == len(bench.records())
+    assert "budget spent" == bench.archive.summary("fake").status
 
 
 def test_rejections_are_summed_up_by_reason_whatever_their_numbers(bench: Bench) -> None:
