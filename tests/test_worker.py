@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from command_line import JOBS, QUESTION, empty_database, lay_out
+from command_line import JOBS, QUESTION, lay_out
 
 from benchmarks.trust import replayed
 from benchmarks.trust.joined import Orders
@@ -64,11 +64,6 @@ class Workers:
             process.kill()
             process.communicate()
         self.archive.close()
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return empty_database(tmp_path_factory.mktemp("database") / "empty.db")
 
 
 @pytest.fixture
