@@ -19,18 +19,17 @@ import shlex
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.first_search import SearchFailed, first_search
 from benchmarks.trust.graph_clock import independent_us
 from benchmarks.tuners.space import SPACE
 from evoengine import __version__
 from evoengine.build import Builder, BuildRequest
 from evoengine.devices.cuda import find_gpu
-from evoengine.devices.cuda.process import child_environment
 from evoengine.problem import AttentionProblem, parse_shape, problem_fields
 from evoengine.template import load_template, shipped
 from evoengine.verdict import Artifact
@@ -43,19 +42,14 @@ ROUNDS = 100
 OURS, WHOLE = "evoengine", "evoengine, whole space"
 
 
-def searched_by_us(seed: int, options: list[str], folder: Path) -> dict[str, Any]:
-    """One search by the command line, as a user starts it, in an empty folder with an empty cache."""
-    command = [sys.executable, "-m", "evoengine", "search", "--shape", SHAPE, "--budget", str(BUDGET)]
-    command += ["--seed", str(seed), "--json", *options]
-    environment = {**child_environment(), "EVOENGINE_HOME": str(folder / "home")}
-    started = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    seconds = time.perf_counter() - started
-    result = json.loads(done.stdout)
+def searched_by_us(seed: int, options: list[str]) -> dict[str, Any]:
+    """One search by the command line, as a user starts it."""
+    done = first_search(["--shape", SHAPE, "--budget", str(BUDGET), "--seed", str(seed), *options])
+    result = done.summary
     best = result["elites"][0]
     told = {"config": best["config"], "told_us": best["median_us"], "evaluated": result["spent"]}
     failed = result["spent"] - result["verdicts"].get("measured", 0)
-    return {"command": shlex.join(["evoengine", *command[3:]]), **told, "failed": failed, "seconds": seconds}
+    return {"command": done.command, **told, "failed": failed, "seconds": done.wall_seconds}
 
 
 def searched_by_kernel_tuner(strategy: str, seed: int, seconds: float) -> dict[str, Any]:
@@ -143,13 +137,12 @@ def main() -> None:
             if time.monotonic() > end or any((row["tool"], row["seed"]) == (name, seed) for row in document["rows"]):
                 continue
             try:
-                with tempfile.TemporaryDirectory() as folder:
-                    row = (
-                        searched_by_kernel_tuner(tool, seed, end - time.monotonic())
-                        if options is None
-                        else searched_by_us(seed, options, Path(folder))
-                    )
-            except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+                row = (
+                    searched_by_kernel_tuner(tool, seed, end - time.monotonic())
+                    if options is None
+                    else searched_by_us(seed, options)
+                )
+            except (SearchFailed, subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
                 print(f"{name}: {error}", file=sys.stderr)
                 continue
             document["rows"].append({"seed": seed, **row, "tool": name, "version": row.get("tool", __version__)})

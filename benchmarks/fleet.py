@@ -16,7 +16,6 @@ import os
 import random
 import shlex
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,14 +26,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.first_search import first_search
 from benchmarks.trust.document import judge_digest
 from evoengine import __version__
-from evoengine.archive.archive import Archive
 from evoengine.build import Builder
 from evoengine.cli.cards import one_model
 from evoengine.devices.cuda import CudaDevice, Gpu
 from evoengine.devices.cuda.nvml import Nvml
-from evoengine.devices.cuda.process import child_environment
 from evoengine.devices.fleet import Card, Fleet
 from evoengine.gates import Ceilings
 from evoengine.problem import parse_shape
@@ -169,29 +167,16 @@ def _judging(question: Question, cards: Sequence[Gpu], work: Sequence[tuple[Cand
 
 
 def _search(cards: Sequence[Gpu], shape: str, budget: int, jobs: int, seed: int) -> Step:
-    """The whole command, its build cache and its database in a folder of their own."""
-    with tempfile.TemporaryDirectory() as folder:
-        storage = f"{folder}/studies.db"
-        command = [
-            *(sys.executable, "-m", "evoengine", "search", "--shape", shape, "--budget", str(budget)),
-            *("--devices", ",".join(gpu.uuid for gpu in cards), "--jobs", str(jobs), "--seed", str(seed)),
-            *("--storage", storage, "--study", "fleet", "--json", "--quiet"),
-        ]
-        started = time.monotonic()
-        done = subprocess.run(
-            command, env={**child_environment(), "EVOENGINE_HOME": folder}, capture_output=True, text=True, check=False
-        )
-        seconds = time.monotonic() - started
-        if done.returncode:
-            raise SystemExit(f"{shlex.join(command)} ended with code {done.returncode}: {done.stderr[-2000:]}")
-        summary = json.loads(done.stdout)
-        with closing(Archive.open(f"sqlite:///{storage}")) as archive:
-            times = sorted(datetime.fromisoformat(one.committed_at) for one in archive.open_study("fleet").records())
-    searching = (times[-1] - times[0]).total_seconds()
+    """The whole command."""
+    uuids = ",".join(gpu.uuid for gpu in cards)
+    options = {"shape": shape, "budget": budget, "devices": uuids, "jobs": jobs, "seed": seed}
+    done = first_search([word for name, value in options.items() for word in (f"--{name}", str(value))])
+    summary = done.summary
+    searching = (done.committed[-1] - done.committed[0]).total_seconds()
     best = summary["elites"][0] if summary["elites"] else {}
     return {
         "jobs": jobs,
-        "seconds": round(seconds, 2),
+        "seconds": round(done.wall_seconds, 2),
         "searching_seconds": round(searching, 2),
         "candidates_per_second": summary["spent"] / searching,
         "spent": summary["spent"],

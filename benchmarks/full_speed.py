@@ -23,7 +23,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -31,14 +30,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.build_rate import measure, sample
+from benchmarks.first_search import first_search
 from evoengine import __version__
-from evoengine.archive.archive import Archive
 from evoengine.build import Builder, BuildRequest
 from evoengine.devices.cuda.device import WORKER
 from evoengine.devices.cuda.messages import SDPA, Judge, RunFinals, SetUp, Subject
 from evoengine.devices.cuda.nvml import Nvml
 from evoengine.devices.cuda.probe import find_gpu, find_uuid
-from evoengine.devices.cuda.process import child_environment
 from evoengine.devices.cuda.session import START_SECONDS, Session
 from evoengine.final_run import FINALISTS
 from evoengine.hardware import DeviceLimits, card
@@ -68,23 +66,15 @@ STEPS = {
 """Programs, each with the start of its interpreter."""
 
 
-def search(folder: Path, options: list[str]) -> dict[str, Any]:
-    """One search in `folder`, which is empty."""
-    environment = {**child_environment(), "EVOENGINE_HOME": str(folder / "home")}
-    command = [sys.executable, "-m", "evoengine", "search", *options, "--json", "--quiet"]
-    began, started = datetime.now(UTC), time.monotonic()
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    wall = time.monotonic() - started
-    if done.returncode:
-        sys.exit(f"the search ended with exit code {done.returncode}: {done.stderr.strip()}")
-    document = json.loads(done.stdout)
-    with contextlib.closing(Archive.open(str(folder / "studies" / "evoengine.db"))) as archive:
-        records = archive.open_study(document["study"]).records()
-    verdicts = sorted((datetime.fromisoformat(one.committed_at) - began).total_seconds() for one in records)
-    builds = [one.build.build_seconds for one in records if one.build is not None]
+def search(options: list[str]) -> dict[str, Any]:
+    """One search, and what there is to say of it."""
+    done = first_search(options)
+    document = done.summary
+    verdicts = [(when - done.began).total_seconds() for when in done.committed]
+    builds = [one.build.build_seconds for one in done.records if one.build is not None]
     jobs = len(os.sched_getaffinity(0))
     return {
-        "wall_seconds": round(wall, 2),
+        "wall_seconds": round(done.wall_seconds, 2),
         "first_verdict_seconds": round(verdicts[0], 2),
         "last_verdict_seconds": round(verdicts[-1], 2),
         "seconds": document["seconds"],
@@ -173,8 +163,7 @@ def main() -> None:
     options = ["--budget", str(arguments.budget), "--device", arguments.device]
     runs = []
     for _ in range(arguments.runs):
-        with tempfile.TemporaryDirectory() as folder:
-            runs.append(search(Path(folder), options))
+        runs.append(search(options))
         print(json.dumps({name: runs[-1][name] for name in ("wall_seconds", "seconds")}), file=sys.stderr)
     gpu = find_gpu()
     template = load_template(shipped("kernel_templates") / "attention")

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evoengine.cli.arguments import STORAGE
-from evoengine.cli.output import LISTING
+from evoengine.cli.output import LISTING, MAX_LISTING_BYTES
 from evoengine.cli.resolve import named_template
 from evoengine.errors import UserError
 from evoengine.export.wisdom import MAX_BYTES, PACKAGE, Wisdom, merge, parse_wisdom, valid
 from evoengine.problem import AttentionProblem
-from evoengine.reading import read_text
+from evoengine.reading import read_bytes, read_text
 from evoengine.template import Template, load_template
 
 if TYPE_CHECKING:
@@ -98,15 +98,15 @@ def _package(folder: Path) -> _Source:
     """A folder that `export --format torch` wrote; files that are not as they were written are refused."""
     remedy = f"give a folder that `evoengine export --format torch` wrote, or export it again ({folder})"
     try:
-        listing = json.loads((folder / LISTING).read_text(encoding="utf-8"))
+        listing = json.loads(read_text(folder / LISTING, MAX_LISTING_BYTES, remedy))
         if listing["format"] != f"evoengine {PACKAGE}":
             raise ValueError(f"it is {listing['format']!r}")
-        files = {name: (folder / name).read_bytes() for name in listing["files"]}
+        files = {name: read_bytes(folder / name, MAX_BYTES, remedy) for name in listing["files"]}
         changed = [name for name, digest in listing["files"].items() if _sha256(files[name]) != digest]
         if changed:
             raise ValueError(f"{changed[0]} was changed since it was exported")
         [name] = [name for name in files if name.endswith(".wisdom")]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"no {PACKAGE} ({type(error).__name__}: {error}): {remedy}") from error
     wisdom = _parsed(folder / name, files[name].decode("utf-8", "replace"))
     cubins = {Path(file).stem: content for file, content in files.items() if file.endswith(".cubin")}

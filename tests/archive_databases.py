@@ -72,9 +72,6 @@ class Postgres:
         return f"postgresql+psycopg://evo@/{name}?host={self._folder}"
 
 
-KINDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
-
-
 @contextmanager
 def opened(kind: str, folder: Path) -> Iterator[Server]:
     """Copies of a database that evoengine has opened before: making Optuna's tables takes a second."""
@@ -86,8 +83,9 @@ def opened(kind: str, folder: Path) -> Iterator[Server]:
 
 @contextmanager
 def postgres() -> Iterator[Postgres]:
-    """A server on a Unix socket in its own folder. Skips the test where PostgreSQL is not installed."""
-    binaries = _binaries()
+    """A server on a Unix socket in its own folder."""
+    binaries = postgres_binaries()
+    assert binaries is not None, "mark the test postgres: it skips where there is no server"
     pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'evoengine[test]'")
     # initdb refuses root, and a socket's path must be short and open to the other user: pytest's tmp_path is neither.
     folder = Path(tempfile.mkdtemp(prefix="evo-pg-", dir="/tmp"))
@@ -111,12 +109,9 @@ def postgres() -> Iterator[Postgres]:
         shutil.rmtree(folder)
 
 
-def _binaries() -> Path:
-    """Debian keeps them off the PATH, and what it puts there may be a link."""
+def postgres_binaries() -> Path | None:
+    """Where PostgreSQL's server programs are. Debian keeps them off the PATH, and what it puts there may be a link."""
     found = shutil.which("initdb")
     places = [Path(found).resolve().parent] if found else []
     places += [Path(path).parent for path in sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"), reverse=True)]
-    for place in places:
-        if (place / "pg_ctl").exists():
-            return place
-    pytest.skip("PostgreSQL's initdb is neither on PATH nor under /usr/lib/postgresql: apt install postgresql")
+    return next((place for place in places if (place / "pg_ctl").exists()), None)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import pwd
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
 from benchmarks.trust.processes import Mark
+
+if TYPE_CHECKING:
+    from archive_databases import Server
 
 # A shared machine can stall any one example, and a failure must come back on the next run.
 settings.register_profile("evoengine", deadline=None, derandomize=True)
@@ -28,6 +27,38 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVOENGINE_HOME", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty study database, to be copied."""
+    from command_line import empty_database
+
+    return empty_database(tmp_path_factory.mktemp("database") / "empty.db")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh folder to work in, the current one: with a template `mine` and an empty database. No GPU is seen."""
+    from command_line import lay_out
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    return lay_out(tmp_path, database)
+
+
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Databases of each kind that an archive can be in."""
+    from archive_databases import opened
+
+    with opened(request.param, tmp_path_factory.mktemp("server")) as made:
+        yield made
+
+
+@pytest.fixture
+def url(server: Server) -> str:
+    return server.copy()
 
 
 @pytest.fixture
@@ -47,48 +78,11 @@ def missing_gpu() -> str:
     return "" if find_gpu() is not None else "no NVIDIA GPU with a driver"
 
 
-@cache
-def postgres_binaries() -> Path | None:
-    """The folder of PostgreSQL's server programs; Debian keeps them off PATH."""
-    on_path = shutil.which("initdb")
-    installed = [Path(on_path)] if on_path else sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    return installed[-1].parent if installed else None
-
-
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and missing_gpu():
         pytest.skip(missing_gpu())
-    if item.get_closest_marker("postgres") and postgres_binaries() is None:
-        pytest.skip("no PostgreSQL server (initdb) on PATH or under /usr/lib/postgresql")
+    if item.get_closest_marker("postgres"):
+        from archive_databases import postgres_binaries
 
-
-@pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
-    """A throw-away PostgreSQL server on a Unix socket; its URL for SQLAlchemy. Use in tests marked `postgres`."""
-    binaries = postgres_binaries()
-    assert binaries is not None, "mark the test postgres: it skips where there is no server"
-    # Not below pytest's own folder: that is private to this user, a server must not run as root, and the path of its
-    # socket may have 107 characters at most.
-    folder = Path(tempfile.mkdtemp(prefix="evo_pg_"))
-    # cwd: pg_ctl would start the server in ours, which the other user may not be allowed to enter
-    other_user = {}
-    if os.getuid() == 0:
-        names = {entry.pw_name: entry for entry in pwd.getpwall()}
-        owner = names.get("postgres") or names["nobody"]
-        os.chown(folder, owner.pw_uid, owner.pw_gid)
-        other_user = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
-
-    def call(program: str, *arguments: str) -> None:
-        command = [str(binaries / program), "-D", str(folder / "data"), *arguments]
-        subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL, timeout=60, **other_user)
-
-    try:
-        call("initdb", "-A", "trust", "-U", "evo", "--no-sync", "-E", "UTF8")
-        options = f"-c listen_addresses='' -k {folder} -c fsync=off"
-        call("pg_ctl", "-w", "-l", str(folder / "log"), "-o", options, "start")
-        try:
-            yield f"postgresql+psycopg://evo@/postgres?host={folder}"
-        finally:
-            call("pg_ctl", "-m", "immediate", "stop")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if postgres_binaries() is None:
+            pytest.skip("no PostgreSQL server (initdb) on PATH or under /usr/lib/postgresql: apt install postgresql")

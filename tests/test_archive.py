@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import archive_databases as databases
 import optuna
 import pytest
 import sqlalchemy
@@ -135,17 +134,6 @@ def dead_owner() -> Owner:
     owner = Owner(Owner.current().host, pid, lease.process_start(pid) or "")
     finished(pid, read)
     return owner
-
-
-@pytest.fixture(scope="module", params=databases.KINDS)
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[databases.Server]:
-    with databases.opened(request.param, tmp_path_factory.mktemp("database")) as made:
-        yield made
-
-
-@pytest.fixture
-def url(server: databases.Server) -> str:
-    return server.copy()
 
 
 @pytest.fixture

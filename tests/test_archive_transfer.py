@@ -45,12 +45,6 @@ ANOTHER_QUESTION: list[tuple[dict[str, Any], str]] = [
 ALL = [*tables.metadata.sorted_tables, *rows.OPTUNA.values()]
 
 
-@pytest.fixture(scope="module", params=databases.KINDS)
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[databases.Server]:
-    with databases.opened(request.param, tmp_path_factory.mktemp("database")) as made:
-        yield made
-
-
 @pytest.fixture
 def open_archive() -> Iterator[Callable[[str], Archive]]:
     with contextlib.ExitStack() as stack:
@@ -61,11 +55,6 @@ def open_archive() -> Iterator[Callable[[str], Archive]]:
             return archive
 
         yield opened
-
-
-@pytest.fixture
-def url(server: databases.Server) -> str:
-    return server.copy()
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy
-from command_line import JOBS, QUESTION, SPACE, empty_database, lay_out, make_template, start
+from command_line import JOBS, QUESTION, SPACE, lay_out, make_template, start
 
 from evoengine.archive.study import Study
 from evoengine.cli import main
@@ -39,11 +39,6 @@ class Ran:
 Run = Callable[..., Ran]
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return empty_database(tmp_path_factory.mktemp("database") / "empty.db")
-
-
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -56,13 +51,6 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
         return Ran(code, *capsys.readouterr())
 
     return run
-
-
-@pytest.fixture
-def folder(tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A fresh folder to work in, with a template `mine` and an empty database."""
-    monkeypatch.chdir(tmp_path)
-    return lay_out(tmp_path, database)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from command_line import JOBS, QUESTION, empty_database, lay_out
+from command_line import JOBS, QUESTION
 from sqlalchemy import event
 from test_archive import ARTIFACT, MEASUREMENT, SPEC
 from test_faults import judged
@@ -87,11 +87,6 @@ class Disk:
     @property
     def said(self) -> set[int]:
         return {int(number) for number in re.findall(r"^#(\d+) ", self.err, re.MULTILINE)}
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return lay_out(tmp_path, empty_database(tmp_path / "empty.db"))
 
 
 def records(path: Path) -> list[Record]:

@@ -189,6 +189,8 @@ def test_an_earlier_export_is_replaced_and_what_lies_beside_it_stays(tmp_path: P
         '{"format": "evoengine bundle", "files": {"/precious": ""}}',
         '{"format": "evoengine bundle"}',
         "[]",
+        pytest.param("[" * 100_000, id="nested"),
+        pytest.param(" " * (2 << 20), id="large"),
     ],
 )
 def test_a_folder_of_others_is_left_alone_even_with_force(tmp_path: Path, listing: str | None) -> None:

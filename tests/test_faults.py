@@ -17,7 +17,7 @@ from typing import Any
 
 import optuna
 import pytest
-from command_line import JOBS, QUESTION, empty_database, lay_out, start
+from command_line import JOBS, QUESTION, start
 from optuna.trial import TrialState
 
 from benchmarks.trust.processes import Mark
@@ -60,18 +60,6 @@ class Running:
 
 
 Search = Callable[..., Running]
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return empty_database(tmp_path_factory.mktemp("database") / "empty.db")
-
-
-@pytest.fixture
-def folder(tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    return lay_out(tmp_path, database)
 
 
 @pytest.fixture

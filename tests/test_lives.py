@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import archive_databases as databases
@@ -17,12 +17,6 @@ from benchmarks.trust.workers import share
 SEED = 3
 OUTAGE_SECONDS = 3.0
 """Shorter than `database.PATIENCE_SECONDS`; SQLite's own wait for a lock is over by then."""
-
-
-@pytest.fixture(scope="module", params=databases.KINDS)
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[databases.Server]:
-    with databases.opened(request.param, tmp_path_factory.mktemp("database")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -375,6 +375,8 @@ def test_a_package_holds_several_shapes(tmp_path: Path, monkeypatch: pytest.Monk
         (lambda path: (path / "attention" / "template.py").unlink(), "No such file"),
         (lambda path: (path / "evoengine.json").unlink(), "export it again"),
         (lambda path: (path / "evoengine.json").write_text("[]"), "export it again"),
+        (lambda path: (path / "evoengine.json").write_text("[" * 100_000), "no torch package .*: give a folder"),
+        (lambda path: (path / "evoengine.json").write_text(" " * (2 << 20)), r"evoengine.json has more than 1,048,576"),
         (lambda path: (path / "evoengine.json").write_text('{"format": "evoengine bundle"}'), "evoengine bundle"),
     ],
 )
@@ -400,7 +402,7 @@ def test_what_cannot_be_loaded_is_one_line(folder: Path, tmp_path: Path) -> None
         ("lse.h", "log-sum-exp"),
         ("x.wisdom", "is no wisdom file"),
         ("nowhere.h", "does not exist"),
-        ("", "no torch package"),
+        ("", r"evoengine.json cannot be read .*: give a folder that `evoengine export --format torch` wrote"),
     ):
         with pytest.raises(UserError, match=says):
             evoengine.load(tmp_path / source, storage=storage)
@@ -413,6 +415,8 @@ def test_a_file_is_read_up_to_a_bound(folder: Path, monkeypatch: pytest.MonkeyPa
 
     with pytest.raises(UserError, match=r"attention.wisdom has more than 100 bytes: give wisdom or a header"):
         evoengine.load(folder / "attention.wisdom")
+    with pytest.raises(UserError, match=r"has more than 100 bytes: give a folder that `evoengine export"):
+        evoengine.load(folder / "package")
 
 
 def test_wisdom_from_elsewhere_starts_no_code_that_it_names(folder: Path, tmp_path: Path) -> None:

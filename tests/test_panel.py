@@ -34,7 +34,7 @@ def drawn(made: State, width: int) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
 
-@pytest.mark.parametrize("width", [80, 160])
+@pytest.mark.parametrize("width", [76, 80, 160])
 def test_the_panel_fits_and_hides_nothing(width: int) -> None:
     text = drawn(state(), width)
     flat = "".join(text.split())
@@ -45,6 +45,7 @@ def test_the_panel_fits_and_hides_nothing(width: int) -> None:
     assert "█▅▁  8.30 → 4.15 us" in text
     assert "60 measured  2 resources  1 correctness" in text
     assert LABEL in flat
+    assert [] == [token for token in LABEL.split(".") if token not in text]
     assert "12of32built,1.0/sbuilt,0.0/sjudged,1980MHz39°C72W,slowedbypowercap" in flat
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import fakes
 import measured_study
 import pytest
-from command_line import JOBS, empty_database, lay_out
+from command_line import JOBS
 
 from evoengine.archive.archive import Archive
 from evoengine.archive.study import Study
@@ -108,16 +108,8 @@ class Bench:
         return document
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return empty_database(tmp_path_factory.mktemp("database") / "empty.db")
-
-
 @pytest.fixture
-def bench(tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Bench:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    lay_out(tmp_path, database)
+def bench(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Bench:
     made = Bench(capfd)
     here = card("l4")
     monkeypatch.setattr(running, "device_for", made.device_for)

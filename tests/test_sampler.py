@@ -357,7 +357,11 @@ def grouped() -> FeasibleSet:
 
 @pytest.fixture(params=["listed", "grouped"])
 def feasible(request: pytest.FixtureRequest) -> FeasibleSet:
-    return FEASIBLE if request.param == "listed" else grouped()
+    """A list is in no order here: its rows follow it all the same."""
+    if request.param == "grouped":
+        return grouped()
+    drawn = np.random.default_rng(5).permutation(len(FEASIBLE.points))
+    return FeasibleSet([FEASIBLE.points[row] for row in drawn], {}, FEASIBLE.product)
 
 
 class TestValidSet:

@@ -13,7 +13,6 @@ from typing import Any
 import fake_sanitizer
 import numpy as np
 import pytest
-from command_line import empty_database, lay_out
 from fake_card import FakeKernel
 from test_cuda_protocol import ARTIFACT, candidate, judge, make, own_temporary_folder, started
 
@@ -449,12 +448,6 @@ class MeasuringCard:
 
 
 class TestCommand:
-    @pytest.fixture
-    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-        return lay_out(tmp_path, empty_database(tmp_path / "empty.db"))
-
     def test_sanitize_without_the_tool_or_a_gpu_stops_before_anything_is_spent(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import shape_sets
-from command_line import JOBS, empty_database, lay_out
+from command_line import JOBS
 from measured_study import SPACE, TEMPLATE, check, spec_of
 
 from evoengine import confirm
@@ -293,18 +293,6 @@ class Bench:
         out = self.run("search", "--template", "mine", "--budget", "40", *options, *JOBS, "--json", code=code)
         document: dict[str, Any] = json.loads(out) if out else {}
         return document
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return empty_database(tmp_path_factory.mktemp("database") / "empty.db")
-
-
-@pytest.fixture
-def folder(tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    return lay_out(tmp_path, database)
 
 
 @pytest.fixture

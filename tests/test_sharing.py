@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import archive_databases as databases
 import pytest
 import sqlalchemy
 from optuna.trial import TrialState
@@ -24,17 +23,6 @@ from evoengine.errors import Unavailable
 from evoengine.verdict import Gate, Rejection
 
 STATIC = Rejection(Gate.STATIC, "breaks a rule")
-
-
-@pytest.fixture(scope="module", params=databases.KINDS)
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[databases.Server]:
-    with databases.opened(request.param, tmp_path_factory.mktemp("database")) as made:
-        yield made
-
-
-@pytest.fixture
-def url(server: databases.Server) -> str:
-    return server.copy()
 
 
 @pytest.fixture

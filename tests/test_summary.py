@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from contextlib import closing
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from rich.console import Console
 from evoengine.archive.archive import Archive
 from evoengine.archive.records import Elite
 from evoengine.cli import main, result, studies
+from evoengine.cli.tables import Label
 from evoengine.summary import winner
 
 
@@ -107,3 +110,28 @@ def test_a_narrow_terminal_keeps_what_decides(
     assert all_figures == ("2.8e-04" in out) == ("2.00x" in out) == ("5.120" in out)
     assert "default config in the same run: 8.360 us, 9.500 us with cold L2" in " ".join(out.split())
     assert "by more than 1% over the whole 99.38% interval" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(("width", "lines"), [(80, 3), (176, 1)])
+def test_a_label_is_broken_between_its_tokens(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int, lines: int
+) -> None:
+    label = "wm_4.rt_1.bn_64.wkv_1.st_2.pw_0.mb_0.un_0.ll_0.qr_1.ov_0.lr_0.sm_0.ms_0.ot_0.hf_0.sp_1.mc_1"
+    monkeypatch.setattr(result, "console", lambda: Console(width=width, highlight=False, markup=False))
+    row = {"trial": 7, "label": label, "estimated_us": 14.874, "registers": 144, "spill_bytes": 0, "smem_bytes": 40960}
+    counts = {"verdicts": {}, "free": {}, "measured": [], "baselines": [], "rejections": [], "elites": []}
+    about = {"study": "s", "template": "t", "shape": "x", "device": "d", "limits": "l", "spent": 1, "budget": 1}
+    figures = {"ctas_per_sm": 2, "error": 2.8e-4}
+    result.show_result({**about, **counts, "sources": [], "worth": None, "shortlist": [{**row, **figures}]})
+    cells = re.findall(r"\S+_\d+\S*", capsys.readouterr().out)
+
+    assert lines == len(cells)
+    assert label == "".join(cells)
+    assert [] == [cell for cell in cells if not re.fullmatch(r"([a-z]+_\d+(\.|$))+", cell)]
+
+
+def test_a_token_wider_than_the_terminal_is_folded() -> None:
+    console = Console(width=12, file=io.StringIO(), highlight=False, markup=False)
+    console.print(Label("kind_abcdefghijklm.n_1"))
+
+    assert ["kind_abcdefg", "hijklm.", "n_1"] == console.file.getvalue().split()  # type: ignore[attr-defined]

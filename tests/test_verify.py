@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy
 import test_cli
-from command_line import JOBS, QUESTION, empty_database, lay_out, start
+from command_line import JOBS, QUESTION, lay_out, start
 from test_cli import Run, one_line
 
 from evoengine.archive.archive import Archive
@@ -39,9 +39,9 @@ RECORDED = Recorded(
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, cache_folder: Path) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, database: Path, cache_folder: Path) -> Path:
     """A folder in which a search without a GPU has run."""
-    folder = lay_out(tmp_path_factory.mktemp("finished"), empty_database(tmp_path_factory.mktemp("db") / "empty.db"))
+    folder = lay_out(tmp_path_factory.mktemp("finished"), database)
     process = start(folder, "search", *QUESTION, *JOBS, "--study", NAME, "--budget", "3", "-q", stdout=subprocess.PIPE)
     assert process.communicate(timeout=120)[0]
     return folder

@@ -11,7 +11,7 @@ from pathlib import Path
 import fakes
 import numpy as np
 import pytest
-from command_line import QUESTION, empty_database, lay_out
+from command_line import QUESTION
 from recorded_files import Row, t4, write
 
 from evoengine.archive.archive import Archive
@@ -321,11 +321,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def test_an_unknown_study_ends_with_code_2_and_leaves_no_study(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    lay_out(tmp_path, empty_database(tmp_path / "empty.db"))
-
     assert 2 == main(["search", *QUESTION, "--warm-start", "nowhere"])
     error = capsys.readouterr().err
     assert "holds no study yet" in error

@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from command_line import JOBS, QUESTION, empty_database, lay_out
+from command_line import JOBS, QUESTION, lay_out
 
 from benchmarks.trust import replayed
 from benchmarks.trust.joined import Orders
@@ -24,6 +24,7 @@ from evoengine.build import Builder, compiling
 from evoengine.build.shared import FolderStore
 from evoengine.cli import main
 from evoengine.cli.resolve import reopen
+from evoengine.cli.running import STOP_SIGNALS
 from evoengine.cli.storage import shown_storage, without_secrets
 from evoengine.verdict import Artifact, Estimate, Measurement, is_paid
 
@@ -64,11 +65,6 @@ class Workers:
             process.kill()
             process.communicate()
         self.archive.close()
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return empty_database(tmp_path_factory.mktemp("database") / "empty.db")
 
 
 @pytest.fixture
@@ -177,6 +173,16 @@ def test_its_builds_are_found_by_others(
         assert one.build is not None
         assert isinstance(artifact, Artifact)
         assert (one.build.cubin_sha256, True) == (artifact.cubin_sha256, artifact.cached)
+
+
+@pytest.mark.parametrize(
+    "command", [["search", *QUESTION, *JOBS, "--budget", "1"], ["worker", "--no-gpu", "--until-done"]]
+)
+def test_ctrl_c_does_afterwards_what_it_did_before(folder: Path, command: list[str]) -> None:
+    before = [signal.getsignal(number) for number in STOP_SIGNALS]
+
+    assert 0 == main([*command, "--quiet"])
+    assert before == [signal.getsignal(number) for number in STOP_SIGNALS]
 
 
 class TestSecrets:

@@ -7,11 +7,12 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
+from rich.console import RenderableType
 from rich.text import Text
 
 from evoengine.archive.study import Study
 from evoengine.cli.result import WIDE
-from evoengine.cli.tables import console, table
+from evoengine.cli.tables import Label, console, table
 from evoengine.errors import UserError
 from evoengine.export.chosen import choose
 from evoengine.problem import AttentionProblem, problem_fields
@@ -107,9 +108,9 @@ def _text(name: str) -> Callable[[dict[str, Any]], str]:
     return lambda row: str(row.get(name) or "")
 
 
-_COLUMNS: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
+_COLUMNS: list[tuple[str, Callable[[dict[str, Any]], RenderableType]]] = [
     ("shape", _text("shape")),
-    ("config", _text("label")),
+    ("config", lambda row: Label(row.get("label") or "-")),
     (">us", _number("median_us", "{:.3f}")),
     (">estimated us", _number("estimated_us", "{:.3f}")),
     (">noise", _number("noise", "{:.1%}")),

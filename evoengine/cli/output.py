@@ -9,9 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from evoengine.errors import UserError
+from evoengine.reading import read_text
 
 LISTING = "evoengine.json"
 """In every exported folder: what kind of folder it is, and the SHA-256 of every file that was written."""
+MAX_LISTING_BYTES = 1 << 20
+"""Of some 10,000 files."""
 
 
 def write_whole(path: Path, content: bytes, *, force: bool) -> None:
@@ -77,12 +80,13 @@ def _replace(path: Path, content: bytes) -> None:
 
 def _listed(path: Path, kind: str) -> set[str]:
     """The files of an earlier export."""
+    remedy = "give another --output"
     try:
-        found = json.loads((path / LISTING).read_text(encoding="utf-8"))
+        found = json.loads(read_text(path / LISTING, MAX_LISTING_BYTES, remedy))
         names = {str(name) for name in found["files"]}
         inside = not any(".." in PurePosixPath(name).parts or name.startswith("/") for name in names)
         if found["format"] != f"evoengine {kind}" or not inside:
             raise ValueError
         return names
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is no {kind} that `evoengine export` wrote: give another --output") from None
+    except (UserError, ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(f"{path} is no {kind} that `evoengine export` wrote: {remedy}") from None

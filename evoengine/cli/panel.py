@@ -11,6 +11,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from evoengine.cli.tables import Label
 from evoengine.verdict import Gate
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -94,7 +95,7 @@ def panel(state: State, now: float) -> Table:
     if state.best is not None:
         course = f"  {state.trail[0]:.2f} → {state.trail[-1]:.2f} us"
         rows.add_row("so far", Text.assemble((sparkline(state.trail, SPARK), "cyan"), course))
-        rows.add_row("config", Text(state.best.label, "dim"))
+        rows.add_row("config", Label(state.best.label, "dim"))
     rows.add_row("verdicts", verdicts(state))
     rows.add_row("now", activity(state, now))
     return rows

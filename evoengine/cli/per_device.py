@@ -16,7 +16,7 @@ from evoengine.cli.judges import check_sanitizer
 from evoengine.cli.new_study import ask
 from evoengine.cli.per_shape import search_all
 from evoengine.cli.resolve import Target, check_devices, target_of
-from evoengine.cli.tables import console, table
+from evoengine.cli.tables import Label, console, table
 from evoengine.errors import UserError
 from evoengine.stopwatch import Stopwatch
 
@@ -69,5 +69,5 @@ def _show(document: dict[str, Any]) -> None:
                 ("speedup_over_sdpa", "{:.2f}x"),
             )
         ]
-        drawn.add_row(row["device"], str(len(row["cards"])), row.get("label", "-"), *times, row["state"])
+        drawn.add_row(row["device"], str(len(row["cards"])), Label(row.get("label", "-")), *times, row["state"])
     console().print(drawn)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from rich.console import RenderableType
 from rich.text import Text
 
 from evoengine.archive.records import Record
 from evoengine.archive.study import Study
-from evoengine.cli.tables import console, table
+from evoengine.cli.tables import Label, console, table
 from evoengine.cli.toolkit import show_profiles, show_sanitized
 from evoengine.cli.worth import show_worth
 from evoengine.confirm import MARGIN
@@ -163,7 +164,7 @@ def _rejudged(found: dict[str, Any]) -> None:
         drawn = table("", ">trial", "config", "", "why")
         for outcome, changed in rows:
             for one in changed[:REASONS]:
-                drawn.add_row(str(one["trial"]), one["label"], outcome, one["reason"])
+                drawn.add_row(str(one["trial"]), Label(one["label"]), outcome, one["reason"])
         out.print(drawn)
 
 
@@ -193,9 +194,9 @@ def _figure(name: str) -> Callable[[dict[str, Any]], str]:
 
 WIDE = 120
 """Width of a terminal in characters from which on every figure fits beside a label on two lines."""
-_COLUMNS: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
+_COLUMNS: list[tuple[str, Callable[[dict[str, Any]], RenderableType]]] = [
     (">#", _figure("trial")),
-    ("config", _figure("label")),
+    ("config", lambda row: Label(row["label"])),
     (">us", lambda row: f"{row.get('median_us', row.get('estimated_us')):.3f}"),
     (">cold us", lambda row: f"{row['cold_median_us']:.3f}" if row.get("cold_median_us") else "-"),
     (">noise", lambda row: f"{row['noise']:.1%}"),
@@ -212,7 +213,7 @@ _COLUMNS: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
 _NARROW = {">#", "config", ">us", ">noise", ">regs", ">smem B"}
 _NARROW_MEANS = {">#", "config", ">us", ">vs default", ">at worst", ">vs SDPA"}
 _TIMED = {">cold us", ">noise", ">vs default", ">at worst", ">vs SDPA", "verdict"}
-_SHAPE_COLUMNS: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
+_SHAPE_COLUMNS: list[tuple[str, Callable[[dict[str, Any]], RenderableType]]] = [
     ("shape", _figure("shape")),
     (">weight", lambda row: f"{row['weight']:g}"),
     *(column for column in _COLUMNS if column[0] in {">us", *_TIMED} - {">at worst"}),

@@ -6,7 +6,8 @@ import argparse
 import shlex
 import signal
 import threading
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 
@@ -78,8 +79,7 @@ def search_study(arguments: argparse.Namespace, run: Run, joining: Joining | Non
     measures = target.ordinal is not None
     out = console(stderr=True)
     with ExitStack() as stack:
-        for number in STOP_SIGNALS:
-            stack.callback(signal.signal, number, signal.getsignal(number))
+        stack.enter_context(signals_given_back())
         study.acquire(Owner.current(), shared=joining is not None or study.on_server)
         stack.callback(study.release)
         builder.store = shared_store(arguments.cache, study)
@@ -139,6 +139,17 @@ def usual_batch(jobs: int, cards: int) -> int:
     if cards < 2:
         return min(max(2 * jobs, 8), 32)
     return min(max(2 * jobs, 16 * cards), 64)
+
+
+@contextmanager
+def signals_given_back() -> Iterator[None]:
+    """Ctrl-C and SIGTERM do afterwards what they did before, whatever was made of them meanwhile."""
+    before = [(number, signal.getsignal(number)) for number in STOP_SIGNALS]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
 
 
 def _stop_on_signals(search: Search, display: Display, came: threading.Event) -> None:

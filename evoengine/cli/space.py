@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from evoengine.cli.resolve import find_question, find_target
-from evoengine.cli.tables import console, table
+from evoengine.cli.tables import Label, console, table
 from evoengine.problem import Problem, ProblemSet, problem_fields
 from evoengine.question import Question
 from evoengine.space import FeasibleSet
@@ -78,7 +78,8 @@ def show_space(question: Question) -> None:
     )
     if len(feasible.points) < feasible.product:
         out.print(_refusals(feasible))
-    out.print(f"\ndefault config: {question.default.label}")
+    out.print()
+    out.print(Label(f"default config: {question.default.label}"))
 
 
 def _refusals(feasible: FeasibleSet) -> Table:

@@ -7,7 +7,7 @@ import json
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from types import FrameType
 
@@ -16,7 +16,7 @@ from evoengine.archive.records import StudySummary
 from evoengine.archive.study import Study
 from evoengine.archive.work import Bounds
 from evoengine.cli.resolve import find_target
-from evoengine.cli.running import INTERRUPTED, STOP_SIGNALS, Joining, search_study
+from evoengine.cli.running import INTERRUPTED, STOP_SIGNALS, Joining, search_study, signals_given_back
 from evoengine.cli.search import reopened
 from evoengine.cli.storage import existing_storage
 from evoengine.cli.tables import console
@@ -157,8 +157,7 @@ def _signals(told_to_stop: threading.Event) -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         told_to_stop.set()
 
-    with ExitStack() as stack:
+    with signals_given_back():
         for number in STOP_SIGNALS:
-            stack.callback(signal.signal, number, signal.getsignal(number))
             signal.signal(number, stop)
         yield

@@ -19,17 +19,24 @@ Rows = NDArray[np.intp]
 class _Group:
     """Some axes, every choice of them that is allowed, and the place of each among these.
 
-    `matrix` has a row for each and a column for each of `axes`.
+    `matrix` has a row for each and a column for each of `axes`. A choice's code is its product with `strides`; `codes`
+    are ascending, and the row of each is its place there, or what `order` has in that place.
     """
 
-    def __init__(self, axes: Sequence[int], sizes: Sequence[int], matrix: NDArray[np.int16]) -> None:
+    def __init__(
+        self,
+        axes: Sequence[int],
+        strides: Sequence[int],
+        codes: NDArray[np.int64],
+        matrix: NDArray[np.int16],
+        order: Rows | None = None,
+    ) -> None:
         self.axes = np.array(axes, dtype=np.intp)
         # Column-major: distances walk one axis at a time.
         self.matrix = np.asfortranarray(matrix)
-        self._strides = np.array([math.prod(sizes[at + 1 :]) for at in range(len(sizes))], dtype=np.int64)
-        codes = self.matrix.astype(np.int64) @ self._strides
-        self._order = np.argsort(codes, kind="stable")
-        self._codes = codes[self._order]
+        self._strides = np.array(strides, dtype=np.int64)
+        self._codes = codes
+        self._order = order
 
     def __len__(self) -> int:
         return len(self.matrix)
@@ -38,7 +45,7 @@ class _Group:
         """The row of each of `points`, which have all axes of the space; -1 where there is none."""
         codes = points[:, self.axes] @ self._strides
         at = np.minimum(np.searchsorted(self._codes, codes), len(self) - 1)
-        return np.where(self._codes[at] == codes, self._order[at], -1)
+        return np.where(self._codes[at] == codes, at if self._order is None else self._order[at], -1)
 
 
 class ValidSet:
@@ -58,12 +65,11 @@ class ValidSet:
         self.axes = space.axes
         self.sizes = tuple(len(axis.choices) for axis in space.axes)
         if isinstance(points, Combinations):
-            self._groups = [_Group(group.axes, group.sizes, _decoded(group)) for group in points.groups]
+            self._groups = [_tied(group) for group in points.groups]
         elif space.product >= 2**63:
             raise UserError(f"search space {space.name} has {space.product} points, over 2**63: drop some choices")
         else:
-            matrix = np.array(points, dtype=np.int16).reshape(len(points), len(self.sizes))
-            self._groups = [_Group(range(len(self.sizes)), self.sizes, matrix)]
+            self._groups = [_listed(points, self.sizes)]
         self._steps = [_steps(len(axis.choices), axis.ordered) for axis in space.axes]
 
     def __len__(self) -> int:
@@ -153,11 +159,20 @@ class ValidSet:
         return int(free[rng.integers(len(free))])
 
 
-def _decoded(group: Group) -> NDArray[np.int16]:
-    """The members of a group: (members, axes)."""
-    codes = np.frombuffer(group.codes, dtype=np.uint64)
+def _tied(group: Group) -> _Group:
+    """The members of a group in its order, which is that of their codes: they are not sorted again."""
+    codes = np.frombuffer(group.codes, dtype=np.int64)  # all are below 2**63
     columns = [codes // stride % size for stride, size in zip(group.strides, group.sizes, strict=True)]
-    return np.array(columns, dtype=np.int16).T
+    return _Group(group.axes, group.strides, codes, np.array(columns, dtype=np.int16).T)
+
+
+def _listed(points: Sequence[Point], sizes: Sequence[int]) -> _Group:
+    """Whole points, in the order of the list."""
+    matrix = np.array(points, dtype=np.int16).reshape(len(points), len(sizes))
+    strides = [math.prod(sizes[at + 1 :]) for at in range(len(sizes))]
+    codes = matrix.astype(np.int64) @ np.array(strides, dtype=np.int64)
+    order = np.argsort(codes, kind="stable")
+    return _Group(range(len(sizes)), strides, codes[order], matrix, order)
 
 
 def _steps(size: int, ordered: bool) -> NDArray[np.float64]:
