@@ -50,6 +50,20 @@ def written(database: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return files
 
 
+@pytest.mark.parametrize("form", ["t4", "cachefile", "json"])
+def test_what_was_written_is_said(
+    database: Path, tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The study above all, where none was named: that is the last one."""
+    path, trials = tmp_path / "out", len(verdicts())
+
+    assert 0 == export(database, path, form)
+    assert f"{path}: {trials} trials of measured\n" == capsys.readouterr().out
+    assert 0 == export(database, path, form, "--force", "--json")
+    document = json.loads(capsys.readouterr().out)
+    assert {"output": str(path), "format": form, "study": "measured", "trials": trials} == document
+
+
 def best_ms() -> float:
     return min(verdict.median_us for _, verdict in verdicts() if isinstance(verdict, Measurement)) * 1e-3
 

@@ -99,7 +99,7 @@ def _say(arguments: argparse.Namespace, chosen: list[Chosen]) -> None:
         print(json.dumps(document, indent=2))
         return
     for one in chosen:
-        what = f"trial {one.row['trial']}, {one.row['label']}, {_worth(one.row)}"
+        what = f"trial {one.row['trial']} of {one.where}, {one.row['label']}, {_worth(one.row)}"
         shape = f"{one.facts.shape}: " if len(chosen) > 1 else ""
         console().print(f"{arguments.output}: {shape}{what}", soft_wrap=True)
     for note in dict.fromkeys(one.note for one in chosen if one.note):

@@ -85,7 +85,8 @@ def add_export(verbs: Verbs[argparse.ArgumentParser]) -> None:
         "study",
         metavar="STUDY|HEADER",
         nargs="*",
-        help="study (default: the last one) or exported header; several for header, wisdom and torch",
+        help="study (default: the last one, so the last shape's of search --per-shape, which ends with the commands "
+        "for all) or exported header; several for header, wisdom and torch",
     )
     parser.add_argument(
         "--format",
