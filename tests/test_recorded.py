@@ -325,7 +325,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data)
         with pytest.raises(UserError, match=says):
             load(tmp_path / name)
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match="does not exist: give T4 results"):
         load(tmp_path / "nothing.json")
     with pytest.raises(UserError, match="is not a file"):
         load(tmp_path)

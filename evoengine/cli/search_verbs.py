@@ -41,7 +41,8 @@ def add_search(verbs: Verbs[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--study",
         metavar="NAME",
-        help="name of the new study, which --per-shape puts before each shape (default: made from the question)",
+        help="name of the new study; with --per-shape or --per-device it stands before each shape or model "
+        "(default: made from the question)",
     )
     parser.add_argument(
         "--warm-start",

@@ -61,7 +61,8 @@ def read_document(path: Path) -> Document:
 
 def _read_text(path: Path) -> str:
     if not path.is_file():
-        raise UserError("is not a file" if path.exists() else "does not exist")
+        why = "is not a file" if path.exists() else "does not exist"
+        raise UserError(f"{why}: give T4 results, a Kernel Tuner cachefile or our own recording")
     try:
         with path.open("rb") as plain:
             packed = plain.peek(2)[:2] == b"\x1f\x8b"
