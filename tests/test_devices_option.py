@@ -23,13 +23,14 @@ from test_cuda_protocol import ARTIFACT, candidate, wait_for
 
 from evoengine.archive.archive import Archive
 from evoengine.archive.records import Record
+from evoengine.archive.study import Study
 from evoengine.cli import cards, judges, main
 from evoengine.cli.cards import chosen_cards, models, one_model
 from evoengine.devices.cuda import CudaDevice, Gpu
 from evoengine.errors import EvoengineError, UserError
 from evoengine.hardware import card
 from evoengine.template import load_template
-from evoengine.verdict import Measurement, on_shapes
+from evoengine.verdict import Candidate, Measurement, on_shapes
 
 HERE = Path(__file__).resolve().parent
 GIB = 1 << 30
@@ -198,6 +199,29 @@ def test_cards_of_one_model_share_a_study(run: Run, here: Callable[..., list[Gpu
     assert set(by_card) == set(found[0].environment["cards"])
     assert f"card {every[1].uuid}: default config 12.50 us" in err
     assert f", on {every[1].uuid}" in err
+
+
+def test_a_card_by_itself_goes_on_while_a_verdict_is_stored(
+    run: Run, here: Callable[..., list[Gpu]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here(gpu(0))
+    commit, went_on = Study.commit, []
+
+    def stored(study: Study, candidate: Candidate, *rest: Any, **options: Any) -> None:
+        """Waits for the card to begin another job than those stored and the control's."""
+        end, went = time.monotonic() + 2.0, False
+        while not went and time.monotonic() < end:
+            went = len((tmp_path / "best").read_text().splitlines()) > len(went_on) + 2
+            time.sleep(0.02)
+        went_on.append(went)
+        commit(study, candidate, *rest, **options)
+
+    monkeypatch.setattr(Study, "commit", stored)
+    code, document, _ = run(*SEARCH, "--devices", "0", "--budget", "8")
+
+    assert 0 == code
+    assert 8 == document["verdicts"]["measured"] == len(went_on)
+    assert any(went_on)
 
 
 @pytest.mark.parametrize("shapes", [(), ("--shape", "128")])
