@@ -240,8 +240,9 @@ class Search:
     def _judge(self) -> None:
         """Every candidate gets exactly one verdict, gate by gate, cheap before dear.
 
-        A device that judges one at a time draws the next candidate when it is ready for it; by then more may have been
-        begun. What a device leaves without a verdict waits for the next run.
+        A device that judges one at a time draws a candidate when it has use for it; by then more may have been begun.
+        A card goes on in its own thread while all this runs in ours. What a device leaves without a verdict waits for
+        the next run.
         """
         self._listener.phase(f"judging on {self._device.name}")
         artifacts: dict[int, Artifact] = {}

@@ -37,7 +37,7 @@ class Forecast:
     def source(self, seed: int) -> Source | None:
         """Estimates of a random sample, as something to start from; None where none can be made."""
         chosen = sorted(random.Random(seed).sample(range(len(self.points)), min(SAMPLE, len(self.points))))
-        trials = [(self.points[at], self._estimate(self.points[at])) for at in chosen]
+        trials = [(point, self._estimate(point)) for point in map(self.points.__getitem__, chosen)]
         return make_source(
             "estimate",
             self.card.name,
@@ -49,7 +49,8 @@ class Forecast:
         )
 
     def _estimate(self, point: Point) -> float | None:
-        values = {**self.fixed, **self.space.config_at(point).values}
+        chosen = zip(self.space.axes, point, strict=True)
+        values = {**self.fixed, **{axis.name: axis.choices[index] for axis, index in chosen}}
         members = members_of(self.problem)
         try:
             times = [

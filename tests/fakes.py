@@ -12,6 +12,7 @@ from typing import Any
 from evoengine.build import BuildRequest
 from evoengine.devices import Work
 from evoengine.devices.cuda.results import BaselineTiming, Final, Finals, Setup, make_final
+from evoengine.devices.single import SingleCard
 from evoengine.errors import TemplateError
 from evoengine.gates import Ceilings
 from evoengine.hardware import card
@@ -117,7 +118,8 @@ class FakeBuilder:
         sha = hashlib.sha256(code).hexdigest()
         folder = self.folder / sha
         folder.mkdir(exist_ok=True)
-        (folder / "kernel.cubin").write_bytes(code)
+        if not (folder / "kernel.cubin").exists():  # a card in a thread of its own may be reading it
+            (folder / "kernel.cubin").write_bytes(code)
         registers = 300 if gate is Gate.RESOURCES else 40
         usage = ResourceUsage(registers, 0, 0, 0, 0, request.smem_bytes)
         return Artifact(sha[:32], folder, sha, usage, 0.1, "fake 1", "sm_89")
@@ -188,8 +190,26 @@ class FakeGpu(FakeDevice):
         finalists = tuple((c, lap(c.config.label, self._finals_us(c.config.values))) for c, _ in work)
         return Finals(control, finalists, (sdpa,), {"driver": "1"}, seed)
 
+    def learn_best(self, best_us: float) -> None:
+        """Its times do not depend on it."""
+
+    def interrupt(self) -> None:
+        """Its jobs end at once."""
+
     def _verdict(self, values: Values) -> Verdict:
         return _measured(1.1 * true_us(values), 1.1 * true_us(SPACE.default))
+
+
+class OwnThread(SingleCard):
+    """The same as the command line uses a card: in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._gpu = FakeGpu()
+        super().__init__(self._gpu)
+
+    @property
+    def judged(self) -> list[Values]:
+        return self._gpu.judged
 
 
 def _measured(us: float, control_us: float) -> Measurement:

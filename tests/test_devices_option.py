@@ -23,13 +23,14 @@ from test_cuda_protocol import ARTIFACT, candidate, wait_for
 
 from evoengine.archive.archive import Archive
 from evoengine.archive.records import Record
+from evoengine.archive.study import Study
 from evoengine.cli import cards, judges, main
 from evoengine.cli.cards import chosen_cards, models, one_model
 from evoengine.devices.cuda import CudaDevice, Gpu
 from evoengine.errors import EvoengineError, UserError
 from evoengine.hardware import card
 from evoengine.template import load_template
-from evoengine.verdict import Measurement, on_shapes
+from evoengine.verdict import Candidate, Measurement, on_shapes
 
 HERE = Path(__file__).resolve().parent
 GIB = 1 << 30
@@ -200,6 +201,45 @@ def test_cards_of_one_model_share_a_study(run: Run, here: Callable[..., list[Gpu
     assert f", on {every[1].uuid}" in err
 
 
+def test_a_card_by_itself_goes_on_while_a_verdict_is_stored(
+    run: Run, here: Callable[..., list[Gpu]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here(gpu(0))
+    commit, went_on = Study.commit, []
+
+    def stored(study: Study, candidate: Candidate, *rest: Any, **options: Any) -> None:
+        """Waits for the card to begin another job than those stored and the control's."""
+        end, went = time.monotonic() + 2.0, False
+        while not went and time.monotonic() < end:
+            went = len((tmp_path / "best").read_text().splitlines()) > len(went_on) + 2
+            time.sleep(0.02)
+        went_on.append(went)
+        commit(study, candidate, *rest, **options)
+
+    monkeypatch.setattr(Study, "commit", stored)
+    code, document, _ = run(*SEARCH, "--devices", "0", "--budget", "8")
+
+    assert 0 == code
+    assert 8 == document["verdicts"]["measured"] == len(went_on)
+    assert any(went_on)
+
+
+@pytest.mark.parametrize("shapes", [(), ("--shape", "128")])
+def test_a_card_by_itself_is_not_spoken_of_as_one_of_several(
+    run: Run, here: Callable[..., list[Gpu]], shapes: tuple[str, ...]
+) -> None:
+    here(gpu(0))
+    code, document, err = run(*SEARCH, *shapes, "--devices", "all", "--verbose")
+    found = records()
+
+    assert 0 == code
+    assert [] == document["cards"]
+    assert not any("cards" in one.environment for one in found)
+    assert not any("card" in one.verdict.evidence for one in found if one.verdict is not None)
+    assert "GPU-" not in err
+    assert 1 == len(levels(found))
+
+
 def test_cards_share_a_study_of_several_shapes(run: Run, here: Callable[..., list[Gpu]], tmp_path: Path) -> None:
     every = here(gpu(0), gpu(1))
     told(tmp_path, every[0], level=10.0, pause=0.1)
@@ -264,18 +304,20 @@ def test_the_last_card_lost_stops_a_search_that_goes_on_with_those_that_are_left
     assert {10.0} == levels(records()), "the scale of the study stays, on whichever card"
 
 
+@pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_stopped_search_ends_soon_and_goes_on(
-    run: Run, here: Callable[..., list[Gpu]], tmp_path: Path, times: int
+    run: Run, here: Callable[..., list[Gpu]], tmp_path: Path, times: int, count: int
 ) -> None:
     """After one Ctrl-C a verdict in flight is still committed; after two nothing is waited for."""
-    every = here(gpu(0), gpu(1))
-    for one in every:
-        told(tmp_path, one, pause=0.3 if times == 1 else 5.0)
-    fast = every[0].uuid
+    every = here(*map(gpu, range(count)))
+    pauses = [tmp_path / one.uuid / "pause" for one in every] if count > 1 else [tmp_path / "pause"]
+    for pause in pauses:
+        pause.parent.mkdir(exist_ok=True)
+        pause.write_text("0.3" if times == 1 else "5.0")
 
     def stop() -> None:
-        best = tmp_path / fast / "best"
+        best = pauses[0].with_name("best")
         wait_for(lambda: best.exists() and len(best.read_text().splitlines()) > 1, "a candidate to be in flight")
         for _ in range(times):
             os.kill(os.getpid(), signal.SIGINT)
@@ -286,13 +328,13 @@ def test_a_stopped_search_ends_soon_and_goes_on(
     code, _, err = run(*SEARCH, "--devices", "all")
     stopper.join()
     before = [one for one in records() if one.verdict is not None]
-    for one in every:
-        told(tmp_path, one, pause=0)
+    for pause in pauses:
+        pause.write_text("0")
     resumed, document, _ = run("resume", "first", "--devices", "all")
 
     assert (130, 0) == (code, resumed)
     assert "go on with: evoengine resume first" in err or times == 2
-    assert len(before) < 20
+    assert (1 if times == 1 else 0) <= len(before) < 20
     assert 20 == document["spent"] == len({one.config.digest for one in records() if one.twin_of is None})
 
 

@@ -13,7 +13,7 @@ import archive_databases
 import fakes
 import optuna
 import pytest
-from fakes import FakeBuilder, FakeDevice, FakeGpu, Script, Silent, fate, true_us
+from fakes import FakeBuilder, FakeDevice, FakeGpu, OwnThread, Script, Silent, fate, true_us
 from optuna.trial import TrialState
 
 from evoengine import convergence
@@ -87,7 +87,7 @@ class Bench:
 
     def run(
         self,
-        device: FakeDevice,
+        device: FakeDevice | OwnThread,
         *,
         budget: int = 12,
         seconds: float | None = None,
@@ -111,7 +111,7 @@ class Bench:
             proposer=proposer or Proposer(question.space, question.feasible, sampler=sampler, seed=3),
             builder=self.builder,  # type: ignore[arg-type]
             device=device,
-            timing=device if isinstance(device, FakeGpu) else None,
+            timing=device if isinstance(device, FakeGpu | OwnThread) else None,
             budget=Budget(budget, seconds, until_converged),
             batch=batch,
             listener=listener or Silent(),
@@ -484,7 +484,9 @@ def optuna_trials(url: str) -> list[optuna.trial.FrozenTrial]:
         storage.engine.dispose()
 
 
-def stop_after(bench: Bench, count: int, device: FakeDevice, *, event: str = "judged", **options: Any) -> Outcome:
+def stop_after(
+    bench: Bench, count: int, device: FakeDevice | OwnThread, *, event: str = "judged", **options: Any
+) -> Outcome:
     """A run that is asked to stop at the `count`-th event."""
     heard: Counter[str] = Counter()
 
@@ -503,16 +505,21 @@ def undisturbed(
 ) -> dict[str, list[tuple[Any, ...]]]:
     """The population of a whole run by kind of device, into the second generation."""
     found = {}
-    for kind in ("FakeDevice", "FakeGpu"):
+    for kind in ("FakeDevice", "FakeGpu", "OwnThread"):
         bench = Bench(server.copy(), tmp_path_factory.mktemp("cubins"))
         bench.run(DEVICES[kind](), budget=24)
         found[kind] = population(bench.records())
         bench.archive.close()
         assert any(parents for *_, parents, _, _, _ in found[kind])
+    assert found["FakeGpu"] == found["OwnThread"]
     return found
 
 
-DEVICES: dict[str, type[FakeDevice]] = {"FakeDevice": FakeDevice, "FakeGpu": FakeGpu}
+DEVICES: dict[str, type[FakeDevice | OwnThread]] = {
+    "FakeDevice": FakeDevice,
+    "FakeGpu": FakeGpu,
+    "OwnThread": OwnThread,
+}
 
 
 @pytest.mark.parametrize("kind", list(DEVICES))
@@ -529,6 +536,8 @@ class TestStops:
         assert {"waiting"} >= set(states)
         if event == "judged":
             assert count <= done < count + 8
+        elif kind == "OwnThread":
+            assert done < count  # the verdict in flight is committed; what was built for later waits, too
         else:
             assert count - 1 == done  # what was built before has been judged, the rest of the batch waits
 

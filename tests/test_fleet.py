@@ -15,9 +15,10 @@ import pytest
 
 from evoengine.archive.documents import typed
 from evoengine.cli.running import usual_batch
+from evoengine.devices.crew import Card
 from evoengine.devices.cuda import references
 from evoengine.devices.cuda.results import BaselineTiming, Final, Finals, Setup, make_final
-from evoengine.devices.fleet import Card, Fleet
+from evoengine.devices.fleet import Fleet
 from evoengine.errors import EvoengineError, TemplateError, UserError
 from evoengine.oracle import InputSet, make_input_set
 from evoengine.recorded.load import load

@@ -12,13 +12,15 @@ from evoengine.archive.study import Study
 from evoengine.cli.early import Early
 from evoengine.cli.resolve import Target
 from evoengine.devices import Device, TimingDevice
+from evoengine.devices.crew import Card, CardDevice
 from evoengine.devices.cuda import CudaDevice
 from evoengine.devices.cuda.lock import SharedLock
 from evoengine.devices.cuda.sanitizer import PROGRAM, Sanitizer
 from evoengine.devices.cuda.shapes import ShapesDevice
 from evoengine.devices.cuda.watched import require_tool
-from evoengine.devices.fleet import Card, CardDevice, Fleet
+from evoengine.devices.fleet import Fleet
 from evoengine.devices.interpreter.session import InterpreterDevice
+from evoengine.devices.single import SingleCard
 from evoengine.errors import UserError
 from evoengine.problem import Problem, ProblemSet
 from evoengine.question import Question
@@ -47,8 +49,8 @@ def device_for(
         options: dict[str, Any] = {"ordinal": target.ordinal, "force": force}
         if early is not None and not isinstance(question.problem, ProblemSet):
             options["started"] = early.take(target.ordinal)
-        device = _device(question, target, study, measured, options)
-        return device, device
+        single = SingleCard(_device(question, target, study, measured, options))
+        return single, single
     scratch = tempfile.TemporaryDirectory(prefix="evoengine-")  # the fleet's `close` removes it
     cards = []
     for gpu in target.cards:

@@ -16,7 +16,7 @@ Work = Sequence[tuple[Candidate, Artifact]]
 class Device(Protocol):
     """Judges built candidates, one verdict each, in any order.
 
-    One that judges them one by one draws from `work` only when it is ready for the next: the others are being built.
+    One that judges them one by one draws from `work` only a little ahead of that: the others are being built.
     """
 
     name: str
