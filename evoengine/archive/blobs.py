@@ -63,14 +63,8 @@ class DatabaseStore:
 
     def _sweep(self, connection: Connection) -> None:
         """Remove the oldest until the rest is within the limit."""
-        over = (connection.scalar(select(func.sum(blob.c.size_bytes))) or 0) - self._limit_bytes
-        if over <= 0:
-            return
-        oldest = select(blob.c.digest, blob.c.size_bytes).order_by(blob.c.stored_at, blob.c.digest)
-        goes = []
-        for digest, size in connection.execute(oldest):
-            if over <= 0:
-                break
-            goes.append(digest)
-            over -= size
+        newest_first = blob.c.stored_at.desc(), blob.c.digest.desc()
+        total = func.sum(blob.c.size_bytes).over(order_by=newest_first).label("total")
+        totals = select(blob.c.digest, total).subquery()
+        goes = select(totals.c.digest).where(totals.c.total > self._limit_bytes)
         connection.execute(delete(blob).where(blob.c.digest.in_(goes)))

@@ -135,12 +135,11 @@ class FolderStore:
             with contextlib.suppress(FileNotFoundError):
                 status = path.stat()
                 files.append((status.st_mtime, status.st_size, path))
-        total = sum(size for _, size, _ in files)
-        for _, size, path in sorted(files):
-            if total <= self.limit_bytes:
-                break
-            path.unlink(missing_ok=True)
-            total -= size
+        total = 0
+        for _, size, path in sorted(files, reverse=True):
+            total += size
+            if total > self.limit_bytes:
+                path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _usable(self) -> Iterator[None]:
