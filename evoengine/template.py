@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -181,9 +181,18 @@ class Template:
         return self.folder / "kernel.cu"
 
     @cached_property
-    def sources(self) -> tuple[Path, ...]:
-        """Every file that a build or a launch depends on, sorted by name."""
-        return tuple(sorted(path for path in self.folder.iterdir() if path.suffix in SOURCE_SUFFIXES))
+    def sources(self) -> Mapping[str, bytes]:
+        """Every file that a build or a launch depends on, by name and sorted, as it was when first asked for.
+
+        Digests, builds and exports are all of these bytes: an edit meanwhile is for the next run.
+        """
+        paths = sorted(path for path in self.folder.iterdir() if path.suffix in SOURCE_SUFFIXES)
+        return {path.name: path.read_bytes() for path in paths}
+
+    @property
+    def device_sources(self) -> Mapping[str, bytes]:
+        """Those of them that are CUDA: all that a compile sees."""
+        return {name: content for name, content in self.sources.items() if not name.endswith(".py")}
 
     @cached_property
     def digest(self) -> str:
@@ -193,14 +202,13 @@ class Template:
     @cached_property
     def device_digest(self) -> str:
         """16 hex digits over the CUDA sources alone: what a cubin depends on."""
-        return _digest(path for path in self.sources if path.suffix != ".py")
+        return _digest(self.device_sources)
 
 
-def _digest(paths: Iterable[Path]) -> str:
+def _digest(sources: Mapping[str, bytes]) -> str:
     hasher = hashlib.sha256()
-    for path in paths:
-        content = path.read_bytes()
-        hasher.update(f"{path.name}:{len(content)}:".encode() + content)
+    for name, content in sources.items():
+        hasher.update(f"{name}:{len(content)}:".encode() + content)
     return hasher.hexdigest()[:16]
 
 

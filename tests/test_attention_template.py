@@ -33,7 +33,7 @@ MASKED = AttentionProblem(causal=True)
 """The mission shape with a causal mask, under which no knob is out of use."""
 H200 = card("h200")
 
-SOURCES = {path.name: path.read_text() for path in TEMPLATE.sources if path.suffix != ".py"}
+SOURCES = {name: content.decode() for name, content in TEMPLATE.device_sources.items()}
 MACROS = set(re.findall(r"\bEVO_[A-Z_]+\b", SOURCES["config.cuh"]))
 
 SHAPES = (

@@ -48,7 +48,7 @@ def test_a_bundle_is_its_own_header_kernel_and_listing(tmp_path: Path) -> None:
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
     assert chosen.facts == parse_header((folder / "config.h").read_text())
-    assert {f"kernel/{path.name}" for path in TEMPLATE.sources if path.suffix != ".py"} < found
+    assert {f"kernel/{name}" for name in TEMPLATE.device_sources} < found
     assert found == {*listing["files"], "evoengine.json"}
     for name, digest in listing["files"].items():
         assert digest == hashlib.sha256((folder / name).read_bytes()).hexdigest()

@@ -112,8 +112,8 @@ class Builder:
 
         Raises:
             TemplateError: kernel.cu lacks a macro or its entry function: no config of this template can be built.
-            UserError: the compiler cannot work here (architecture, host compiler), the cache folder cannot be written
-                to, or the template's sources changed while it was in use.
+            UserError: the compiler cannot work here (architecture, host compiler), or the cache folder cannot be
+                written to.
         """
         self._lock.share()  # until `close`: what was built is read again to be timed and exported
         parts = [one for request in requests for one in request.parts]
@@ -142,7 +142,14 @@ class Builder:
         }
         limits = Limits(self.deadline_seconds, self.memory_bytes, self.jobs, self._slots)
         compiling = Compiling(
-            self.home, self.template, self.toolchain, self._command, self.arch, limits, options, self.store
+            self.home,
+            self.template.device_sources,
+            self.toolchain,
+            self._command,
+            self.arch,
+            limits,
+            options,
+            self.store,
         )
         self._compiling.add(compiling)
 

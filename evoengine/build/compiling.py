@@ -12,8 +12,7 @@ from evoengine.build.graph import NinjaRun, chunks
 from evoengine.build.log import failure, out_of_memory
 from evoengine.build.shared import Store, pack
 from evoengine.build.toolchain import Toolchain
-from evoengine.errors import EvoengineError, UserError
-from evoengine.template import Template
+from evoengine.errors import EvoengineError
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +28,17 @@ class Limits:
 class Compiling:
     """Compiles that have begun: iterate over digests and their results, once.
 
-    `options` maps a digest to the `-D` options of its compile. What will not change is published in the cache, and in
-    `store` for other machines.
+    `sources` are the template's CUDA files by name, `options` maps a digest to the `-D` options of its compile. What
+    will not change is published in the cache, and in `store` for other machines.
 
     Raises:
-        UserError: the cache folder cannot be written to, or the template's sources changed while it was in use.
+        UserError: the cache folder cannot be written to.
     """
 
     def __init__(
         self,
         home: Path,
-        template: Template,
+        sources: Mapping[str, bytes],
         toolchain: Toolchain,
         command: Sequence[str],
         arch: str,
@@ -48,7 +47,6 @@ class Compiling:
         store: Store | None,
     ) -> None:
         self._home = home
-        self._template = template
         self._toolchain = toolchain
         self._command = command
         self._arch = arch
@@ -59,7 +57,7 @@ class Compiling:
         self._run: NinjaRun | None = None
         self._work = work_folder(home)
         try:
-            self._snapshot(self._work / "src")
+            self._write(sources)
             self._start(chunks(list(self._waiting), limits.jobs))
         except BaseException:
             self.close()
@@ -95,17 +93,15 @@ class Compiling:
             self._run = None
         shutil.rmtree(self._work, ignore_errors=True)
 
-    def _snapshot(self, folder: Path) -> None:
-        """Copy the CUDA sources: what the digest does not cover cannot be included, and an edit cannot slip in."""
+    def _write(self, sources: Mapping[str, bytes]) -> None:
+        """Into a folder of their own: what the digest does not cover cannot be included."""
+        folder = self._work / "src"
         try:
             folder.mkdir()
-            for path in self._template.sources:
-                if path.suffix != ".py":
-                    shutil.copyfile(path, folder / path.name)
+            for name, content in sources.items():
+                (folder / name).write_bytes(content)
         except OSError as error:
             raise unusable(self._home, error) from error
-        if Template(folder, self._template.module).device_digest != self._template.device_digest:
-            raise UserError(f"the sources in {self._template.folder} changed during the run: start the command again")
 
     def _start(self, chunked: Sequence[Sequence[str]]) -> None:
         """One pass over what waits."""

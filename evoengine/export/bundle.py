@@ -25,8 +25,7 @@ def bundle_files(chosen: Chosen) -> dict[str, bytes]:
             "kernel_templates/attention has: export --format header instead"
         )
     files = {path.name: path.read_bytes() for path in sorted(own.iterdir()) if path.is_file()}
-    kernel = [path for path in chosen.template.sources if path.suffix != ".py"]
-    files |= {f"kernel/{path.name}": path.read_bytes() for path in kernel}
+    files |= {f"kernel/{name}": content for name, content in chosen.template.device_sources.items()}
     files["config.h"] = render_header(chosen.facts).encode()
     files["tuned_shape.h"] = "".join(f"{line}\n" for line in _shape(chosen.facts)).encode()
     return files

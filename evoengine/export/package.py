@@ -23,7 +23,7 @@ def package_files(chosen: Sequence[Chosen]) -> dict[str, bytes]:
     """
     wisdom, template = wisdom_of(chosen), chosen[0].template
     files = {f"{template.name}.wisdom": render_wisdom(wisdom).encode()}
-    files |= {f"{template.name}/{path.name}": path.read_bytes() for path in template.sources}
+    files |= {f"{template.name}/{name}": content for name, content in template.sources.items()}
     wanted = {row.provenance["cubin_sha256"] for row in wisdom.rows}
     for one in chosen:
         if one.cubin is not None and (digest := hashlib.sha256(one.cubin).hexdigest()) in wanted:
