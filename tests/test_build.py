@@ -381,20 +381,28 @@ def test_the_cache_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(
-    ("count", "jobs", "sizes"),
+    ("count", "jobs", "elsewhere", "sizes"),
     [
-        (1, 2, [1]),
-        (5, 2, [3, 2]),
-        (8, 2, [4, 4]),
-        (20, 2, [4, 4, 3, 3, 3, 3]),
-        (16, 16, [1] * 16),
-        (17, 16, [2] + [1] * 15),
-        (3, 16, [1] * 3),
+        (1, 2, 0, [1]),
+        (5, 2, 0, [3, 2]),
+        (8, 2, 0, [4, 4]),
+        (20, 2, 0, [4, 4, 3, 3, 3, 3]),
+        (16, 16, 0, [1] * 16),
+        (17, 16, 0, [2] + [1] * 15),
+        (3, 16, 0, [1] * 3),
+        (1, 2, 7, [1]),
+        (4, 2, 1, [2, 2]),
+        (2, 2, 14, [2]),
+        (4, 16, 28, [2, 2]),
+        (4, 16, 12, [1] * 4),
+        (16, 2, 100, [4, 3, 3, 3, 3]),
     ],
 )
-def test_chunks_are_small_equal_and_keep_every_job_busy(count: int, jobs: int, sizes: list[int]) -> None:
+def test_chunks_are_small_equal_and_keep_every_job_busy(
+    count: int, jobs: int, elsewhere: int, sizes: list[int]
+) -> None:
     names = [str(number) for number in range(count)]
-    parts = chunks(names, jobs)
+    parts = chunks(names, jobs, elsewhere)
 
     assert sizes == [len(part) for part in parts]
     assert sorted(names) == sorted(name for part in parts for name in part)

@@ -140,6 +140,7 @@ class Builder:
             digest: [f"-D{name}={value}" for name, value in parts[indices[0]].defines.items()]
             for digest, indices in to_build.items()
         }
+        elsewhere = sum(other.unfinished for other in self._compiling)
         limits = Limits(self.deadline_seconds, self.memory_bytes, self.jobs, self._slots)
         compiling = Compiling(
             self.home,
@@ -149,6 +150,7 @@ class Builder:
             self.arch,
             limits,
             options,
+            elsewhere,
             self.store,
         )
         self._compiling.add(compiling)

@@ -28,8 +28,9 @@ class Limits:
 class Compiling:
     """Compiles that have begun: iterate over digests and their results, once.
 
-    `sources` are the template's CUDA files by name, `options` maps a digest to the `-D` options of its compile. What
-    will not change is published in the cache, and in `store` for other machines.
+    `sources` are the template's CUDA files by name, `options` maps a digest to the `-D` options of its compile, and
+    `elsewhere` compiles of other batches wait for the same jobs. What will not change is published in the cache, and
+    in `store` for other machines.
 
     Raises:
         UserError: the cache folder cannot be written to.
@@ -44,6 +45,7 @@ class Compiling:
         arch: str,
         limits: Limits,
         options: Mapping[str, Sequence[str]],
+        elsewhere: int,
         store: Store | None,
     ) -> None:
         self._home = home
@@ -58,7 +60,7 @@ class Compiling:
         self._work = work_folder(home)
         try:
             self._write(sources)
-            self._start(chunks(list(self._waiting), limits.jobs))
+            self._start(chunks(list(self._waiting), limits.jobs, elsewhere))
         except BaseException:
             self.close()
             raise
@@ -79,6 +81,13 @@ class Compiling:
                 yield digest, Result("lost", 0, 0.0, 0, "", "")
         finally:
             self.close()
+
+    @property
+    def unfinished(self) -> int:
+        """Compiles that have not ended yet, whether the results of the others were asked for or not."""
+        if self._run is None:
+            return 0
+        return sum(not (self._work / digest / "result.json").exists() for digest in self._waiting)
 
     def interrupt(self) -> None:
         """Kill what runs. Safe to call from another thread, in which the iteration then raises EvoengineError."""

@@ -28,10 +28,14 @@ STOP_SECONDS = 10.0
 """ninja ends as soon as its workers have killed their compiles; a machine that swaps may need seconds for that."""
 
 
-def chunks(names: Sequence[str], jobs: int) -> list[Sequence[str]]:
-    """`names` over as few edges as keep every job busy to the end: equal sizes, at most CANDIDATES_PER_EDGE."""
-    rounds = math.ceil(len(names) / (CANDIDATES_PER_EDGE * jobs))
-    edges = min(len(names), rounds * jobs)
+def chunks(names: Sequence[str], jobs: int, elsewhere: int) -> list[Sequence[str]]:
+    """`names` over as few edges as keep every job busy to the end: equal sizes, at most CANDIDATES_PER_EDGE.
+
+    With `elsewhere` compiles of other batches that share the jobs, they get their part of the edges of all.
+    """
+    total = len(names) + elsewhere
+    rounds = math.ceil(total / (CANDIDATES_PER_EDGE * jobs))
+    edges = math.ceil(min(total, rounds * jobs) * len(names) / total)
     return [names[edge::edges] for edge in range(edges)]
 
 
