@@ -1,4 +1,4 @@
-"""Several streams on one builder: who waits for a job costs nothing, can be called off, and dies with the engine."""
+"""Several streams on one builder: who waits for a job costs little, can be called off, and dies with the engine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from test_build_kill import ROOT, eventually, hanging, home, names_below, parent_of, processes_below, request
 
-from evoengine.build import Builder
+from evoengine.build import Builder, BuildRequest
 from evoengine.build.builder import Building
 from evoengine.template import load_template
 from evoengine.verdict import Artifact
@@ -99,3 +99,25 @@ time.sleep(600)
 
     assert begun
     assert eventually(lambda: not processes_below(home))
+
+
+def test_a_step_takes_few_workers_where_others_keep_the_jobs_busy(home: Path, hanging: Path) -> None:
+    def edges() -> int:
+        return len(list(home.glob("work/*/chunk*.json")))
+
+    with Builder(load_template(hanging), "sm_89", jobs=2, deadline_seconds=600.0, home=home) as builder:
+        unread = builder.stream([request(1), request(2)])
+        assert eventually(lambda: len(list(home.glob("work/*/*/result.json"))) == 2)
+        first = edges()
+        free = builder.stream([request(5), request(6)])
+        beside_the_unread = edges() - first
+        assert len(dict(free)) == 2
+        busy = builder.stream([BuildRequest({"EVO_THREADS": 32 * warps, "EVO_ITEMS": 7}, 0) for warps in range(1, 9)])
+        before = edges()
+        step = builder.stream([request(3), request(4)])
+        beside_the_busy = edges() - before
+        busy.close()
+        results = [result for stream in (unread, step) for _, result in stream]
+
+    assert (2, 1) == (beside_the_unread, beside_the_busy)
+    assert [Artifact] * 4 == [type(result) for result in results]
