@@ -38,6 +38,7 @@ from evoengine.devices.cuda.messages import SDPA, Judge, RunFinals, SetUp, Subje
 from evoengine.devices.cuda.nvml import Nvml
 from evoengine.devices.cuda.probe import find_gpu, find_uuid
 from evoengine.devices.cuda.session import START_SECONDS, Session
+from evoengine.devices.cuda.spares import Spares
 from evoengine.final_run import FINALISTS
 from evoengine.hardware import DeviceLimits, card
 from evoengine.space import load_space
@@ -118,7 +119,7 @@ def card_steps(template: Template, limits: DeviceLimits) -> dict[str, float]:
         (built,) = builder.build([request])
         assert isinstance(built, Artifact), built
         control = Subject("default", dict(values), str(built.cubin), built.cubin_sha256)
-        session = Session((*WORKER, "0"), template, problem)
+        session = Session(Spares((*WORKER, "0")), template, problem)
         found: dict[str, float] = {}
 
         def lap(name: str, step: Callable[[], object]) -> None:
@@ -135,7 +136,7 @@ def card_steps(template: Template, limits: DeviceLimits) -> dict[str, float]:
                 lap("a verdict", lambda: session.ask(Judge(control, float("inf")), START_SECONDS))
                 each.append(found["a verdict"])
             found["a verdict"] = statistics.median(each)
-            session.spawn()
+            session.workers.begin()
             time.sleep(SPARE_SECONDS)
             finalists = tuple(dataclasses.replace(control, name=str(at)) for at in range(FINALISTS))
             lap("a spare opened, its inputs made", lambda: session.open(2))

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ from evoengine.devices.cuda.messages import (
 )
 from evoengine.devices.cuda.process import Worker, child_environment
 from evoengine.devices.cuda.results import BaselineTiming, Deviation
+from evoengine.devices.cuda.spares import Spares
 from evoengine.errors import EvoengineError, TemplateError, UserError
 from evoengine.hardware import card
 from evoengine.space import Config
@@ -472,11 +473,15 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.02)
 
 
+def command_of(make: Callable[..., CudaDevice]) -> Sequence[str]:
+    return make()._session.workers.command
+
+
 class TestSpares:
     def test_one_waits_while_candidates_are_judged_and_the_final_run_takes_it(
         self, make: Callable[..., CudaDevice], tmp_path: Path
     ) -> None:
-        made = make(spares=True)
+        made = make(spares=Spares(command_of(make)))
         made.start(candidate(0).config.values, ARTIFACT)
         before = len(notes(tmp_path, "starts"))
         [(one, _)] = made.judge([(candidate(1), ARTIFACT)])
@@ -488,8 +493,28 @@ class TestSpares:
         assert ["1", "9"] == notes(tmp_path, "seeds"), "the final run's process is a fresh one"
         assert [one] == [each for each, _ in finals.finalists]
 
+    def test_a_doubt_is_settled_once_one_is_up_and_not_at_the_end(
+        self, make: Callable[..., CudaDevice], tmp_path: Path
+    ) -> None:
+        spares = Spares(command_of(make))
+        made = make(spares=spares)
+        made.start(candidate(0).config.values, ARTIFACT)
+
+        def work() -> Iterator[tuple[Candidate, Artifact]]:
+            yield candidate(1, work=5), ARTIFACT
+            wait_for(lambda: spares.ready, "a spare to be up")
+            yield candidate(2, work=5), ARTIFACT  # as doubtful as the first: nothing is known of that yet
+            yield candidate(3, work=5), ARTIFACT
+
+        verdicts = list(made.judge(work()))
+
+        assert [1, 2, 3] == [one.number for one, _ in verdicts]
+        assert [("rechecked",), ("rechecked",), ()] == [verdict.flags for _, verdict in verdicts]
+        assert [5.03, 5.03, 5.03] == [round(verdict.median_us, 2) for _, verdict in verdicts]
+        assert 2 == len(notes(tmp_path, "references")), "the control of the first process and of the second"
+
     def test_a_fault_takes_the_one_that_waits(self, make: Callable[..., CudaDevice], tmp_path: Path) -> None:
-        made = make(spares=True)
+        made = make(spares=Spares(command_of(make)))
         made.start(candidate(0).config.values, ARTIFACT)
         verdicts = judge(made, "dies", "right")
 
@@ -497,15 +522,15 @@ class TestSpares:
         assert 2 == len(notes(tmp_path, "starts"))
 
     def test_one_that_was_started_before_is_the_first(self, make: Callable[..., CudaDevice], tmp_path: Path) -> None:
-        early = Worker(make()._session._command)
-        made = make(started=early)
+        early = Worker(command_of(make))
+        made = make(spares=Spares(command_of(make), early))
         made.start(candidate(0).config.values, ARTIFACT)
 
-        assert [str(early.process.pid)] == notes(tmp_path, "starts")
+        assert str(early.process.pid) == notes(tmp_path, "starts")[0]
 
     def test_one_that_nobody_needed_ends_with_the_device(self, make: Callable[..., CudaDevice]) -> None:
-        early = Worker(make()._session._command)
-        make(started=early).close()
+        early = Worker(command_of(make))
+        make(spares=Spares(command_of(make), early)).close()
 
         assert early.process.returncode is not None
 
@@ -513,7 +538,7 @@ class TestSpares:
 class TestEarly:
     @pytest.fixture
     def worker(self, make: Callable[..., CudaDevice], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(early, "WORKER", make()._session._command[:-1])
+        monkeypatch.setattr(early, "WORKER", command_of(make)[:-1])
         monkeypatch.setattr(probe, "begin", lambda ordinal: None)
 
     @pytest.mark.usefixtures("worker")

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +135,7 @@ def run(
     """Runs the command line on stand-in workers, one a card: exit code, its document, standard error."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(judges, "CudaDevice", partial(CudaDevice, worker=worker(tmp_path)))
+    monkeypatch.setattr(judges, "WORKER", worker(tmp_path))
     (tmp_path / "studies").mkdir()
     empty_database(tmp_path / "studies" / "evoengine.db")
     shutil.copytree(HERE / "templates" / "axpb", tmp_path / "mine", ignore=shutil.ignore_patterns("__pycache__"))

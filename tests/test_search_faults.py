@@ -9,7 +9,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +62,7 @@ def run(
     """Runs the command line on the stand-in: exit code, its document, standard error."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(evoengine.devices.cuda, "find_gpu", lambda ordinal=0: card("l4"))
-    monkeypatch.setattr(judges, "CudaDevice", partial(CudaDevice, worker=worker))
+    monkeypatch.setattr(judges, "WORKER", worker)
     (tmp_path / "studies").mkdir()
     empty_database(tmp_path / "studies" / "evoengine.db")
     shutil.copytree(HERE / "templates" / "axpb", tmp_path / "mine", ignore=shutil.ignore_patterns("__pycache__"))

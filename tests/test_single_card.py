@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 from test_cuda_protocol import ARTIFACT, candidate, wait_for
@@ -17,6 +16,7 @@ from test_devices_option import gpu, worker
 from test_fleet import WAIT, FakeCard, Job, jobs, numbers
 
 from evoengine.devices.cuda import CudaDevice
+from evoengine.devices.cuda.spares import Spares
 from evoengine.devices.single import AHEAD, SingleCard
 from evoengine.errors import EvoengineError, TemplateError, UserError
 from evoengine.hardware import card
@@ -201,8 +201,8 @@ class TestOverAWorker:
     def single(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SingleCard]:
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
         template = load_template(Path(__file__).parent / "templates" / "axpb")
-        options: dict[str, Any] = {"uuid": gpu(0).uuid, "seed": 1, "worker": worker(tmp_path), "spares": True}
-        device = CudaDevice(template, template.module.PROBLEM(), card("l4"), **options)
+        spares = Spares((*worker(tmp_path), gpu(0).uuid))
+        device = CudaDevice(template, template.module.PROBLEM(), card("l4"), uuid=gpu(0).uuid, seed=1, spares=spares)
         with closing(SingleCard(device)) as made:
             made.start(candidate(0).config.values, ARTIFACT)
             yield made

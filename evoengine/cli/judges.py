@@ -14,9 +14,11 @@ from evoengine.cli.resolve import Target
 from evoengine.devices import Device, TimingDevice
 from evoengine.devices.crew import Card, CardDevice
 from evoengine.devices.cuda import CudaDevice
+from evoengine.devices.cuda.device import WORKER
 from evoengine.devices.cuda.lock import SharedLock
 from evoengine.devices.cuda.sanitizer import PROGRAM, Sanitizer
 from evoengine.devices.cuda.shapes import ShapesDevice
+from evoengine.devices.cuda.spares import Spares
 from evoengine.devices.cuda.watched import require_tool
 from evoengine.devices.fleet import Fleet
 from evoengine.devices.interpreter.session import InterpreterDevice
@@ -46,15 +48,16 @@ def device_for(
         return InterpreterDevice(question.template, question.problem, question.limits, jobs=jobs), None
     measured = [record.verdict for record in study.records() if isinstance(record.verdict, Measurement)]
     if len(target.cards) < 2:
+        started = None if early is None else early.take(target.ordinal)
         options: dict[str, Any] = {"ordinal": target.ordinal, "force": force}
-        if early is not None and not isinstance(question.problem, ProblemSet):
-            options["started"] = early.take(target.ordinal)
+        options["spares"] = Spares((*WORKER, str(target.ordinal)), started)
         single = SingleCard(_device(question, target, study, measured, options))
         return single, single
     scratch = tempfile.TemporaryDirectory(prefix="evoengine-")  # the fleet's `close` removes it
     cards = []
     for gpu in target.cards:
         options = {"ordinal": gpu.ordinal, "uuid": gpu.uuid, "scratch": Path(scratch.name), "force": force}
+        options["spares"] = Spares((*WORKER, gpu.uuid))
         cards.append(Card(gpu.uuid, _device(question, target, study, measured, options)))
     fleet = Fleet(target.device.name, cards, note, after=scratch.cleanup)
     return fleet, fleet
@@ -66,7 +69,7 @@ def _device(
     """One card, for the problem or for every problem of a set; `measured` is what the study knows already."""
     if not isinstance(question.problem, ProblemSet):
         known = [(one.control_reference_us, one.median_us) for one in measured]
-        return _card(question, question.problem, target, study, known, {"spares": True, **options})
+        return _card(question, question.problem, target, study, known, options)
     lock = SharedLock()
     rows = [row for verdict in measured for row in on_shapes(verdict.evidence)]
     shared = {**options, "lock": lock}

@@ -31,7 +31,7 @@ class SingleCard:
         return self._device.start(values, artifact)
 
     def judge(self, work: Iterable[Job]) -> Iterator[tuple[Candidate, Verdict]]:
-        """One verdict a candidate, each as soon as it is known; those in doubt come last.
+        """One verdict a candidate, each as soon as it is known; those in doubt later.
 
         Where `work` raises, what the card has in flight is judged first. Where the caller goes away, or is
         interrupted, that is given up and the card judges no more.

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from evoengine.devices.cuda.doubt import check_fit, doubt, with_both
-from evoengine.devices.cuda.finals import gather
+from evoengine.devices.cuda.finals import Finalist, race
 from evoengine.devices.cuda.lock import SharedLock
 from evoengine.devices.cuda.memcheck import Memcheck
 from evoengine.devices.cuda.messages import (
     COMPETITORS,
     SDPA,
-    Dropped,
     Judge,
     Judged,
-    Raced,
     Ready,
-    RunFinals,
     SetUp,
     Subject,
 )
-from evoengine.devices.cuda.process import Worker
 from evoengine.devices.cuda.results import Finals, Setup
-from evoengine.devices.cuda.session import START_SECONDS, JobFailed, Session
+from evoengine.devices.cuda.session import START_SECONDS, START_TRIES, JobFailed, Session
+from evoengine.devices.cuda.spares import Spares
 from evoengine.errors import EvoengineError, TemplateError
 from evoengine.hardware import DeviceLimits
 from evoengine.problem import Problem
@@ -36,9 +34,17 @@ from evoengine.verdict import Artifact, Candidate, Gate, Measurement, Rejection
 
 MIN_JOB_SECONDS, JOB_FACTOR = 10.0, 50.0
 """A phase of a candidate's job may take 10 s, or 50 times what the default's whole job took (correctness.md)."""
-START_TRIES = 3
-"""A card that was just freed of a hung kernel may refuse the next context once or twice."""
 WORKER = (sys.executable, "-m", "evoengine.devices.cuda.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class _Doubted:
+    """A time that is too good to be believed, and `why`."""
+
+    candidate: Candidate
+    subject: Subject
+    measured: Measurement
+    why: str
 
 
 class CudaDevice:
@@ -51,8 +57,8 @@ class CudaDevice:
     card's drift since (4 % between two days were seen) rank them, and its `best_us`. Devices that take turns on one
     card share its `lock`.
 
-    `started` is a worker that was started before. With `spares` another one always waits while candidates are judged: a
-    fresh process, which the final run needs and a fault or a doubt may, then costs a second instead of five.
+    Workers come from `spares`, where they are given, and then one always waits: a fresh process, which the final run
+    needs, and a fault or a doubt, costs a second instead of five.
     """
 
     measures = True
@@ -72,8 +78,7 @@ class CudaDevice:
         reference_us: float | None = None,
         best_us: float = float("inf"),
         lock: SharedLock | None = None,
-        started: Worker | None = None,
-        spares: bool = False,
+        spares: Spares | None = None,
     ) -> None:
         self.name = limits.name
         self._problem = problem
@@ -81,9 +86,8 @@ class CudaDevice:
         self._seed = seed
         self._force = force
         self._template = template
-        self._session = Session(
-            (*worker, uuid or str(ordinal)), template, problem, scratch=scratch, lock=lock, started=started
-        )
+        workers = spares or Spares((*worker, uuid or str(ordinal)))
+        self._session = Session(workers, template, problem, scratch=scratch, lock=lock)
         self._spares = spares
         self._memcheck = Memcheck(template, problem, ordinal, seed)
         self._control: Subject | None = None
@@ -94,7 +98,7 @@ class CudaDevice:
 
     def spawn(self) -> None:
         """Begin to start the worker, for `open`."""
-        self._session.spawn()
+        self._session.workers.begin()
 
     def open(self) -> Mapping[str, Any]:
         """Bring the worker up: the environment, with the card as it was before.
@@ -121,6 +125,7 @@ class CudaDevice:
         """
         self._control = _subject("default", values, artifact)
         environment = self.open() if environment is None else environment
+        self._keep_spare()
         ready = self._set_up(baselines=True)
         warnings = check_fit(environment, ready.noise, force=self._force)
         self._reference_us = ready.reference_us
@@ -139,31 +144,48 @@ class CudaDevice:
     def judge(self, work: Iterable[tuple[Candidate, Artifact]]) -> Iterator[tuple[Candidate, Measurement | Rejection]]:
         """One verdict a candidate, each as soon as it is known.
 
-        Times that are too good to be believed (`doubt`) come last: proven and timed again in a fresh process, one for
-        all of them, since its start takes seconds. What that process says is the verdict.
+        Times that are too good to be believed (`doubt`) come once a spare is up or there is no more `work`: proven and
+        timed again in a fresh process, one for all of them. What that process says is the verdict.
 
         Raises:
             EvoengineError: the card does not come back after a candidate's fault.
         """
-        doubted: list[tuple[Candidate, Subject, Measurement, str]] = []
-        if self._spares:
-            self._session.spawn()
+        doubted: list[_Doubted] = []
+        self._keep_spare()
         for candidate, artifact in work:
             subject = _subject(str(candidate.number), candidate.config.values, artifact)
             verdict = self._verdict(subject)
-            if isinstance(verdict, Measurement):
-                if why := doubt(verdict.median_us, self._best_us, self._problem, self._limits):
-                    doubted.append((candidate, subject, verdict, why))
-                    continue
-                self._best_us = min(self._best_us, verdict.median_us)
-            yield candidate, verdict
+            if isinstance(verdict, Measurement) and (why := self._doubt(verdict)):
+                doubted.append(_Doubted(candidate, subject, verdict, why))
+            else:
+                yield candidate, self._learned(verdict)
+            # Soon: until then all that is as fast is doubted as well, and no proposal may know of any of it.
+            if doubted and self._spares is not None and self._spares.ready:
+                yield from self._settled(doubted)
+                doubted = []
+        yield from self._settled(doubted)
+
+    def _settled(self, doubted: Sequence[_Doubted]) -> Iterator[tuple[Candidate, Measurement | Rejection]]:
+        """What a fresh process says of them. It judges what comes after them, too."""
         if doubted:
             self._session.stop()
-        for candidate, subject, first, why in doubted:
-            verdict = with_both(self._verdict(subject), first, why, self._problem, self._limits)
-            if isinstance(verdict, Measurement):
-                self._best_us = min(self._best_us, verdict.median_us)
-            yield candidate, verdict
+        for one in doubted:
+            verdict = with_both(self._verdict(one.subject), one.measured, one.why, self._problem, self._limits)
+            self._keep_spare()
+            yield one.candidate, self._learned(verdict)
+
+    def _doubt(self, measured: Measurement) -> str:
+        return doubt(measured.median_us, self._best_us, self._problem, self._limits)
+
+    def _learned(self, verdict: Measurement | Rejection) -> Measurement | Rejection:
+        """The verdict, the best being known afterwards."""
+        if isinstance(verdict, Measurement):
+            self._best_us = min(self._best_us, verdict.median_us)
+        return verdict
+
+    def _keep_spare(self) -> None:
+        if self._spares is not None:
+            self._spares.keep()
 
     def finals(self, work: Sequence[tuple[Candidate, Artifact]], seed: int) -> Finals:
         """Time default, finalists and baselines together in a fresh process, on inputs that no search has seen.
@@ -176,7 +198,7 @@ class CudaDevice:
             EvoengineError: the card fails, and no finalist can be named for it.
         """
         assert self._control is not None, "start comes first"
-        return self._race(self._control, work, seed, SDPA, self._job_seconds, checked=True)
+        return race(self._session, self._control, _finalists(work), seed, SDPA, self._job_seconds)
 
     def compare(
         self,
@@ -197,47 +219,12 @@ class CudaDevice:
                 busy.
             EvoengineError: the card fails, and nobody can be named for it.
         """
-        return self._race(_subject("default", *control), work, seed, competitors, step_seconds)
+        subject = _subject("default", *control)
 
-    def _race(
-        self,
-        control: Subject,
-        work: Sequence[tuple[Candidate, Artifact]],
-        seed: int,
-        competitors: Sequence[str],
-        seconds: float,
-        *,
-        checked: bool = False,
-    ) -> Finals:
-        subjects = {str(c.number): _subject(str(c.number), c.config.values, a) for c, a in work}
-        rejected: dict[str, Rejection] = {}
-        crashed: dict[str, str] = {}
-        unexplained = 0
-        while True:
-            finalists = tuple(subject for name, subject in subjects.items() if name not in rejected)
-            names = tuple(name for name in competitors if name not in crashed)
-            try:
-                environment = self._session.open(seed)
-                if not checked:
-                    check_fit(environment, 0.0, force=self._force)
-                    checked = True
-                raced, _ = self._session.ask(RunFinals(control, finalists, seed, names), seconds)
-            except JobFailed as failed:
-                if failed.about in subjects:
-                    rejected[failed.about] = failed.rejection
-                    continue
-                if failed.about in names:
-                    crashed[failed.about] = str(failed)
-                    continue
-                unexplained += 1
-                if unexplained == START_TRIES:
-                    raise EvoengineError(f"the final run fails on the card: {failed}") from failed
-                continue
-            self._session.stop()
-            if isinstance(raced, Raced):
-                return gather(work, raced, rejected, crashed, environment, seed)
-            assert isinstance(raced, Dropped), raced
-            rejected[raced.name] = raced.rejection
+        def check(environment: Mapping[str, Any]) -> None:
+            check_fit(environment, 0.0, force=self._force)
+
+        return race(self._session, subject, _finalists(work), seed, competitors, step_seconds, check)
 
     def learn_best(self, best_us: float) -> None:
         """What another card has measured of some candidate, on this card's scale: the next has to come near it."""
@@ -311,6 +298,10 @@ class CudaDevice:
             except EvoengineError as error:
                 if attempt == START_TRIES - 1:
                     raise EvoengineError(f"{self.name} does not recover from a candidate's fault: {error}") from error
+
+
+def _finalists(work: Sequence[tuple[Candidate, Artifact]]) -> list[Finalist]:
+    return [(one, _subject(str(one.number), one.config.values, built)) for one, built in work]
 
 
 def _subject(name: str, values: Values, artifact: Artifact) -> Subject:

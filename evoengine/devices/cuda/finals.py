@@ -1,24 +1,75 @@
-"""From what the worker timed in rounds to the final run's results."""
+"""The final run in a fresh process: who fails is dropped and it is repeated; then its results."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from evoengine.devices.cuda.messages import Lap, Raced
+from evoengine.devices.cuda.messages import Dropped, Lap, Raced, RunFinals, Subject
 from evoengine.devices.cuda.results import Final, Finals, make_final
-from evoengine.verdict import Artifact, Candidate, Rejection
+from evoengine.devices.cuda.session import START_TRIES, JobFailed, Session
+from evoengine.errors import EvoengineError
+from evoengine.verdict import Candidate, Rejection
+
+Finalist = tuple[Candidate, Subject]
 
 
-def gather(
-    work: Sequence[tuple[Candidate, Artifact]],
+def race(
+    session: Session,
+    control: Subject,
+    finalists: Sequence[Finalist],
+    seed: int,
+    competitors: Sequence[str],
+    seconds: float,
+    check: Callable[[Mapping[str, Any]], None] = lambda environment: None,
+) -> Finals:
+    """Time `control`, `finalists` and `competitors` together in a fresh process, as often as one of them fails.
+
+    `seconds` bounds each step of it. `check` is told of the environment before the first try.
+
+    Raises:
+        TemplateError, UserError: as `Session.ask`.
+        EvoengineError: the card fails, and nobody can be named for it.
+    """
+    subjects = {subject.name: subject for _, subject in finalists}
+    rejected: dict[str, Rejection] = {}
+    crashed: dict[str, str] = {}
+    checked, unexplained = False, 0
+    while True:
+        left = tuple(subject for name, subject in subjects.items() if name not in rejected)
+        names = tuple(name for name in competitors if name not in crashed)
+        try:
+            environment = session.open(seed)
+            if not checked:
+                check(environment)
+                checked = True
+            raced, _ = session.ask(RunFinals(control, left, seed, names), seconds)
+        except JobFailed as failed:
+            if failed.about in subjects:
+                rejected[failed.about] = failed.rejection
+            elif failed.about in names:
+                crashed[failed.about] = str(failed)
+            else:
+                unexplained += 1
+                if unexplained == START_TRIES:
+                    raise EvoengineError(f"the final run fails on the card: {failed}") from failed
+            continue
+        session.stop()
+        if isinstance(raced, Raced):
+            return _gathered(finalists, raced, rejected, crashed, environment, seed)
+        assert isinstance(raced, Dropped), raced
+        rejected[raced.name] = raced.rejection
+
+
+def _gathered(
+    finalists: Sequence[Finalist],
     raced: Raced,
     rejected: Mapping[str, Rejection],
     crashed: Mapping[str, str],
     environment: Mapping[str, Any],
     seed: int,
 ) -> Finals:
-    """Every finalist of `work` with its ratio to the control, or why it was rejected (by its number).
+    """Every finalist with its ratio to the control, or why it was rejected (by its name).
 
     `crashed` are competitors that took the worker down.
     """
@@ -33,7 +84,7 @@ def gather(
 
     return Finals(
         final("default", raced.control),
-        tuple((c, rejected.get(str(c.number)) or final(c.config.label, laps[str(c.number)])) for c, _ in work),
+        tuple((c, rejected.get(s.name) or final(c.config.label, laps[s.name])) for c, s in finalists),
         tuple(final(lap.name, lap) for lap in raced.baselines),
         environment,
         seed,

@@ -100,6 +100,11 @@ class Worker:
             self.kill()
             raise
 
+    @property
+    def has_spoken(self) -> bool:
+        """Whether there is something to read: of a worker that nobody has asked yet, that it is up or has ended."""
+        return self._connection.poll()
+
     def kill(self) -> None:
         """End the process whatever it is doing.
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from evoengine.devices.cuda.lock import SharedLock
 from evoengine.devices.cuda.messages import Hello, Open, Opened, Phase, Reply, Request, Trouble
 from evoengine.devices.cuda.process import Worker, WorkerDied, WorkerHung
+from evoengine.devices.cuda.spares import Spares
 from evoengine.errors import EvoengineError, TemplateError, UserError
 from evoengine.problem import Problem, problem_fields
 from evoengine.template import Template
@@ -17,6 +18,8 @@ from evoengine.verdict import Gate, Rejection
 
 START_SECONDS = 300.0
 """Importing torch, making a context, timing every baseline: 10 s are usual, a cold disk takes minutes."""
+START_TRIES = 3
+"""A card that was just freed of a hung kernel may refuse the next context once or twice."""
 PREPARE_SECONDS = 900.0
 """A competitor that compiles and tunes itself: 100 Triton configs take 20 s on 16 cores, a few minutes on two."""
 REFERENCE_SECONDS = 1800.0
@@ -43,24 +46,22 @@ class JobFailed(Exception):
 
 
 class Session:
-    """Holds the card from the first `open` to `close`, through any number of workers.
+    """Holds the card from the first `open` to `close`, through any number of `workers`.
 
-    The first worker may have been `started` before, by the same command. References are kept in `scratch`, a folder
-    that outlives the session, or in one of its own where None is given. With `lock`, it is shared with other sessions,
-    and whoever made it releases it.
+    References are kept in `scratch`, a folder that outlives the session, or in one of its own where None is given. With
+    `lock`, it is shared with other sessions, and whoever made it releases it.
     """
 
     def __init__(
         self,
-        command: Sequence[str],
+        workers: Spares,
         template: Template,
         problem: Problem,
         *,
         scratch: Path | None = None,
         lock: SharedLock | None = None,
-        started: Worker | None = None,
     ) -> None:
-        self._command = command
+        self.workers = workers
         self._template = template
         self._problem = problem
         self._own = None if scratch is not None else tempfile.TemporaryDirectory(prefix="evoengine-")
@@ -68,17 +69,12 @@ class Session:
         self._lock = lock or SharedLock()
         self._shares = lock is not None
         self._worker: Worker | None = None
-        self._unopened = started
         self._asked: Worker | None = None
         self._interrupted = False
 
     @property
     def running(self) -> bool:
         return self._worker is not None
-
-    def spawn(self) -> None:
-        """Begin to start the worker that the next `open` takes. It imports torch, and leaves the card alone."""
-        self._unopened = self._unopened or Worker(self._command)
 
     def open(self, seed: int) -> Mapping[str, Any]:
         """Replace the worker by a fresh one with the template loaded; the environment it found.
@@ -88,9 +84,8 @@ class Session:
             UserError: another evoengine holds the card, or there is none.
         """
         self._check_wanted()
-        fresh, self._unopened = self._unopened, None
         self.stop()
-        self._worker = fresh or Worker(self._command)
+        self._worker = self.workers.take()
         hello, _ = self.ask(None, START_SECONDS)
         assert isinstance(hello, Hello), hello
         try:
@@ -157,9 +152,7 @@ class Session:
     def close(self) -> None:
         """End the worker, free the card, forget the references."""
         self.stop()
-        if self._unopened is not None:
-            self._unopened.close()
-            self._unopened = None
+        self.workers.close()
         if not self._shares:
             self._lock.release()
         if self._own is not None:
