@@ -89,7 +89,7 @@ class Supply:
         """What is in the database is known, and what dead processes had in flight waits again."""
         with self._watch("database"):
             self._study.recover()
-            self._known.remember(self._study.records())
+            self._known.remember(self._study.news())
 
     def _shared(self, room: int, flying: Collection[int]) -> list[Candidate]:
         """The same beside other processes, whose trials come in between: a proposal knows all that there is, once no

@@ -216,7 +216,7 @@ class TestCopy:
         copy = other.open_study(NAME)
         copy.acquire(Owner.current())
 
-        assert [4] == [one.number for one in copy.recover()]
+        assert [4] == copy.recover()
         assert [4] == [one.number for one in copy.claim_waiting(9, estimated=False)]
         assert [2] == [one.number for one in copy.claim_waiting(9, estimated=True)]
         assert [5] == [one.number for one in copy.claim(proposals(6))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from fakes import FakeBuilder, FakeDevice, FakeGpu, OwnThread, Script, Silent, f
 from optuna.trial import TrialState
 
 from evoengine import convergence
+from evoengine.archive import history
 from evoengine.archive.archive import Archive
 from evoengine.archive.lease import Owner, process_start
 from evoengine.archive.records import Record, StudySpec
@@ -27,7 +28,7 @@ from evoengine.errors import TemplateError
 from evoengine.gates import Ceilings
 from evoengine.progress import Budget, End, Outcome
 from evoengine.sampler.proposer import Proposer
-from evoengine.space import Values
+from evoengine.space import SearchSpace, Values
 from evoengine.summary import summarise, winner
 from evoengine.verdict import Estimate, Gate, Measurement, Rejection, Verdict
 
@@ -715,3 +716,21 @@ def test_rejections_are_summed_up_by_reason_whatever_their_numbers(bench: Bench)
         {"gate": "resources", "count": 3, "example": "300 registers", "trial": 0},
         {"gate": "compile", "count": 1, "example": "too wide", "trial": 1},
     ] == bench.summary()["rejections"]
+
+
+def test_who_shares_a_study_reads_a_trial_only_when_it_has_changed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Claimed and judged: twice, and once more where a look falls between the two tables."""
+    read: list[int] = []
+    record = history._record
+
+    def counted(space: SearchSpace, row: Mapping[Any, Any], *parts: Any) -> Record:
+        read.append(row["number"])
+        return record(space, row, *parts)
+
+    monkeypatch.setattr(history, "_record", counted)
+    bench.run(FakeGpu(), budget=16, batch=4, shared=True)
+
+    assert 16 <= len(set(read))
+    assert 3 >= max(Counter(read).values())

@@ -221,8 +221,6 @@ CELLS = [
     ("evo_build", "registers", "many", "'many' is not int"),
     ("evo_session", "pid", "../1", "'../1' is not int"),
     ("evo_elite", "control_ratio", 0.0, "is no time"),
-    ("trial_params", "param_value", 99.0, "damaged"),
-    ("trial_user_attributes", "value_json", '{"digest": 7}', "damaged"),
 ]
 
 
@@ -269,14 +267,24 @@ class TestDatabase:
         path = tmp_path / "old.db"
         path.write_bytes(sound.read_bytes())
         with closing(sqlite3.connect(path)) as connection, connection:
-            for table, column in (("candidate", "proposal"), ("session", "finals"), ("study", "reference_us")):
+            connection.execute("DROP INDEX ix_evo_candidate_revision")
+            for table, column in (
+                ("candidate", "proposal"),
+                ("candidate", "revision"),
+                ("session", "finals"),
+                ("study", "reference_us"),
+            ):
                 connection.execute(f"ALTER TABLE evo_{table} DROP COLUMN {column}")
             connection.execute("DROP TABLE evo_blob")
             connection.execute("UPDATE evo_schema SET version = 1")
             trials = connection.execute("SELECT count(*) FROM evo_candidate").fetchone()
+        with closing(Archive.open(str(path))) as archive:
+            study = archive.open_study(None)
+            assert [one.number for one in study.records()] == [one.number for one in study.news()]
+            assert trials == (len(study.records()),)
         fuzz._read_study(path)
         with closing(sqlite3.connect(path)) as connection:
-            assert (3,) == connection.execute("SELECT version FROM evo_schema").fetchone()
+            assert (4,) == connection.execute("SELECT version FROM evo_schema").fetchone()
             assert (0,) == connection.execute("SELECT count(*) FROM evo_blob").fetchone()
             assert [None] == [*{row[0] for row in connection.execute("SELECT finals FROM evo_session")}]
             assert trials == connection.execute("SELECT count(*) FROM evo_candidate WHERE proposal IS NULL").fetchone()

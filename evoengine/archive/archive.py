@@ -211,7 +211,7 @@ class Archive:
     def _whole(self, name: str) -> transfer.Whole:
         """A study that exists and can be read: what is damaged must not travel."""
         study = self.open_study(name)
-        for read in (study.records, study.elites, study.baselines, study.counts):
+        for read in (study.records, study.check_trials, study.elites, study.baselines, study.counts):
             read()
         return self._write(lambda c: transfer.read_whole(c, name))
 

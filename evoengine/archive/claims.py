@@ -10,11 +10,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, RowMapping, insert, select, update
 
 from evoengine.archive import results, tables
 from evoengine.archive.documents import typed
-from evoengine.archive.work import Bounds, room
+from evoengine.archive.ledger import TRIALS
+from evoengine.archive.work import Bounds, judged, room
 from evoengine.sampler import Proposal
 from evoengine.space import Config
 
@@ -33,7 +34,7 @@ def enter(
 
     What was `free` on the way to them is added to the counts.
     """
-    results.add_counts(connection, study_id, free)  # locks the study's row: of two processes one sees the other's rows
+    results.add_counts(connection, study_id, free)
     digests = [config.digest for _, config in asked]
     query = select(candidate).where(candidate.c.study_id == study_id, candidate.c.config_digest.in_(digests))
     known = {row["config_digest"]: row for row in connection.execute(query).mappings()}
@@ -51,6 +52,19 @@ def enter(
         if row is None or (row["session_id"] == session_id and row["trial_id"] is None):
             mine.append((proposal, config))
     return mine
+
+
+def take(connection: Connection, study_id: int, session_id: int, *, estimated: bool) -> RowMapping | None:
+    """Claim the first that waits, and return its row: one never evaluated, or that with the best estimate."""
+    guess = tables.verdict.alias()
+    waits = (candidate.c.study_id == study_id) & candidate.c.session_id.is_(None) & ~judged(final=True)
+    found = select(candidate).join(TRIALS, TRIALS.c.trial_id == candidate.c.trial_id)
+    found = found.outerjoin(guess, (guess.c.candidate_id == candidate.c.id) & ~guess.c.final)
+    found = found.where(waits, guess.c.candidate_id.is_not(None) == estimated)
+    row = connection.execute(found.order_by(guess.c.estimated_us, TRIALS.c.number).limit(1)).mappings().first()
+    if row is not None:
+        connection.execute(update(candidate).where(candidate.c.id == row["id"]).values(session_id=session_id))
+    return row
 
 
 def read_proposal(document: Mapping[str, Any]) -> Proposal:

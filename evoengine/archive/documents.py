@@ -37,8 +37,10 @@ def typed(kind: type[T], value: Any) -> T:
 
 
 def _typed(kind: Any, value: Any) -> Any:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any or (origin is Literal and value in arguments) or (isinstance(kind, type) and type(value) is kind):
+    if kind is Any or type(value) is kind:
+        return value
+    origin, arguments = _form(kind)
+    if origin is Literal and value in arguments:
         return value
     if origin in (Union, types.UnionType):
         return None if value is None and type(None) in arguments else _first(arguments, value)
@@ -82,6 +84,11 @@ def _dataclass(kind: Any, value: Any) -> Any:
     if missing - value.keys():
         raise Damaged(f"{kind.__name__} lacks {min(missing - value.keys())}")
     return kind(**{name: _typed(hints[name], one) for name, one in value.items() if name in hints})
+
+
+@functools.cache
+def _form(kind: Any) -> tuple[Any, tuple[Any, ...]]:
+    return typing.get_origin(kind), typing.get_args(kind)
 
 
 @functools.cache

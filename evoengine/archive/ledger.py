@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages._rdb.models import BaseModel
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import ColumnElement, Connection, Delete, RowMapping, Update, select, update
+from sqlalchemy import ColumnElement, Connection, Delete, RowMapping, Table, Update, select, update
 
 from evoengine.archive import tables
 from evoengine.archive.database import Database
 from evoengine.archive.documents import Damaged
 from evoengine.archive.sessions import TAKEN_OVER
+from evoengine.archive.work import lock
 from evoengine.errors import Unavailable, UserError
 
 T = TypeVar("T")
 
-TRIALS = BaseModel.metadata.tables["trials"]
+OPTUNA: Mapping[str, Table] = BaseModel.metadata.tables
+TRIALS, TRIAL_ATTRS = OPTUNA["trials"], OPTUNA["trial_user_attributes"]
 
 OPTUNA_CANNOT_READ = (
     *(ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError),
@@ -44,7 +46,7 @@ class Ledger:
         self._name = name
         self._hint = f"resume with: evoengine resume {shlex.quote(name)}"
         try:
-            self._optuna_id = self._patiently(lambda: self._storage.get_study_id_from_name(name))
+            self.optuna_id = self._patiently(lambda: self._storage.get_study_id_from_name(name))
         except KeyError:
             raise UserError(
                 f"study {name} has lost its trials, another program has deleted them from Optuna's tables: delete the "
@@ -59,10 +61,11 @@ class Ledger:
         return self._patiently(connected)
 
     def write(self, work: Callable[[Connection], T]) -> T:
-        """`work` in one transaction, all of it again when the database was locked."""
+        """`work` in one transaction that holds the study, all of it again when the database was locked."""
 
         def begun() -> T:
             with self._database.engine.begin() as connection:
+                lock(connection, self.id)
                 return work(connection)
 
         return self._patiently(begun)
@@ -71,33 +74,25 @@ class Ledger:
         """Rows changed."""
         return self.write(lambda connection: connection.execute(statement).rowcount)
 
-    def candidates(self) -> Sequence[RowMapping]:
-        """Our row of every candidate, in the order they were claimed."""
-        return self.read(
-            lambda connection: (
-                connection.execute(
-                    select(tables.candidate)
-                    .where(tables.candidate.c.study_id == self.id)
-                    .order_by(tables.candidate.c.id)
-                )
-                .mappings()
-                .all()
-            )
-        )
+    def candidates(self, which: ColumnElement[bool]) -> Sequence[RowMapping]:
+        """Our rows of these candidates, in the order they were claimed."""
+        row = tables.candidate
+        query = select(row).where(row.c.study_id == self.id, which).order_by(row.c.id)
+        return self.read(lambda connection: connection.execute(query).mappings().all())
 
     def trials(self) -> list[FrozenTrial]:
         """Every Optuna trial of the study in order of its number; not to be changed."""
 
         def read() -> list[FrozenTrial]:
             try:
-                return self._storage.get_all_trials(self._optuna_id, deepcopy=False)
+                return self._storage.get_all_trials(self.optuna_id, deepcopy=False)
             except OPTUNA_CANNOT_READ as error:
                 raise Damaged(f"Optuna cannot read a trial: {type(error).__name__} {error}") from error
 
         return self._patiently(read)
 
     def trial_id(self, number: int) -> int:
-        return self._patiently(lambda: self._storage.get_trial_id_from_study_id_trial_number(self._optuna_id, number))
+        return self._patiently(lambda: self._storage.get_trial_id_from_study_id_trial_number(self.optuna_id, number))
 
     def bear(self, trial: FrozenTrial, digest: str, holder: int, **changes: int | None) -> int:
         """Write a new Optuna trial in one transaction, enter it in the candidate's row, and return its number.
@@ -105,7 +100,7 @@ class Ledger:
         Raises:
             Unavailable: the row is not the session `holder`'s any more, so that another process has borne the trial.
         """
-        trial_id = self._patiently(lambda: self._storage.create_new_trial(self._optuna_id, trial))
+        trial_id = self._patiently(lambda: self._storage.create_new_trial(self.optuna_id, trial))
         if not self.attach(digest, trial_id, tables.candidate.c.session_id == holder, **changes):
             self.set_state(trial_id, TrialState.FAIL)
             raise Unavailable(f"study {self._name} was {TAKEN_OVER}: {self._hint}")

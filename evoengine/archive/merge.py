@@ -14,8 +14,9 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection, func, select, update
 
 from evoengine.archive import sessions, tables
+from evoengine.archive.ledger import TRIAL_ATTRS, TRIALS
 from evoengine.archive.records import StudySpec
-from evoengine.archive.rows import STUDIES, TRIAL_ATTRS, TRIALS, Keys, Row, Rows, insert_rows
+from evoengine.archive.rows import STUDIES, Keys, Row, Rows, insert_rows
 from evoengine.archive.transfer import Whole, found, hold, spec_of
 from evoengine.archive.trials import ORIGIN
 from evoengine.errors import UserError
@@ -176,7 +177,7 @@ def _candidates(source: Whole, new: list[Row], verdicts: Mapping[int, Row], numb
         ],
         tables.candidate: [
             {
-                **row,
+                **{name: value for name, value in row.items() if name != "revision"},  # of another study
                 "proposal": None if row["proposal"] is None else _renumbered(row["proposal"], numbers),
                 "session_id": verdicts[row["id"]]["session_id"] if verdicts[row["id"]]["final"] else None,
             }

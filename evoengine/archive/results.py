@@ -12,7 +12,6 @@ from evoengine.archive.codec import read_row, read_verdict, verdict_columns
 from evoengine.archive.documents import Damaged, check_shapes, positive, typed
 from evoengine.archive.records import Baseline, Elite
 from evoengine.archive.sessions import now
-from evoengine.archive.work import lock
 from evoengine.verdict import Evidence, Measurement, Rejection
 
 
@@ -26,7 +25,6 @@ def put_baseline(connection: Connection, study_id: int, baseline: Baseline) -> N
         "measured_at": baseline.measured_at or now(),
     }
     same = (tables.baseline.c.study_id == study_id) & (tables.baseline.c.name == baseline.name)
-    lock(connection, study_id)
     connection.execute(delete(tables.baseline).where(same))
     connection.execute(insert(tables.baseline).values(**values))
 
@@ -43,7 +41,6 @@ def baselines(connection: Connection, study_id: int) -> list[Baseline]:
 
 
 def replace_elites(connection: Connection, study_id: int, confirmed: Iterable[Elite]) -> None:
-    lock(connection, study_id)
     connection.execute(delete(tables.elite).where(tables.elite.c.study_id == study_id))
     for elite in confirmed:
         fields = {item.name: getattr(elite, item.name) for item in dataclasses.fields(Elite)}
@@ -73,7 +70,6 @@ def elites(connection: Connection, study_id: int) -> list[Elite]:
 
 
 def add_counts(connection: Connection, study_id: int, counts: Mapping[str, int]) -> None:
-    lock(connection, study_id)
     for name, count in counts.items():
         same = (tables.count.c.study_id == study_id) & (tables.count.c.name == name)
         raised = update(tables.count).where(same).values(count=tables.count.c.count + count)

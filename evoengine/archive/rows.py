@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from optuna.storages._rdb.models import BaseModel
 from sqlalchemy import Column, ColumnElement, Connection, Table, delete, exc, insert, select
 
 from evoengine.archive import tables
 from evoengine.archive.documents import Damaged
-from evoengine.archive.ledger import OPTUNA_CANNOT_READ
+from evoengine.archive.ledger import OPTUNA, OPTUNA_CANNOT_READ, TRIALS
 from evoengine.errors import UserError
 
 Row = dict[str, Any]
@@ -23,8 +22,7 @@ Rows = dict[Table, list[Row]]
 Keys = dict[Table, dict[Any, int]]
 """By table, the new key of every row by its old one."""
 
-OPTUNA: Mapping[str, Table] = BaseModel.metadata.tables
-STUDIES, TRIALS, TRIAL_ATTRS = OPTUNA["studies"], OPTUNA["trials"], OPTUNA["trial_user_attributes"]
+STUDIES = OPTUNA["studies"]
 
 
 def read_rows(connection: Connection, root: Table, root_id: int) -> Rows:

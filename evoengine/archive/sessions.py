@@ -14,7 +14,6 @@ from evoengine.archive import lease, tables
 from evoengine.archive.codec import read_row
 from evoengine.archive.documents import typed
 from evoengine.archive.lease import Owner
-from evoengine.archive.work import lock
 from evoengine.errors import Unavailable, UserError
 
 TAKEN_OVER = "taken over by another process, which believed this one dead"
@@ -45,8 +44,6 @@ def begin(connection: Connection, study_id: int, name: str, owner: Owner, *, sha
         Unavailable: a live owner has the study open, and not both sides share it.
         UserError: the study was deleted.
     """
-    # The update comes first: it locks the study's row (SQLite: the database) until this transaction ends, so that of
-    # two processes that start together one sees the other.
     opened = update(tables.study).where(tables.study.c.id == study_id).values(opened_at=now())
     if not connection.execute(opened).rowcount:
         raise UserError(f"study {name} is gone, another process has deleted it: see: evoengine studies")
@@ -125,7 +122,6 @@ def confirmed(connection: Connection, study_id: int) -> set[int]:
 
 def take_turn(connection: Connection, study_id: int, session_id: int, before: set[int]) -> Turn:
     """Let this session confirm the study, unless another that is not among those `before` does or has done it."""
-    lock(connection, study_id)
     if confirmed(connection, study_id) - before:
         return "done"
     others = [row for row, _, alive in _open_sessions(connection, study_id) if alive and row["id"] != session_id]

@@ -15,18 +15,19 @@ from types import MappingProxyType
 from typing import Any
 
 from optuna.trial import TrialState
-from sqlalchemy import Connection, RowMapping, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from evoengine.archive import claims, results, sessions, tables, work
 from evoengine.archive.blobs import DatabaseStore
 from evoengine.archive.codec import build_columns, verdict_columns
 from evoengine.archive.database import Database
 from evoengine.archive.fellows import Fellows
+from evoengine.archive.history import History
 from evoengine.archive.lease import RENEW_SECONDS, Owner
 from evoengine.archive.ledger import Ledger
 from evoengine.archive.records import Baseline, Elite, Record, StudySpec, fastest, shortlist
 from evoengine.archive.recovery import requeue
-from evoengine.archive.trials import newborn, optuna_state, read_record
+from evoengine.archive.trials import newborn, optuna_state
 from evoengine.archive.work import Bounds
 from evoengine.errors import Unavailable
 from evoengine.sampler import Proposal
@@ -47,6 +48,7 @@ class Study:
         self._space = spec.frozen_space
         self._database = database
         self._ledger = Ledger(database, study_id, spec.name)
+        self._history = History(self._ledger, self._space)
         self._session: int | None = None
         self._fellows: Fellows | None = None
 
@@ -97,19 +99,18 @@ class Study:
         if mine is None:
             return
         with self._ledger.reading():
-            requeue(self._ledger, self.spec, mine, lambda row: row["session_id"] == mine)
+            requeue(self._ledger, self.spec, mine, lambda holder: holder == mine)
         self._ledger.write(lambda c: sessions.end(c, mine))
         self._session = None
 
-    def recover(self) -> list[Record]:
+    def recover(self) -> list[int]:
         """Complete what dead processes left half done and put back what they had in flight, under the same numbers.
 
-        Returns the trials put back; `claim_waiting` hands them out.
+        Returns the numbers of what was put back; `claim_waiting` hands it out.
         """
         alive = self._ledger.read(lambda c: sessions.living(c, self._ledger.id))
         with self._ledger.reading():
-            back = requeue(self._ledger, self.spec, self._own, lambda row: row["session_id"] not in alive)
-        return [record for record in self.records() if record.number in back]
+            return requeue(self._ledger, self.spec, self._own, lambda holder: holder not in alive)
 
     # *** trials ***
 
@@ -142,21 +143,17 @@ class Study:
     def claim_waiting(self, limit: int, *, estimated: bool) -> list[Candidate]:
         """Up to `limit` waiting candidates: those never evaluated, or those `estimated` that wait to be measured, the
         best estimate first."""
-        unclaimed = (candidates.c.study_id == self._ledger.id) & candidates.c.session_id.is_(None)
-        if self._ledger.read(lambda c: c.scalar(select(candidates.c.id).where(unclaimed).limit(1))) is None:
-            return []  # as nearly always in a search, of which the records are many
-        waiting = [one for one in self.records() if one.state == "waiting" and (one.estimate is not None) == estimated]
-        waiting.sort(key=lambda one: (one.estimate.estimated_us if one.estimate else 0.0, one.number))
-        claimed: list[Candidate] = []
-        for one in waiting:
-            if len(claimed) == limit:
-                break
-            trial_id = self._ledger.trial_id(one.number)
-            free = (candidates.c.trial_id == trial_id) & candidates.c.session_id.is_(None) & ~work.judged(final=True)
-            if self._ledger.update(update(candidates).where(free).values(session_id=self._own)):
-                self._ledger.set_state(trial_id, TrialState.RUNNING)
-                claimed.append(Candidate(one.number, one.config, one.operator, one.generation, one.parents))
-        return claimed
+        claimed: list[int] = []
+        waits = (candidates.c.study_id == self._ledger.id) & candidates.c.session_id.is_(None)
+        # Nothing waits: as nearly always in a search.
+        if self._ledger.read(lambda c: c.scalar(select(candidates.c.id).where(waits).limit(1))) is not None:
+            while len(claimed) < limit:
+                row = self._ledger.write(lambda c: claims.take(c, self._ledger.id, self._own, estimated=estimated))
+                if row is None:
+                    break
+                self._ledger.set_state(row["trial_id"], TrialState.RUNNING)
+                claimed.append(row["id"])
+        return self._history.candidates(claimed) if claimed else []
 
     def commit(
         self, candidate: Candidate, verdict: Verdict, artifact: Artifact | None, twin_of: int | None = None
@@ -208,30 +205,29 @@ class Study:
         values = dict.fromkeys(tables.VERDICT_COLUMNS) | verdict_columns(rejection)
         values |= {"session_id": self._own, "committed_at": sessions.now()}
         final = tables.verdict.c.final & tables.verdict.c.candidate_id.in_(concerned)
-        self._ledger.update(update(tables.verdict).where(final).values(**values))
+
+        def store(connection: Connection) -> None:
+            changed = update(candidates).where(candidates.c.id.in_(concerned))
+            connection.execute(changed.values(revision=tables.NEXT_REVISION))
+            connection.execute(update(tables.verdict).where(final).values(**values))
+
+        self._ledger.write(store)
 
     def records(self) -> list[Record]:
         """Every trial in order of its number."""
-        trials = self._ledger.trials()
-        rows = {row["trial_id"]: row for row in self._ledger.candidates()}
+        return self._history.all()
 
-        def read(connection: Connection) -> list[Record]:
-            verdicts: dict[int, dict[bool, RowMapping]] = {row["id"]: {} for row in rows.values()}
-            of_study = candidates.c.study_id == self._ledger.id
-            for row in connection.execute(select(tables.verdict).join(candidates).where(of_study)).mappings():
-                verdicts.setdefault(row["candidate_id"], {})[row["final"]] = row
-            found = connection.execute(select(tables.build).join(candidates).where(of_study)).mappings()
-            builds = {row["candidate_id"]: row for row in found}
-            mine = tables.session.c.study_id == self._ledger.id
-            of_sessions = connection.execute(select(tables.session).where(mine)).mappings()
-            environments = {row["id"]: row["environment"] for row in of_sessions}
-            return [
-                read_record(self._space, trial, own, verdicts[own["id"]], builds.get(own["id"]), environments)
-                for trial in trials
-                if (own := rows.get(trial._trial_id)) is not None
-            ]
+    def news(self) -> list[Record]:
+        """The trials that are new or have changed since the last call, whoever changed them; all at the first."""
+        return self._history.news()
 
-        return self._ledger.read(read)
+    def check_trials(self) -> None:
+        """That Optuna's tables, which other programs read, say of the trials what ours say.
+
+        Raises:
+            UserError: they do not.
+        """
+        self._history.check_trials()
 
     def best(self, n: int) -> list[Record]:
         """The `n` fastest measured configs, twins left out."""

@@ -19,17 +19,22 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.types import TypeDecorator
 
 from evoengine.archive.documents import Damaged
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MIGRATIONS = {
     1: ("ALTER TABLE evo_candidate ADD COLUMN proposal TEXT",),
     2: (
         "ALTER TABLE evo_session ADD COLUMN finals VARCHAR(8)",
         "ALTER TABLE evo_study ADD COLUMN reference_us FLOAT(53)",
+    ),
+    3: (
+        "ALTER TABLE evo_candidate ADD COLUMN revision INTEGER NOT NULL DEFAULT 0",
+        "CREATE INDEX ix_evo_candidate_revision ON evo_candidate (revision)",
     ),
 }
 """By schema version, the statements that lead to the next one."""
@@ -100,6 +105,10 @@ session = Table(
     Column("finals", String(8)),
 )
 
+NEXT_REVISION = text("(SELECT coalesce(max(revision), 0) + 1 FROM evo_candidate)")
+"""Above every other: what was written since a look at a study is what has a higher one than all that was seen. Whoever
+writes holds the study (`work.lock`), so that of two revisions the higher is not committed first."""
+
 candidate = Table(
     "evo_candidate",
     metadata,
@@ -113,6 +122,8 @@ candidate = Table(
     Column("trial_id", Integer, unique=True),
     # Who works on it or reached its verdict; null while it waits for anybody.
     Column("session_id", ForeignKey("evo_session.id"), index=True),
+    # Of its last change, be it of its verdict or its build.
+    Column("revision", Integer, nullable=False, index=True, default=NEXT_REVISION, onupdate=NEXT_REVISION),
     UniqueConstraint("study_id", "config_digest"),
 )
 

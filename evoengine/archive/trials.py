@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, Literal
 
 from optuna.trial import FrozenTrial, TrialState
 
-from evoengine.archive.codec import read_build, read_verdict
 from evoengine.archive.documents import Damaged, typed
-from evoengine.archive.records import Record, StudySpec
+from evoengine.archive.records import StudySpec
 from evoengine.sampler import Proposal
 from evoengine.sampler.encoding import distributions, to_params, to_point
 from evoengine.space import Config, Point, SearchSpace
@@ -80,45 +77,18 @@ def origin(trial: FrozenTrial) -> Origin | None:
     return None if found is None else typed(Origin, found)
 
 
-def read_record(
-    space: SearchSpace,
-    trial: FrozenTrial,
-    row: Mapping[Any, Any],
-    verdicts: Mapping[bool, Mapping[Any, Any]],
-    build: Mapping[Any, Any] | None,
-    environments: Mapping[int, Mapping[str, Any]],
-) -> Record:
-    """A record from the trial, its candidate row, its verdict rows by finality, and its build row.
+def proposal_of(space: SearchSpace, trial: FrozenTrial) -> Proposal:
+    """What a trial was born from, as Optuna's tables have it.
 
     Raises:
-        Damaged: they do not make one.
+        Damaged: they hold something else than we write.
     """
     point, born = _point(space, trial), origin(trial)
     config = config_at(space, point)
-    if born is None or not config.digest == row["config_digest"] == born.digest:
-        raise Damaged(f"trial {trial.number} is {config.label}, its candidate {row['label']!r:.80}")
-    estimate = read_verdict(verdicts[False]) if False in verdicts else None
-    if estimate is not None and not isinstance(estimate, Estimate):
-        raise Damaged(f"trial {trial.number} has a {type(estimate).__name__} in place of its estimate")
-    last = verdicts.get(True) or verdicts.get(False)
-    waits: Literal["waiting", "running"] = "waiting" if row["session_id"] is None else "running"
-    return Record(
-        number=trial.number,
-        point=point,
-        config=config,
-        operator=born.operator,
-        generation=born.generation,
-        parents=born.parents,
-        system_attrs={key: value for key, value in trial.system_attrs.items() if isinstance(value, int)},
-        expected_gain=born.expected_gain,
-        state="done" if True in verdicts else waits,
-        verdict=read_verdict(verdicts[True]) if True in verdicts else estimate,
-        estimate=estimate,
-        build=None if build is None else read_build(build),
-        twin_of=None if last is None or last["twin_of"] is None else typed(int, last["twin_of"]),
-        committed_at="" if last is None else typed(str, last["committed_at"]),
-        environment={} if last is None else typed(dict, environments.get(last["session_id"])),
-    )
+    if born is None or config.digest != born.digest:
+        raise Damaged(f"trial {trial.number} is {config.label}, and not the config that it was born with")
+    notes = {key: value for key, value in trial.system_attrs.items() if isinstance(value, int)}
+    return Proposal(point, born.operator, born.generation, born.parents, notes, born.expected_gain)
 
 
 def config_at(space: SearchSpace, point: Point) -> Config:
