@@ -2,7 +2,9 @@
 
     python -m benchmarks.fleet --seconds 560 --output studies/h200/fleet.json
 
-`judging`: the same built configs, proven and timed by that many cards; nothing is built meanwhile. `search`: the whole
+`judging`: the same built configs, proven and timed by that many cards; nothing is built meanwhile, and the clock starts
+once FIRST of them are judged (`first_seconds`): until a fast one is known each is doubted, and that takes a process of
+its own, which is a matter of seconds whatever the number of cards. `search`: the whole
 command with an empty build cache and a share of the cores in proportion, so that 1 of 2 cards compiles on half of them.
 Steps take turns over the numbers of cards. The file is written after every step, a later run goes on where it stopped,
 and what was measured with another card, driver or judge is dropped.
@@ -23,6 +25,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +36,9 @@ from evoengine.build import Builder
 from evoengine.cli.cards import one_model
 from evoengine.devices.crew import Card
 from evoengine.devices.cuda import CudaDevice, Gpu
+from evoengine.devices.cuda.device import WORKER
 from evoengine.devices.cuda.nvml import Nvml
+from evoengine.devices.cuda.spares import Spares
 from evoengine.devices.fleet import Fleet
 from evoengine.gates import Ceilings
 from evoengine.problem import parse_shape
@@ -44,6 +49,9 @@ from evoengine.verdict import Artifact, Candidate, Measurement
 
 START_SECONDS = 30.0
 """Left for the start of a fleet before a step is begun near the end of the time."""
+
+FIRST = 64
+"""Verdicts before the clock starts."""
 
 Step = dict[str, Any]
 
@@ -142,7 +150,8 @@ def _judging(question: Question, cards: Sequence[Gpu], work: Sequence[tuple[Cand
 
         def device(gpu: Gpu) -> CudaDevice:
             options: dict[str, Any] = {"ordinal": gpu.ordinal, "uuid": gpu.uuid, "scratch": Path(scratch)}
-            return CudaDevice(question.template, question.problem, gpu.limits, seed=seed, **options)
+            spares = Spares((*WORKER, gpu.uuid))
+            return CudaDevice(question.template, question.problem, gpu.limits, seed=seed, spares=spares, **options)
 
         notes: list[str] = []
         fleet = Fleet(cards[0].limits.name, [Card(gpu.uuid, device(gpu)) for gpu in cards], notes.append)
@@ -151,15 +160,25 @@ def _judging(question: Question, cards: Sequence[Gpu], work: Sequence[tuple[Cand
             setup = fleet.start(default[0].config.values, default[1])
             start_seconds = time.monotonic() - started
             started = time.monotonic()
-            verdicts = [verdict for _, verdict in fleet.judge(rest)]
+            judged = fleet.judge(rest)
+            verdicts = [verdict for _, verdict in islice(judged, FIRST)]
+            first_seconds = time.monotonic() - started
+            started = time.monotonic()
+            timed = [verdict for _, verdict in judged]
             seconds = time.monotonic() - started
+    verdicts += timed
     measured = [verdict for verdict in verdicts if isinstance(verdict, Measurement)]
     return {
         "candidates": len(verdicts),
         "start_seconds": round(start_seconds, 2),
+        "first_seconds": round(first_seconds, 2),
         "seconds": round(seconds, 3),
-        "candidates_per_second": len(verdicts) / seconds,
+        "candidates_per_second": len(timed) / seconds,
         "measured": len(measured),
+        "doubted": {
+            "first": sum("doubted" in one.evidence for one in verdicts[:FIRST]),
+            "timed": sum("doubted" in one.evidence for one in timed),
+        },
         "best_us": min((verdict.median_us for verdict in measured), default=None),
         "by_card": dict(Counter(str(verdict.evidence["card"]) for verdict in verdicts)),
         "control_us": {uuid: card["control_us"] for uuid, card in setup.environment["cards"].items()},
@@ -222,7 +241,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--devices", default="all", help="cards of one model, as in `evoengine search`")
     parser.add_argument("--counts", type=_counts, default=[1, 2, 4, 8], help="numbers of cards, such as 1,2,4")
     parser.add_argument("--rounds", type=int, default=2, help="times that every number of cards is tried")
-    parser.add_argument("--candidates", type=int, default=160, help="configs judged in a step")
+    parser.add_argument("--candidates", type=int, default=400, help=f"configs judged in a step, over {FIRST}")
     parser.add_argument("--budget", type=int, default=200, help="candidates of a whole search")
     parser.add_argument("--shape", default="1,8,512,64", help="problem, as in `evoengine search`")
     parser.add_argument("--jobs", type=int, help="compiles at a time with all cards (default: all cores)")
