@@ -170,11 +170,11 @@ class Search:
     def _more(self) -> bool:
         """Whether anything is in flight, be it what another process fails to finish."""
         while True:
-            # Asked before the look at the database, which then shows all that they have done.
+            # Asked before the look at the database, which then shows all that they have done; and after it, since they
+            # may have taken what was left.
             others = self._company.may_leave_work()
             self._go_on()
-            over = self._time_is_over or self._company.helps or (self._supply.done and not others)
-            if self._begun or over:
+            if self._begun or self._time_is_over or not (others or self._company.may_leave_work()):
                 return bool(self._begun)
             self._wait()
 

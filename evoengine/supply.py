@@ -51,11 +51,6 @@ class Supply:
         """Of the budget."""
         return self._budget.candidates - self._known.paid
 
-    @property
-    def done(self) -> bool:
-        """Whether there was nothing left to claim, whatever becomes of what is in flight."""
-        return self.left <= 0 or self.exhausted or self.converged is not None
-
     def next(self, flying: Collection[int]) -> list[Candidate]:
         """What waits to be measured, then what was in flight when a run ended, then what the sampler proposes.
 

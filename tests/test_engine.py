@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from evoengine.progress import Budget, End, Outcome
 from evoengine.sampler.proposer import Proposer
 from evoengine.space import SearchSpace, Values
 from evoengine.summary import summarise, winner
-from evoengine.verdict import Estimate, Gate, Measurement, Rejection, Verdict
+from evoengine.verdict import Artifact, Candidate, Estimate, Gate, Measurement, Rejection, Verdict
 
 SPEC = StudySpec(
     name="fake", template="fake", template_digest="t", template_folder="t", space="fake",
@@ -700,6 +700,22 @@ def test_what_another_finishes_between_two_looks_is_not_missed(
     assert ("budget spent", 2) == (outcome.stopped, outcome.spent)
     assert trials == len(bench.records())
     assert "budget spent" == bench.archive.summary("fake").status
+
+
+class Forgetful(FakeGpu):
+    """Leaves the second candidate without a verdict, as several cards do with one on which two of them were lost."""
+
+    def judge(self, work: Iterable[tuple[Candidate, Artifact]]) -> Iterator[tuple[Candidate, Verdict]]:
+        yield from super().judge(one for one in work if one[0].number != 1)
+
+
+def test_what_a_device_leaves_is_not_waited_for_in_company(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else can take it before this process ends."""
+    monkeypatch.setattr(Search, "_wait", lambda search: pytest.fail("waits for itself"))
+    outcome = bench.run(Forgetful(), budget=3, shared=True, proposer=Script({}, dict(TILE=16), dict(TILE=32)))
+
+    assert 2 == outcome.spent
+    assert ["done", "waiting", "done"] == [one.state for one in bench.records()]
 
 
 def test_rejections_are_summed_up_by_reason_whatever_their_numbers(bench: Bench) -> None:
