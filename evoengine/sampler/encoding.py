@@ -7,22 +7,32 @@ knob and is not told at all.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
 from evoengine.space import Axis, Point
 
 
-def distributions(axes: Sequence[Axis], *, ordinal: bool = False) -> dict[str, BaseDistribution]:
+class Distributions(dict[str, BaseDistribution]):
+    """Those of every trial, which nobody changes. Optuna copies a trial with all that hangs on it whenever it takes one
+    or gives one away: with 18 distributions that is 0.3 ms, without them 0.04."""
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+
+def distributions(axes: Sequence[Axis], *, ordinal: bool = False) -> Distributions:
     """One Optuna distribution per axis; with `ordinal` unordered axes are an index too (CMA-ES knows only numbers)."""
-    return {
-        axis.name: IntDistribution(0, len(axis.choices) - 1)
-        if axis.ordered or ordinal
-        else CategoricalDistribution(_words(axis))
-        for axis in axes
-        if len(axis.choices) > 1
-    }
+    return Distributions(
+        {
+            axis.name: IntDistribution(0, len(axis.choices) - 1)
+            if axis.ordered or ordinal
+            else CategoricalDistribution(_words(axis))
+            for axis in axes
+            if len(axis.choices) > 1
+        }
+    )
 
 
 def to_params(axes: Sequence[Axis], point: Point, *, ordinal: bool = False) -> dict[str, Any]:
