@@ -4,8 +4,8 @@
 
 `judging`: the same built configs, proven and timed by that many cards; nothing is built meanwhile, and the clock starts
 once FIRST of them are judged (`first_seconds`): until a fast one is known each is doubted, and that takes a process of
-its own, which is a matter of seconds whatever the number of cards. `search`: the whole
-command with an empty build cache and a share of the cores in proportion, so that 1 of 2 cards compiles on half of them.
+its own, which is a matter of seconds whatever the number of cards. `search`: the whole command with an empty build
+cache and a share of the cores in proportion, so that 1 of 2 cards compiles on half of them.
 Steps take turns over the numbers of cards. The file is written after every step, a later run goes on where it stopped,
 and what was measured with another card, driver or judge is dropped.
 """

@@ -49,15 +49,21 @@ def device_for(
     measured = [record.verdict for record in study.records() if isinstance(record.verdict, Measurement)]
     if len(target.cards) < 2:
         started = None if early is None else early.take(target.ordinal)
-        options: dict[str, Any] = {"ordinal": target.ordinal, "force": force}
-        options["spares"] = Spares((*WORKER, str(target.ordinal)), started)
+        spares = Spares((*WORKER, str(target.ordinal)), started)
+        options: dict[str, Any] = {"ordinal": target.ordinal, "force": force, "spares": spares}
         single = SingleCard(_device(question, target, study, measured, options))
         return single, single
     scratch = tempfile.TemporaryDirectory(prefix="evoengine-")  # the fleet's `close` removes it
     cards = []
     for gpu in target.cards:
-        options = {"ordinal": gpu.ordinal, "uuid": gpu.uuid, "scratch": Path(scratch.name), "force": force}
-        options["spares"] = Spares((*WORKER, gpu.uuid))
+        spares = Spares((*WORKER, gpu.uuid))
+        options = {
+            "ordinal": gpu.ordinal,
+            "uuid": gpu.uuid,
+            "scratch": Path(scratch.name),
+            "force": force,
+            "spares": spares,
+        }
         cards.append(Card(gpu.uuid, _device(question, target, study, measured, options)))
     fleet = Fleet(target.device.name, cards, note, after=scratch.cleanup)
     return fleet, fleet
