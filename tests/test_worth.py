@@ -14,7 +14,7 @@ from rich.console import Console
 from evoengine.archive.records import Record
 from evoengine.cli import worth as words
 from evoengine.recorded.score import expected_best
-from evoengine.sampler import hindsight
+from evoengine.sampler.encoding import Distributions
 from evoengine.sampler.hindsight import importance
 from evoengine.sampler.proposer import Proposer
 from evoengine.space import Axis, FeasibleSet, Point, SearchSpace
@@ -240,7 +240,7 @@ def test_the_weights_are_had_without_a_copy_of_every_axis_for_every_trial(monkey
     monkeypatch.setattr(IntDistribution, "__deepcopy__", lambda one, memo: copied.append(one) or one, raising=False)
     found = importance(AXES, trials)
     shared = len(copied)
-    monkeypatch.setattr(hindsight, "_Shared", dict)
+    monkeypatch.delattr(Distributions, "__deepcopy__")
 
     assert importance(AXES, trials) == found
     assert 60 * 4 == len(copied) - shared, "what it would be otherwise; FIXED is no parameter"
