@@ -116,6 +116,9 @@ class Work:
 class TemplateModule(Protocol):
     """What `template.py` in a template folder defines. Arrays are numpy; values are already rounded to the dtype.
 
+    It may import modules beside it (`from .checks import check_problems`), at its top: another template of the same
+    name may be loaded later.
+
     For exported headers it may also define `grid(values)`, for x, y and z (field of the problem, tile, times):
     ceil(field / tile) * times CTAs, and 1 for those that it leaves out; and `scratch(values, problem)`, bytes of each
     scratch tensor that this config uses. For the full gate, which finalists meet, it may define
@@ -227,10 +230,14 @@ def load_template(folder: Path) -> Template:
 
 def _run(path: Path) -> ModuleType:
     name = f"evoengine_template_{path.parent.name}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    for old in [other for other in sys.modules if other.startswith(f"{name}.")]:
+        del sys.modules[old]  # another folder's of the same name, or what they were before an edit
+    # With a search location it is a package: template.py may take what is beside it, as in `from .checks import ...`.
+    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=[str(path.parent)])
     assert spec is not None and spec.loader is not None, "a .py path always has a loader"
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up while they are being defined
+    importlib.invalidate_caches()  # a module beside it may be younger than the finder's listing of the folder
     try:
         spec.loader.exec_module(module)
     except Exception as error:

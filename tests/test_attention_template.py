@@ -7,6 +7,7 @@ import itertools
 import random
 import re
 import struct
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,6 +27,7 @@ from evoengine.verdict import Artifact, Gate, Rejection
 
 TEMPLATE = load_template(shipped("kernel_templates") / "attention")
 MODULE = TEMPLATE.module
+TRUTH = sys.modules[MODULE.reference.__module__]
 SPACE = load_space(shipped("search_spaces") / "attention.py")
 HARDWARE = hardware_rules(TEMPLATE, tuple(axis.name for axis in SPACE), Ceilings())
 MISSION = AttentionProblem()
@@ -302,7 +304,7 @@ def test_the_plain_causal_mask_is_torchs_own() -> None:
 
 def test_the_heads_of_a_large_problem_are_computed_on_threads_and_each_lands_in_its_place() -> None:
     problem = AttentionProblem(batch=2, heads=4, kv_heads=2, seq_q=1030, causal=True)
-    assert problem.seq_q * problem.seq_k > MODULE.THREADED_SCORES
+    assert problem.seq_q * problem.seq_k > TRUTH.THREADED_SCORES
     inputs = MODULE.inputs(problem, 3)
     truth = MODULE.reference(problem, inputs)["o"]
     rounded = MODULE.baseline(problem, inputs)["o"]
@@ -316,19 +318,19 @@ def test_what_fails_on_a_thread_is_not_lost() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        MODULE._each_head(AttentionProblem(seq_q=1030), fails)
+        TRUTH._each_head(AttentionProblem(seq_q=1030), fails)
 
 
 @pytest.mark.parametrize("what", ["reference", "baseline"])
 def test_long_sequences_are_computed_in_blocks_of_rows(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     long = AttentionProblem(heads=1, seq_q=40, seq_k=2**17)
     # 2^21 scores are 16 rows of 2^17 keys
-    assert [slice(0, 16), slice(16, 32), slice(32, 40)] == list(MODULE._row_blocks(long))
+    assert [slice(0, 16), slice(16, 32), slice(32, 40)] == list(TRUTH._row_blocks(long))
 
     problem = AttentionProblem(heads=2, seq_q=40, causal=True, diagonal=-3)
     inputs = MODULE.inputs(problem, 3)
     whole = getattr(MODULE, what)(problem, inputs)["o"]
-    monkeypatch.setattr(MODULE, "_row_blocks", lambda problem: (slice(0, 7), slice(7, 32), slice(32, 40)))
+    monkeypatch.setattr(TRUTH, "_row_blocks", lambda problem: (slice(0, 7), slice(7, 32), slice(32, 40)))
 
     # sums in another order: the last bit of fp64, or of fp16 where it rounds the other way
     tolerance = 1e-12 if what == "reference" else 2.0**-10
