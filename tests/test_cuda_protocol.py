@@ -513,13 +513,19 @@ class TestSpares:
         assert [5.03, 5.03, 5.03] == [round(verdict.median_us, 2) for _, verdict in verdicts]
         assert 2 == len(notes(tmp_path, "references")), "the control of the first process and of the second"
 
-    def test_a_fault_takes_the_one_that_waits(self, make: Callable[..., CudaDevice], tmp_path: Path) -> None:
-        made = make(spares=Spares(command_of(make)))
+    def test_a_fault_takes_the_one_that_waits_and_another_is_begun(
+        self, make: Callable[..., CudaDevice], tmp_path: Path
+    ) -> None:
+        spares = Spares(command_of(make))
+        made = make(spares=spares)
         made.start(candidate(0).config.values, ARTIFACT)
+        wait_for(lambda: spares.ready, "a spare to be up")
+        before = len(notes(tmp_path, "starts"))
         verdicts = judge(made, "dies", "right")
+        wait_for(lambda: spares.ready, "another to be up")
 
         assert [Rejection, Measurement] == [type(verdict) for verdict in verdicts]
-        assert 2 == len(notes(tmp_path, "starts"))
+        assert [2, 3] == [before, len(notes(tmp_path, "starts"))]
 
     def test_one_that_was_started_before_is_the_first(self, make: Callable[..., CudaDevice], tmp_path: Path) -> None:
         early = Worker(command_of(make))

@@ -125,7 +125,7 @@ class CudaDevice:
         """
         self._control = _subject("default", values, artifact)
         environment = self.open() if environment is None else environment
-        self._keep_spare()
+        self._keep_spare()  # after it: the worker that the search waits for shall import torch alone
         ready = self._set_up(baselines=True)
         warnings = check_fit(environment, ready.noise, force=self._force)
         self._reference_us = ready.reference_us
@@ -151,7 +151,6 @@ class CudaDevice:
             EvoengineError: the card does not come back after a candidate's fault.
         """
         doubted: list[_Doubted] = []
-        self._keep_spare()
         for candidate, artifact in work:
             subject = _subject(str(candidate.number), candidate.config.values, artifact)
             verdict = self._verdict(subject)
@@ -171,7 +170,6 @@ class CudaDevice:
             self._session.stop()
         for one in doubted:
             verdict = with_both(self._verdict(one.subject), one.measured, one.why, self._problem, self._limits)
-            self._keep_spare()
             yield one.candidate, self._learned(verdict)
 
     def _doubt(self, measured: Measurement) -> str:
@@ -293,6 +291,7 @@ class CudaDevice:
         for attempt in range(START_TRIES):
             try:
                 self.open()
+                self._keep_spare()  # the one that waited is in use
                 self._set_up()
                 return
             except EvoengineError as error:
