@@ -49,9 +49,14 @@ _KB = 1024
 _MB = 1024 * 1024
 
 
-def barriers_per_sm(compute_capability: tuple[int, int]) -> int | None:
-    """Hardware barriers that CTAs on one SM share; None where they never bind (cuda_occupancy.h, CUDA 13.0)."""
-    return 64 if compute_capability[0] == 9 else None
+def barriers_per_sm(compute_capability: tuple[int, int], ctas_per_sm: int) -> int | None:
+    """Hardware barriers that CTAs on one SM share: two a CTA or one, and None before sm_90, where they do not bind.
+
+    As cuda_occupancy.h of CUDA 13.0 has it (cudaOccMaxBlocksPerSMBlockBarrierLimit).
+    """
+    if compute_capability[0] < 9:
+        return None
+    return ctas_per_sm if compute_capability[0] >= 12 or compute_capability in ((10, 1), (11, 0)) else 2 * ctas_per_sm
 
 
 def _card(
@@ -77,7 +82,7 @@ def _card(
         clock_mhz=clock_mhz,
         dram_gbps=dram_gbps,
         tensor_tflops=tensor_tflops,
-        barriers_per_sm=barriers_per_sm(cc),
+        barriers_per_sm=barriers_per_sm(cc, ctas),
     )
 
 
@@ -88,7 +93,7 @@ CARDS: dict[str, DeviceLimits] = {
     "l40s": _card("NVIDIA L40S", (8, 9), 142, 96, 2520, 864, 362),
     "rtx4090": _card("NVIDIA GeForce RTX 4090", (8, 9), 128, 72, 2520, 1008, 165),
     "h100": _card("NVIDIA H100 80GB HBM3", (9, 0), 132, 50, 1980, 3350, 989),
-    "h200": _card("NVIDIA H200", (9, 0), 132, 50, 1980, 4800, 989),
+    "h200": _card("NVIDIA H200", (9, 0), 132, 60, 1980, 4800, 989),  # L2 as its driver tells, 62,914,560 B
 }
 
 

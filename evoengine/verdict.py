@@ -184,8 +184,9 @@ class Measurement:
 
     `windows_us[i]` was timed next to `control_us[i]`, the shipped default config in a window of the same kind, so
     drift of clocks and temperature shows in both. The value that ranks candidates is `median_us`: the median of the
-    pairwise ratios times `control_reference_us`, the control's median over the whole run so far. `evidence` has how
-    well the ratio is known and, for a time that was too good or taken in bad times, every earlier try.
+    pairwise ratios times `control_reference_us`, the control's level when the study's first worker was set up.
+    `evidence` has how well the ratio is known and, for a time that was too good or taken in bad times, every earlier
+    try.
     """
 
     windows_us: tuple[float, ...]

@@ -16,7 +16,7 @@ from evoengine.verdict import Artifact, Measurement, Rejection
 
 MARGIN = 0.01
 """How far the ratio to the default config may move from process to process beyond what its windows show: the 1 %
-that a confirmed gain has to exceed (timing.md)."""
+that a confirmed gain has to exceed."""
 
 TimingVerdict = Literal["FASTER", "SAME", "SLOWER"]
 

@@ -182,8 +182,8 @@ def launch_bounds(values: Values, problem: Problem, limits: DeviceLimits) -> str
     )
 
 
-# FlashAttention-2's shape for head_dim 64 on sm_8x without dropout is 128x64 or 64x64 with 4 warps; 64x64 leaves more
-# CTAs at the mission shape and fits every problem.
+# Half of FlashAttention-2's 128x128 with 4 warps for head_dim 64 (flash_fwd_launch_template.h) in both directions: that
+# leaves more CTAs at the mission shape and fits every problem.
 DEFAULT = dict(
     WARPS_M=4,
     ROW_TILES=1,

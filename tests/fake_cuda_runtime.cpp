@@ -71,11 +71,16 @@ cudaError_t attention(const void* q, const void* k, const void* v, void* o, floa
       for (int j = 0; j < seen; ++j) {
         for (int d = 0; d < kDim; ++d) sums[d] += weights[j] / total * __half2float(values[(at + j) * kDim + d]);
       }
-      if (lse) lse[line] = std::log(total) + (bug == "wrong lse" ? 0.01f : 0.0f);
+      const bool between = shape.seq_q > 512 && row == 20;  // two of those that the test compares with its reference
+      if (lse && !(between && bug == "an lse between unwritten")) {
+        lse[line] = std::log(total) + (bug == "wrong lse" ? 0.01f : 0.0f);
+      }
       if (bug == "last row unwritten" && row == shape.seq_q - 1) continue;
+      if (between && bug == "a row between unwritten") continue;
       for (int d = 0; d < kDim; ++d) out[line * kDim + d] = __float2half(sums[d]);
     }
   }
+  if (bug == "lse race" && launches % 3 == 0) lse[0] *= 1.0001f;
   if (bug == "race" && launches % 3 == 0) out[0] = __float2half(__half2float(out[0]) * 1.001f);
   if (bug == "out of bounds") out[std::size_t(shape.batch) * shape.heads * shape.seq_q * kDim] = __float2half(0.0f);
   return cudaSuccess;

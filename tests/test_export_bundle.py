@@ -24,6 +24,8 @@ from evoengine.template import load_template
 
 SPLIT = AttentionProblem(seq_q=16, seq_k=512)
 SMALL = AttentionProblem(heads=2, seq_q=48, head_dim=32, causal=True, lse=True)
+TALL = AttentionProblem(heads=1, seq_q=600, seq_k=40, head_dim=32, lse=True)
+"""Of so many rows the bundle's test compares some with its reference."""
 
 needs_cmake = pytest.mark.skipif(
     not all(map(shutil.which, ("cmake", "nvcc"))), reason="cmake and nvcc are not both on PATH"
@@ -113,15 +115,24 @@ def test_the_launcher_of_a_kernel_with_every_parameter_refuses_what_cannot_be(tm
     assert [*[invalid] * 9, misaligned] == printed[1:]
 
 
-@pytest.fixture(scope="module")
-def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def simulate(folder: Path, problem: AttentionProblem) -> Path:
     """The bundle's test, linked with a runtime and a kernel that are plain C++."""
-    folder = lay_out(tmp_path_factory.mktemp("simulated") / "bundle", SMALL)
+    lay_out(folder, problem)
     sources = ("attention_test.cpp", str(Path(__file__).with_name("fake_cuda_runtime.cpp")))
     # nvcc hands C++ to the host's compiler, and knows where CUDA's headers are.
     built = run("nvcc", "-std=c++17", "-O2", "-cudart", "none", "-I.", "-o", "simulated", *sources, cwd=folder)
     assert 0 == built.returncode, built.stderr
     return folder / "simulated"
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return simulate(tmp_path_factory.mktemp("simulated") / "bundle", SMALL)
+
+
+@pytest.fixture(scope="module")
+def simulated_tall(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return simulate(tmp_path_factory.mktemp("simulated") / "bundle", TALL)
 
 
 @needs_nvcc
@@ -136,6 +147,7 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("wrong lse", 1, "WRONG"),
         ("last row unwritten", 1, "nan"),
         ("race", 1, "differs from the first"),
+        ("lse race", 1, "differs from the first"),
         ("out of bounds", 1, "outside the output"),
     ],
 )
@@ -144,6 +156,22 @@ def test_the_bundles_test_tells_right_from_wrong(simulated: Path, bug: str, code
 
     assert code == done.returncode, done.stdout
     assert says in done.stdout + done.stderr
+
+
+@needs_nvcc
+@pytest.mark.parametrize(
+    ("bug", "code", "says"),
+    [
+        ("none", 0, "right"),
+        ("a row between unwritten", 1, "row 20: nan"),
+        ("an lse between unwritten", 1, "row 20: log-sum-exp is nan"),
+    ],
+)
+def test_rows_that_are_not_compared_must_be_written(simulated_tall: Path, bug: str, code: int, says: str) -> None:
+    done = run(str(simulated_tall), cwd=simulated_tall.parent, env={"FAKE_BUG": bug})
+
+    assert code == done.returncode, done.stdout
+    assert says in done.stdout
 
 
 def test_an_empty_folder_is_filled_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from evoengine.errors import UserError
-from evoengine.hardware import CARDS, DeviceLimits, Occupancy, card, gate_limits, occupancy
+from evoengine.hardware import CARDS, DeviceLimits, Occupancy, barriers_per_sm, card, gate_limits, occupancy
 
 L4 = CARDS["l4"]
 
@@ -137,9 +137,20 @@ def test_a_larger_name_cannot_lift_the_devices_limits() -> None:
     assert "NVIDIA H200" == limits.name
 
 
-def test_named_barriers_bind_on_hopper_alone() -> None:
-    h200, l4 = card("h200"), card("l4")
+def test_named_barriers_bind_from_hopper_on() -> None:
+    h200, l4, blackwell = card("h200"), card("l4"), replace(card("l4"), barriers_per_sm=barriers_per_sm((12, 0), 24))
 
     assert occupancy(h200, 64, 32, 1024, barriers=16) == Occupancy(4, "barriers")
     assert occupancy(h200, 64, 32, 1024, barriers=1) == Occupancy(32, "ctas")
     assert occupancy(l4, 64, 32, 1024, barriers=16) == Occupancy(24, "ctas")
+    assert occupancy(blackwell, 64, 32, 1024, barriers=14) == Occupancy(1, "barriers")
+
+
+@pytest.mark.parametrize(
+    ("compute_capability", "ctas", "barriers"),
+    [((8, 9), 24, None), ((9, 0), 32, 64), ((10, 0), 32, 64), ((10, 1), 24, 24), ((11, 0), 24, 24), ((12, 1), 24, 24)],
+)
+def test_barriers_are_as_many_as_in_cuda_occupancy(
+    compute_capability: tuple[int, int], ctas: int, barriers: int | None
+) -> None:
+    assert barriers == barriers_per_sm(compute_capability, ctas)

@@ -204,6 +204,7 @@ def test_of_several_shapes_and_cards_each_has_its_own() -> None:
         (lambda q, k, v: (q.requires_grad_(), k, v), {}, "gradients are recorded"),
         (lambda q, k, v: (q[:, :, :0], k, v), {}, "empty"),
         (lambda q, k, v: (q, k, v), {"scale": -1.0}, "scale=-1.0"),
+        (lambda q, k, v: (q, k, v), {"scale": 0.0}, "scale=0"),
     ],
 )
 def test_what_no_kernel_here_does_is_pytorchs_with_the_reason(

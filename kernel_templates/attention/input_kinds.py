@@ -19,7 +19,7 @@ LARGEST_SCORE = 60000.0
 
 
 def inputs(problem: AttentionProblem, seed: int) -> Arrays:
-    """Standard normal Q, K and V: the distribution under which every planted bug of correctness.md shows."""
+    """Standard normal Q, K and V: most planted bugs (benchmarks/trust/planted) show on them."""
     return {
         tensor.name: rounded(
             np.random.default_rng([seed, index]).standard_normal(tensor.shape, np.float32), tensor.dtype

@@ -54,6 +54,8 @@ class Call(NamedTuple):
             raise UserError(f"{heads} heads on {key.shape[1]} key heads need enable_gqa=True")
         if min(query.numel(), key.numel()) == 0:
             raise UserError("a tensor is empty")
+        if scale == 0.0:
+            raise UserError("scale=0: must be positive")  # to AttentionProblem, 0 is 1/sqrt(head_dim)
         return AttentionProblem(
             batch=batch,
             heads=heads,

@@ -45,7 +45,7 @@ from evoengine.verdict import Gate, Measurement, Rejection
 QUICK_REPEATS = 50
 """Bit-equal repeats for every candidate; a missing barrier of an earlier kernel failed 19-21 launches of 100."""
 FINAL_REPEATS = 250
-"""For finalists: FlashAttention's race test (tests/cute/test_flash_attn_race_condition.py)."""
+"""For finalists: as often as FlashAttention's race test repeats the forward pass (tests/test_flash_attn.py)."""
 FLOOR = "empty kernel"
 FINAL_WARM_UP = 50
 """Launches of each finalist before its first window."""

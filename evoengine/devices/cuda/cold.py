@@ -1,8 +1,8 @@
 """Cold L2: windows whose launches go through so many copies of the problem that each finds its own copy evicted.
 
 Copies rather than a flush between launches: the windows stay as long as warm ones, so that neither the event clock's
-step nor the pair of events around a single launch matters, and medians may be taken. The same serves every size:
-flashinfer-bench flushes where a problem is larger than five times L2, but two copies of one evict each other.
+step nor the pair of events around a single launch matters, and medians may be taken. The same serves every size: two
+copies of a problem that is larger than that evict each other.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import torch
 from evoengine.devices.cuda.buffers import BufferCopy, ProblemBuffers
 
 L2_MULTIPLE = 5
-"""Traffic between two uses of a copy, as a multiple of L2 (flashinfer-bench, bench/timing.py)."""
+"""Traffic between two uses of a copy, as a multiple of L2: FlashInfer's rule (flashinfer/testing/utils.py,
+calculate_rotation_count)."""
 MAX_COPIES = 1024
-"""Enough for 0.25 MB a problem on an H200; smaller ones would need graphs of thousands of launches, and get no cold
+"""Enough for 0.3 MB a problem on an H200; smaller ones would need graphs of thousands of launches, and get no cold
 time."""
 ROUNDS = 30
 """Windows a finalist: no verdict rests on cold times. Where windows scatter by 1 %, the median of 30 does by 0.23 %."""

@@ -33,7 +33,7 @@ from evoengine.template import Template
 from evoengine.verdict import Artifact, Candidate, Gate, Measurement, Rejection
 
 MIN_JOB_SECONDS, JOB_FACTOR = 10.0, 50.0
-"""A phase of a candidate's job may take 10 s, or 50 times what the default's whole job took (correctness.md)."""
+"""A phase of a candidate's job may take 10 s, or 50 times what the default's whole job took."""
 WORKER = (sys.executable, "-m", "evoengine.devices.cuda.worker")
 
 

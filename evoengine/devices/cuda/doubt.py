@@ -18,7 +18,7 @@ windows tell a ratio to +-1.8 %, and what is worth shipping begins at 1 %."""
 BUSY_PERCENT = 5
 """Load before we begin, in percent of the time, above which somebody else's kernels run beside ours."""
 SUSPICIOUS = 0.9
-"""Faster than this times the best so far is more often a fault than a find (timing.md; Helion times such again)."""
+"""Faster than this times the best so far is more often a fault than a find (Helion times such again)."""
 PEAK_MARGIN = 1.1
 """Boost clocks exceed the datasheet's by a few per cent; beyond 10 % over its rates a time is not credible."""
 

@@ -142,6 +142,7 @@ def read_limits(ordinal: int) -> DeviceLimits | None:
     name = driver.cuDeviceGetName(256, device)[1].split(b"\0")[0].decode()
     capability = read("COMPUTE_CAPABILITY_MAJOR"), read("COMPUTE_CAPABILITY_MINOR")
     sms, clock_mhz = read("MULTIPROCESSOR_COUNT"), read("CLOCK_RATE") // 1000
+    ctas_per_sm = read("MAX_BLOCKS_PER_MULTIPROCESSOR")
     tensor_fma = TENSOR_FMA_PER_SM.get(capability, TENSOR_FMA_PER_SM[8, 9])
     limits = DeviceLimits(
         name=name,
@@ -150,7 +151,7 @@ def read_limits(ordinal: int) -> DeviceLimits | None:
         smem_per_block=read("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN"),
         smem_per_sm=read("MAX_SHARED_MEMORY_PER_MULTIPROCESSOR"),
         threads_per_sm=read("MAX_THREADS_PER_MULTIPROCESSOR"),
-        ctas_per_sm=read("MAX_BLOCKS_PER_MULTIPROCESSOR"),
+        ctas_per_sm=ctas_per_sm,
         l2_bytes=read("L2_CACHE_SIZE"),
         clock_mhz=clock_mhz,
         dram_gbps=2 * read("MEMORY_CLOCK_RATE") * 1000 * read("GLOBAL_MEMORY_BUS_WIDTH") / 8 / 1e9,
@@ -158,7 +159,7 @@ def read_limits(ordinal: int) -> DeviceLimits | None:
         registers_per_sm=read("MAX_REGISTERS_PER_MULTIPROCESSOR"),
         threads_per_block=read("MAX_THREADS_PER_BLOCK"),
         smem_reserved_per_block=read("RESERVED_SHARED_MEMORY_PER_BLOCK"),
-        barriers_per_sm=barriers_per_sm(capability),
+        barriers_per_sm=barriers_per_sm(capability, ctas_per_sm),
     )
     for known in CARDS.values():
         if known.name == name:

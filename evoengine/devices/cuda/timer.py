@@ -1,8 +1,8 @@
 """Windows of many launches, candidate and control in pairs, until the ratio is known well enough.
 
-Times are microseconds a launch. A window is one CUDA graph between two events. Single launches are never timed: on an
-L4 event times are multiples of 1.024 us, and medians of single launches rank a 2 % gap right in 54 % of trials only,
-windows of 10 launches in all of them.
+Times are microseconds a launch. A window is one CUDA graph between two events. Single launches are never timed: where
+event times are multiples of 1.024 us, as on an L4, medians of single launches rank a 2 % gap right in 54 % of trials
+only, windows of 10 launches in all of them (simulated).
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ WINDOW_QUANTA = 100
 WINDOW_US = 1000.0
 """...and at least 1 ms, so that a graph's start (a few us) stays below 0.5 %."""
 MIN_LAUNCHES, MAX_LAUNCHES = 5, 500
-"""At least 5, so that one odd launch does not rule; at most 500, well under the driver's queue depth of about 1000."""
+"""At least 5, so that one odd launch does not rule; at most 500, so that a graph is made in milliseconds. Below 2 us a
+launch a window is then shorter than 1 ms."""
 MIN_PAIRS, MAX_PAIRS, MORE_PAIRS = 8, 24, 4
 """Pairs of windows: 8 before any judgement of noise, 24 (about 50 ms) at most, four more at a time. All even, so that
 as many begin with the subject as with the control."""
 HALF_WIDTH = 0.005
-"""Enough when the 95 % interval of the mean log-ratio is +-0.5 %, nvbench's relative-noise target."""
+"""Enough when the 95 % interval of the mean log-ratio is +-0.5 %, nvbench's relative-noise target. The median, which
+ranks, scatters 1.25 times as much where noise is normal."""
 BEATEN = 2.0
 """Slower than this times the best is not worth more windows (TileLang, OpenTuner)."""
 BEATEN_PAIRS = 3

@@ -171,7 +171,8 @@ std::vector<int> rows_to_check(int seq_q) {
   return rows;
 }
 
-// Runs the kernel `kRepeats` times on a stream of its own; outputs must agree bit for bit and guards must hold.
+// Runs the kernel `kRepeats` times on a stream of its own; outputs must agree bit for bit and guards must hold, and every
+// element must be written, those that are not compared with a reference too: before a launch all are NaN.
 bool launch(const evo::AttentionShape& shape, const Tensor& q, const Tensor& k, const Tensor& v,
             std::vector<std::uint16_t>& o, std::vector<float>& lse) {
   const std::size_t out_bytes = q.bits.size() * sizeof(std::uint16_t);
@@ -186,20 +187,24 @@ bool launch(const evo::AttentionShape& shape, const Tensor& q, const Tensor& k, 
   if (scratch.get()) CHECK(cudaMemsetAsync(scratch.get(), 0xff, evo::attention_scratch_bytes(shape), stream));  // NaN
   CHECK(evo::attention_prepare(scratch.get(), shape, stream));
   std::vector<unsigned char> first, all(out_bytes + 2 * kGuard);
+  std::vector<float> first_lse;
   for (int repeat = 0; repeat < kRepeats; ++repeat) {
     CHECK(cudaMemsetAsync(guarded.get(), 0xff, all.size(), stream));  // NaN, so that what is not written shows
     if (lse_bytes) CHECK(cudaMemsetAsync(dlse.get(), 0xff, lse_bytes, stream));
     CHECK(evo::attention(dq.get(), dk.get(), dv.get(), guarded.get() + kGuard,
                          reinterpret_cast<float*>(dlse.get()), scratch.get(), shape, stream));
     CHECK(cudaMemcpyAsync(all.data(), guarded.get(), all.size(), cudaMemcpyDeviceToHost, stream));
+    if (lse_bytes) CHECK(cudaMemcpyAsync(lse.data(), dlse.get(), lse_bytes, cudaMemcpyDeviceToHost, stream));
     CHECK(cudaStreamSynchronize(stream));
-    if (repeat == 0) first = all;
-    if (first != all) {
+    if (repeat == 0) {
+      first = all;
+      first_lse = lse;
+    }
+    if (first != all || std::memcmp(first_lse.data(), lse.data(), lse_bytes) != 0) {
       std::printf("    launch %d differs from the first\n", repeat + 1);
       return false;
     }
   }
-  if (lse_bytes) CHECK(cudaMemcpy(lse.data(), dlse.get(), lse_bytes, cudaMemcpyDeviceToHost));
   CHECK(cudaStreamDestroy(stream));
   const auto whole = [](unsigned char byte) { return byte == 0xff; };
   if (!std::all_of(all.begin(), all.begin() + kGuard, whole) || !std::all_of(all.end() - kGuard, all.end(), whole)) {
@@ -207,6 +212,18 @@ bool launch(const evo::AttentionShape& shape, const Tensor& q, const Tensor& k, 
     return false;
   }
   std::memcpy(o.data(), all.data() + kGuard, out_bytes);
+  const auto row_of = [&](std::size_t at) { return static_cast<int>(at % shape.seq_q); };
+  for (std::size_t i = 0; i < o.size(); ++i) {
+    if (!std::isnan(from_bits(o[i]))) continue;
+    const std::size_t at = i / build.head_dim;
+    std::printf("    head %d, row %d: nan\n", static_cast<int>(at / shape.seq_q), row_of(at));
+    return false;
+  }
+  for (std::size_t at = 0; build.lse && at < lse.size(); ++at) {
+    if (!std::isnan(lse[at])) continue;
+    std::printf("    head %d, row %d: log-sum-exp is nan\n", static_cast<int>(at / shape.seq_q), row_of(at));
+    return false;
+  }
   return true;
 }
 
