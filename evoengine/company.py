@@ -33,14 +33,11 @@ class Company:
         """Whether others have candidates in flight: if they fail to finish, those are this process's to do."""
         return not self.helps and self._study.fellows.at_work()
 
-    def turn(self, wait: Callable[[], None], *, early: bool, idle: bool) -> Turn:
+    def turn(self, wait: Callable[[], None], *, early: bool) -> Turn:
         """Whose turn it is to confirm the best: one process does, once nobody has anything in flight.
 
-        One that stops `early` leaves that to others, if there are any; one that was `idle` has nothing to add to what
-        was confirmed. `wait` is called while another is at it.
+        One that stops `early` leaves that to others, if there are any. `wait` is called while another is at it.
         """
-        if idle and self._study.fellows.confirmed:
-            return "done"
         if self.helps or (early and self._study.fellows.alive()):
             return "another's"
         while (turn := self._study.fellows.take_turn()) == "another's":

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
+from evoengine.archive.heartbeat import kept
 from evoengine.archive.sessions import Turn
 from evoengine.archive.study import Study
 from evoengine.build import Builder, BuildRequest
@@ -24,7 +25,7 @@ from evoengine.confirm import baselines_at_start
 from evoengine.devices import Device, TimingDevice
 from evoengine.devices.cuda.results import Finals, Setup
 from evoengine.errors import TemplateError
-from evoengine.final_run import confirm_best
+from evoengine.final_run import confirm_best, confirmed
 from evoengine.knowledge import Knowledge
 from evoengine.pace import Pace
 from evoengine.progress import Budget, End, Listener, Outcome
@@ -123,8 +124,10 @@ class Search:
                 stopped = End.AHEAD if self._supply.left > 0 else stopped
             elif self._supply.exhausted:
                 stopped = End.ALL_TRIED
-            idle = stopped == End.SPENT_BEFORE
-            turn = self._company.turn(self._wait, early=self._time_is_over, idle=idle)
+            if stopped == End.SPENT_BEFORE and self._screening is None and confirmed(self._study):
+                turn = "done"
+            else:
+                turn = self._company.turn(self._wait, early=self._time_is_over)
             if turn == "mine" and self._timing is not None:
                 finals = self._confirm(self._timing)
         except Interrupted:
@@ -137,7 +140,7 @@ class Search:
         return Outcome(stopped, self._known.paid, interrupted, setup, finals)
 
     def _confirm(self, timing: TimingDevice) -> Finals | None:
-        with self._watch("final run"):
+        with self._watch("final run"), kept(self._study):
             return confirm_best(
                 self._question,
                 self._study,
@@ -156,7 +159,7 @@ class Search:
             self._fill()
             with self._watch("waiting for builds"):
                 [(_, built)] = building
-        with self._watch("proving the default"):
+        with self._watch("proving the default"), kept(self._study):
             return self._prove(Candidate(-1, default, "default"), built)
 
     def _fill(self) -> None:

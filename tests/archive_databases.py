@@ -18,6 +18,7 @@ import pytest
 import sqlalchemy
 
 from evoengine.archive.archive import Archive
+from evoengine.archive.lease import Owner, process_start
 
 
 class Server(Protocol):
@@ -115,3 +116,12 @@ def postgres_binaries() -> Path | None:
     places = [Path(found).resolve().parent] if found else []
     places += [Path(path).parent for path in sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"), reverse=True)]
     return next((place for place in places if (place / "pg_ctl").exists()), None)
+
+
+def dead_owner() -> Owner:
+    """An owner on this host whose process is gone. It ran until its start was read, which a zombie does not tell."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        owner = Owner(Owner.current().host, process.pid, process_start(process.pid) or "")
+        process.kill()
+    assert owner.started
+    return owner

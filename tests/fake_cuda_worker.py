@@ -55,6 +55,7 @@ FAULTS = (
     "bug",
     "fast once",
     "fast, then wrong",
+    "killed once",
 )
 
 
@@ -120,7 +121,7 @@ class FakeBench:
     def run_finals(self, request: RunFinals) -> Raced | Dropped:
         for subject in request.finalists:
             self._tell(Working("check", subject.name))
-            if self._act(subject, subject.name) != "right":
+            if self._act(subject, subject.name) not in ("right", "killed once"):
                 return Dropped(subject.name, Rejection(Gate.CORRECTNESS, "wrong in the final"))
         laps = tuple(Lap(s.name, tuple(5.0 + 0.01 * i for i in range(50)), 100) for s in request.finalists)
         control = Lap("default", tuple(10.0 + 0.01 * (i % 3) for i in range(50)), 100)
@@ -138,7 +139,8 @@ class FakeBench:
         if fault == "dies":
             print("Fatal: the driver is gone", file=sys.stderr, flush=True)
             os._exit(3)
-        if fault == "killed":
+        if fault == "killed" or (fault == "killed once" and self._count("killed") == 0):
+            self._note("killed", subject.name)
             os.kill(os.getpid(), signal.SIGKILL)
         if "driver gone" in fault and not (self._folder / "repaired").exists():
             self._note("gone", subject.name)

@@ -17,6 +17,7 @@ from pathlib import Path
 import optuna
 import pytest
 import sqlalchemy
+from archive_databases import dead_owner
 from optuna.trial import TrialState
 from sqlalchemy import exc
 
@@ -126,14 +127,6 @@ def finished(pid: int, read: int) -> tuple[int, list[int]]:
     with os.fdopen(read) as pipe:
         numbers = [int(word) for word in pipe.read().split()]
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), numbers
-
-
-def dead_owner() -> Owner:
-    """An owner on this host whose process is gone."""
-    pid, read = forked(lambda write: None)
-    owner = Owner(Owner.current().host, pid, lease.process_start(pid) or "")
-    finished(pid, read)
-    return owner
 
 
 @pytest.fixture

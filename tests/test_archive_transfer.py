@@ -16,8 +16,9 @@ import archive_databases as databases
 import optuna
 import pytest
 import sqlalchemy
+from archive_databases import dead_owner
 from optuna.trial import FrozenTrial, TrialState
-from test_archive import ARTIFACT, ESTIMATE, MEASUREMENT, REJECTION, SPEC, dead_owner, finished, forked, proposals
+from test_archive import ARTIFACT, ESTIMATE, MEASUREMENT, REJECTION, SPEC, finished, forked, proposals
 
 from evoengine.archive import rows, tables
 from evoengine.archive.archive import Archive

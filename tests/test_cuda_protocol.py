@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -292,6 +293,45 @@ def test_a_fault_costs_one_candidate_and_the_worker(
     assert isinstance(third, Measurement)
     assert 2 == len(notes(tmp_path, "starts"))
     assert ["None", "10.0"] == notes(tmp_path, "references"), "the fresh worker keeps the first control time"
+
+
+def test_a_candidate_whose_worker_another_process_kills_is_judged_again(
+    make: Callable[[], CudaDevice], tmp_path: Path
+) -> None:
+    once, after = judge(started(make), "killed once", "right")
+
+    assert isinstance(once, Measurement)
+    assert isinstance(after, Measurement)
+    assert 2 == len(notes(tmp_path, "starts"))
+
+
+def test_a_candidate_whose_worker_is_killed_twice_is_rejected(make: Callable[[], CudaDevice]) -> None:
+    (verdict,) = judge(started(make), "killed")
+
+    assert isinstance(verdict, Rejection)
+    assert "ended with code -9" in verdict.reason
+
+
+def test_a_finalist_is_not_blamed_for_a_killed_worker(make: Callable[[], CudaDevice], tmp_path: Path) -> None:
+    made = started(make)
+    finals = made.finals([(candidate(1, "killed once"), ARTIFACT), (candidate(2), ARTIFACT)], 9)
+
+    assert [False, False] == [isinstance(final, Rejection) for _, final in finals.finalists]
+    assert 1 == len(notes(tmp_path, "killed"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_to_the_whole_service_leaves_the_worker_to_its_parent(
+    make: Callable[[], CudaDevice], tmp_path: Path, number: signal.Signals
+) -> None:
+    made = started(make)
+    worker = made._session._worker
+    assert worker is not None
+    os.kill(worker.process.pid, number)
+    (verdict,) = judge(made, "right")
+
+    assert isinstance(verdict, Measurement)
+    assert 1 == len(notes(tmp_path, "starts"))
 
 
 def test_a_dead_worker_leaves_its_last_words(make: Callable[[], CudaDevice]) -> None:

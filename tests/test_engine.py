@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,9 +17,10 @@ from fakes import FakeBuilder, FakeDevice, FakeGpu, OwnThread, Script, Silent, f
 from optuna.trial import TrialState
 
 from evoengine import convergence
-from evoengine.archive import history
+from evoengine.archive import heartbeat, history, lease
+from evoengine.archive import study as studies
 from evoengine.archive.archive import Archive
-from evoengine.archive.lease import Owner, process_start
+from evoengine.archive.lease import Owner
 from evoengine.archive.records import Record, StudySpec
 from evoengine.archive.study import Study
 from evoengine.company import Company
@@ -143,13 +144,7 @@ def bench(server: archive_databases.Sqlite, tmp_path: Path) -> Iterator[Bench]:
 
 @pytest.fixture
 def dead_owner() -> Owner:
-    """An owner on this host whose process is gone."""
-    process = multiprocessing.get_context("fork").Process(target=int)
-    process.start()
-    assert process.pid is not None
-    owner = Owner(Owner.current().host, process.pid, process_start(process.pid) or "")
-    process.join()
-    return owner
+    return archive_databases.dead_owner()
 
 
 def gate(record: Record) -> Gate | None:
@@ -640,6 +635,86 @@ class TestConfirm:
         assert set(grids) == set(device.finalists)
         assert {1, 2} == set(grids.values())
         assert {number for number, grid in grids.items() if grid == 2} == {one.number for one in bench.study().elites()}
+
+    def test_a_finalist_that_fails_loses_its_measurement_and_its_place(self, bench: Bench) -> None:
+        listener = Silent()
+        device = FakeGpu(finals_us=lambda values: None if values["GRID"] == 1 else true_us(values))
+        bench.run(device, proposer=Script(*RIGHT[:8]), listener=listener)
+        refused = {one.number for one in bench.records() if one.config.values["GRID"] == 1}
+        summary = bench.summary()
+        bench.run(device, proposer=Script(*RIGHT[8:12]), budget=20)
+
+        assert {"measured": 8 - len(refused), "correctness": len(refused)} == summary["verdicts"]
+        assert refused.isdisjoint(row["trial"] for row in summary["measured"])
+        assert refused == {int(note.split()[1]) for note in listener.notes if "is refused in the final run" in note}
+        assert refused.isdisjoint(device.finalists), "others have their places"
+
+    def test_where_all_finalists_fail_the_next_have_their_turn(self, bench: Bench) -> None:
+        slowest = true_us(RIGHT[7])
+        device = FakeGpu(finals_us=lambda values: None if true_us(values) <= slowest else true_us(values))
+        bench.run(device, proposer=Script(*RIGHT[:11]))
+
+        assert 2 == len(device.final_seeds)
+        assert {8, 9, 10} == set(device.finalists) == {one.number for one in bench.study().elites()}
+
+    def test_a_template_of_which_nothing_holds_is_given_up(self, bench: Bench) -> None:
+        device = FakeGpu(finals_us=lambda values: None)
+        bench.run(device, budget=40, proposer=Script(*RIGHT))
+
+        assert 3 == len(device.final_seeds)
+        assert [] == bench.study().elites()
+
+    def test_what_was_confirmed_is_not_raced_again_for_nothing(self, bench: Bench) -> None:
+        bench.run(FakeGpu(), proposer=Script(*RIGHT[:8]), budget=8)
+        before = bench.study().elites()
+        again = FakeGpu(finals_us=lambda values: 500.0)
+        outcome = bench.run(again, proposer=Script(), budget=8)
+
+        assert (End.SPENT_BEFORE, None, []) == (outcome.stopped, outcome.finals, again.final_seeds)
+        assert before == bench.study().elites()
+
+    def test_what_was_killed_before_its_final_run_has_it_when_it_is_resumed(
+        self, bench: Bench, dead_owner: Owner
+    ) -> None:
+        class Cut(FakeGpu):
+            def finals(self, work: Any, seed: int) -> Any:
+                raise Killed
+
+        bench.run(FakeGpu(), proposer=Script(*RIGHT[4:10]), budget=6)
+        with pytest.raises(Killed):
+            bench.run(Cut(), proposer=Script(*RIGHT[:4]), budget=10, owner=dead_owner)
+        device = FakeGpu()
+        outcome = bench.run(device, proposer=Script(), budget=10)
+
+        assert End.SPENT_BEFORE == outcome.stopped
+        assert set(device.finalists) == {one.number for one in bench.study().elites()}
+        assert {6, 7, 8, 9} < set(device.finalists)
+
+    def test_the_lease_is_renewed_while_the_card_is_busy_for_long(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(lease, "LEASE_SECONDS", 1.0)
+        monkeypatch.setattr(studies, "RENEW_SECONDS", 0.2)
+        monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.05)
+        turns = []
+
+        class Slow(FakeGpu):
+            def start(self, values: Values, artifact: Artifact) -> Any:
+                time.sleep(1.5)
+                return super().start(values, artifact)
+
+            def finals(self, work: Any, seed: int) -> Any:
+                time.sleep(1.5)
+                other = bench.study()
+                other.acquire(Owner.current(), shared=True)
+                turns.append(other.fellows.take_turn())
+                other.release()
+                return super().finals(work, seed)
+
+        bench.run(Slow(), proposer=Script(*RIGHT[:8]), shared=True)
+
+        assert ["another's"] == turns
+        assert 8 == len(bench.study().elites())
 
     def test_a_later_final_run_replaces_the_elites_of_the_one_before(self, bench: Bench) -> None:
         bench.run(FakeGpu(), proposer=Script(*RIGHT[-3:]))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -95,25 +98,58 @@ def test_a_candidate_past_its_deadline_is_killed_and_the_next_one_judged(ptx: st
     assert isinstance(fine, Estimate)
 
 
-def test_the_death_of_a_worker_is_a_rejection(ptx: str, tmp_path: Path) -> None:
-    device = InterpreterDevice(TEMPLATE, PROBLEM, card("l4"), jobs=1)
+@contextmanager
+def shooting(device: InterpreterDevice, times: int, number: signal.Signals) -> Iterator[None]:
+    """Meanwhile, a worker is shot as soon as it has a job, so many times."""
 
-    def kill() -> None:
-        while not any(worker.candidate for worker in device._workers):
-            time.sleep(0.01)
-        device._workers[0].process.kill()
+    def shoot() -> None:
+        shot: list[object] = []
+        while len(shot) < times:
+            for worker in [worker for worker in device._workers if worker.job and worker not in shot]:
+                os.kill(worker.process.pid, number)  # type: ignore[arg-type]
+                shot.append(worker)
+            time.sleep(0.001)
 
-    killer = threading.Thread(target=kill)
-    killer.start()
+    shooter = threading.Thread(target=shoot)
+    shooter.start()
     try:
-        verdicts = [verdict for _, verdict in device.judge([job(0, endless(ptx), tmp_path), job(1, ptx, tmp_path)])]
+        yield
     finally:
-        killer.join()
+        shooter.join()
         device.close()
 
-    assert isinstance(verdicts[0], Rejection)
-    assert (Gate.RUNTIME, -9) == (verdicts[0].gate, verdicts[0].evidence["exit_code"])
-    assert isinstance(verdicts[1], Estimate)
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_candidate_whose_worker_another_process_ends_is_judged_again(
+    ptx: str, tmp_path: Path, number: signal.Signals
+) -> None:
+    """As a signal to a whole process group, or a system out of memory, does it."""
+    device = InterpreterDevice(TEMPLATE, PROBLEM, card("l4"), jobs=1, deadline_seconds=3.0)
+    with shooting(device, 1, number):
+        (_, late), (_, fine) = device.judge([job(0, endless(ptx), tmp_path), job(1, ptx, tmp_path)])
+
+    assert isinstance(late, Rejection)
+    assert Gate.TIMEOUT is late.gate, "its own end, at the second try"
+    assert isinstance(fine, Estimate)
+
+
+def test_a_candidate_whose_worker_dies_twice_is_rejected(ptx: str, tmp_path: Path) -> None:
+    device = InterpreterDevice(TEMPLATE, PROBLEM, card("l4"), jobs=1)
+    with shooting(device, 2, signal.SIGKILL):
+        (_, dead), (_, fine) = device.judge([job(0, endless(ptx), tmp_path), job(1, ptx, tmp_path)])
+
+    assert isinstance(dead, Rejection)
+    assert (Gate.RUNTIME, -9) == (dead.gate, dead.evidence["exit_code"])
+    assert isinstance(fine, Estimate)
+
+
+def test_a_worker_that_is_ended_while_it_waits_is_replaced(device: InterpreterDevice, ptx: str, tmp_path: Path) -> None:
+    list(device.judge([job(0, ptx, tmp_path)]))
+    [worker] = device._workers
+    os.kill(worker.process.pid, signal.SIGTERM)  # type: ignore[arg-type]
+    worker.process.join()
+
+    assert [Estimate] == [type(verdict) for _, verdict in device.judge([job(1, ptx, tmp_path)])]
 
 
 def test_an_unknown_instruction_is_not_the_candidates_fault(
@@ -140,5 +176,5 @@ def test_a_consumer_that_stops_early_leaves_no_job_behind(device: InterpreterDev
     for _ in device.judge(work):
         break
 
-    assert [] == [worker for worker in device._workers if worker.candidate]
+    assert [] == [worker for worker in device._workers if worker.job]
     assert [2] == [candidate.number for candidate, _ in device.judge([job(2, ptx, tmp_path)])]

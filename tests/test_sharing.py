@@ -15,9 +15,10 @@ from typing import Any
 import optuna
 import pytest
 import sqlalchemy
+from archive_databases import dead_owner
 from optuna.trial import TrialState
 from sqlalchemy.engine.cursor import CursorFetchStrategy
-from test_archive import ARTIFACT, ESTIMATE, MEASUREMENT, REJECTION, SPEC, dead_owner, finished, forked, proposals
+from test_archive import ARTIFACT, ESTIMATE, MEASUREMENT, REJECTION, SPEC, finished, forked, proposals
 
 from evoengine.archive import lease, sessions, tables, work
 from evoengine.archive.archive import Archive

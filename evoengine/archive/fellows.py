@@ -32,11 +32,6 @@ class Fellows:
         """The time in microseconds that ratios of this study are multiplied with: that of the first card to ask."""
         return self._ledger.write(lambda c: work.agree_on_reference(c, self._ledger.id, us))
 
-    @property
-    def confirmed(self) -> bool:
-        """Whether the best had been confirmed, with the budget as it is, when this process came."""
-        return bool(self._confirmed)
-
     def take_turn(self) -> sessions.Turn:
         """Whose turn it is to confirm the best, once for all."""
         if not self.shared:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 LEASE_SECONDS = 300.0
 """How long others believe in a session that was not renewed, by the database's clock. The longest silence of a healthy
-search is the compile of one candidate; on the session's own host the process table says at once that it is gone."""
+search is a compile of 60 s: what may take longer renews meanwhile (`heartbeat`). On the session's own host the process
+table says at once that it is gone."""
 RENEW_SECONDS = 20.0
 """Between two renewals: a lease is lost only by a search that was cut off for a dozen of them."""
 

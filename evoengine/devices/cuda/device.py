@@ -57,8 +57,8 @@ class CudaDevice:
     card's drift since (4 % between two days were seen) rank them, and its `best_us`. Devices that take turns on one
     card share its `lock`.
 
-    Workers come from `spares`, where they are given, and then one always waits: a fresh process, which the final run
-    needs, and a fault or a doubt, costs a second instead of five.
+    Workers come from `spares`, where they are given, and then one waits while candidates are judged: a fresh process,
+    which the final run needs, and a fault or a doubt, costs a second instead of five.
     """
 
     measures = True
@@ -259,13 +259,15 @@ class CudaDevice:
         return verdict
 
     def _attempt(self, subject: Subject) -> tuple[Measurement | Rejection, bool]:
-        """A verdict, and whether the candidate took the worker down."""
-        for _ in range(2):
+        """A verdict, and whether the candidate took the worker down; where another process did, after one more try."""
+        for attempt in range(2):
             if not self._session.running:
                 self._reconnect()
             try:
                 reply, _ = self._session.ask(Judge(subject, self._best_us), self._job_seconds)
             except JobFailed as failed:
+                if failed.shot and attempt == 0:
+                    continue
                 return failed.rejection, True
             if isinstance(reply, Judged):
                 if reply.stray:

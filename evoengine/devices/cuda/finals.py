@@ -45,10 +45,11 @@ def race(
                 checked = True
             raced, _ = session.ask(RunFinals(control, left, seed, names), seconds)
         except JobFailed as failed:
-            if failed.about in subjects:
-                rejected[failed.about] = failed.rejection
-            elif failed.about in names:
-                crashed[failed.about] = str(failed)
+            about = "" if failed.shot else failed.about
+            if about in subjects:
+                rejected[about] = failed.rejection
+            elif about in names:
+                crashed[about] = str(failed)
             else:
                 unexplained += 1
                 if unexplained == START_TRIES:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import signal
 import threading
 import traceback
 from collections.abc import Callable
@@ -56,11 +57,14 @@ class Bench(Protocol):
 
 
 def serve(connection: Connection, make_bench: Callable[[Tell], Bench]) -> None:
-    """Answer requests until the parent is gone.
+    """Answer requests until the parent is gone, and no earlier: a signal that stops a whole service is the parent's to
+    heed, which then finishes the verdict in flight.
 
     A thread waits on the connection, so that the process ends with its parent even while the main thread sits in a
     driver call that never returns; it makes no CUDA call itself.
     """
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
     def listen() -> None:

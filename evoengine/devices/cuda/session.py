@@ -11,6 +11,7 @@ from evoengine.devices.cuda.lock import SharedLock
 from evoengine.devices.cuda.messages import Hello, Open, Opened, Phase, Reply, Request, Trouble
 from evoengine.devices.cuda.process import Worker, WorkerDied, WorkerHung
 from evoengine.devices.cuda.spares import Spares
+from evoengine.devices.signals import SHOT
 from evoengine.errors import EvoengineError, TemplateError, UserError
 from evoengine.problem import Problem, problem_fields
 from evoengine.template import Template
@@ -36,13 +37,17 @@ CARD_ERRORS = frozenset(
 
 
 class JobFailed(Exception):
-    """A job took its worker down. `rejection` is what that means for a candidate, `about` the finalist concerned."""
+    """A job took its worker down. `rejection` is what that means for a candidate, `about` the finalist concerned.
 
-    def __init__(self, rejection: Rejection, about: str) -> None:
+    `shot` means that another process ended the worker, which no kernel can bring about.
+    """
+
+    def __init__(self, rejection: Rejection, about: str, *, shot: bool = False) -> None:
         last_words = str(rejection.evidence.get("stderr", "")).rpartition("\n")[2]
         super().__init__(f"{rejection.reason}{last_words and f' ({last_words})'}")
         self.rejection = rejection
         self.about = about
+        self.shot = shot
 
 
 class Session:
@@ -126,7 +131,8 @@ class Session:
             raise JobFailed(Rejection(Gate.TIMEOUT, str(hung), late), hung.working.about) from hung
         except WorkerDied as died:
             evidence = {"phase": died.working.phase, "returncode": died.returncode, "stderr": died.stderr}
-            raise JobFailed(Rejection(Gate.RUNTIME, str(died), evidence), died.working.about) from died
+            shot = died.returncode in SHOT
+            raise JobFailed(Rejection(Gate.RUNTIME, str(died), evidence), died.working.about, shot=shot) from died
         if isinstance(reply, Trouble) and reply.kind != "tainted":
             worker.kill()
             _raise(reply, worker)

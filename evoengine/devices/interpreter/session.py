@@ -17,6 +17,7 @@ from pathlib import Path
 
 from evoengine.devices.interpreter.faults import Unsupported
 from evoengine.devices.interpreter.trial import SetTrial
+from evoengine.devices.signals import SHOT
 from evoengine.errors import EvoengineError, TemplateError
 from evoengine.hardware import DeviceLimits
 from evoengine.problem import Member, Problem, members_of, problem_fields
@@ -25,6 +26,8 @@ from evoengine.verdict import Artifact, Candidate, Gate, Rejection, Verdict
 
 _START_SECONDS = 60.0
 """A worker imports numpy and loads the template in 0.3 s; a machine this slow is broken."""
+_MOST_SHOT = 16
+"""Workers that others may end before they are up; somebody who goes on is not to be fought."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +54,17 @@ def _serve(
             values, artifact = connection.recv()
         except EOFError:
             return
+        answer: Verdict | _Failure
         try:
-            connection.send(trial.judge(values, artifact))
+            answer = trial.judge(values, artifact)
         except Unsupported as error:
-            connection.send(_Failure(True, str(error)))
+            answer = _Failure(True, str(error))
         except Exception:
-            connection.send(_Failure(False, traceback.format_exc()))  # raised again by the parent
+            answer = _Failure(False, traceback.format_exc())  # raised again by the parent
+        try:
+            connection.send(answer)
+        except (BrokenPipeError, ConnectionResetError):
+            return  # the parent was killed
 
 
 class _Worker:
@@ -77,12 +85,12 @@ class _Worker:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         self.ready = False
-        self.candidate: Candidate | None = None
+        self.job: tuple[Candidate, Artifact] | None = None
         self.deadline = time.monotonic() + _START_SECONDS
 
     def give(self, candidate: Candidate, artifact: Artifact, deadline_seconds: float) -> None:
         self.connection.send((candidate.config.values, artifact))
-        self.candidate, self.deadline = candidate, time.monotonic() + deadline_seconds
+        self.job, self.deadline = (candidate, artifact), time.monotonic() + deadline_seconds
 
     def end(self) -> None:
         self.process.kill()
@@ -120,6 +128,8 @@ class InterpreterDevice:
         self._deadline_seconds = deadline_seconds * len(members_of(problem))
         self._full = full
         self._workers: list[_Worker] = []
+        self._shot: set[int] = set()  # the trials whose worker another process has ended
+        self._shot_idle = 0
 
     def judge(self, work: Iterable[tuple[Candidate, Artifact]]) -> Iterator[tuple[Candidate, Verdict]]:
         """Verdicts as they finish, in any order: a Rejection or an Estimate each.
@@ -132,15 +142,15 @@ class InterpreterDevice:
         """
         queue = deque(work)
         try:
-            while queue or any(worker.candidate for worker in self._workers):
-                while len(self._workers) < min(self._jobs, len(queue) + sum(bool(w.candidate) for w in self._workers)):
+            while queue or any(worker.job for worker in self._workers):
+                while len(self._workers) < min(self._jobs, len(queue) + sum(bool(w.job) for w in self._workers)):
                     self._workers.append(_Worker(self._template, self._problem, self._limits, self._full))
-                for worker in self._workers:
-                    if queue and worker.ready and worker.candidate is None:
-                        worker.give(*queue.popleft(), self._deadline_seconds)
-                yield from self._collect()
+                for worker in [worker for worker in self._workers if worker.ready and worker.job is None]:
+                    self._hand_out(worker, queue)
+                if any(worker.job or not worker.ready for worker in self._workers):
+                    yield from self._collect(queue)
         finally:
-            for worker in [worker for worker in self._workers if worker.candidate]:
+            for worker in [worker for worker in self._workers if worker.job]:
                 self._drop(worker)
 
     def close(self) -> None:
@@ -152,45 +162,66 @@ class InterpreterDevice:
         worker.end()
         self._workers.remove(worker)
 
-    def _collect(self) -> Iterator[tuple[Candidate, Verdict]]:
+    def _hand_out(self, worker: _Worker, queue: deque[tuple[Candidate, Artifact]]) -> None:
+        """The next job, if there is one."""
+        if not queue:
+            return
+        try:
+            worker.give(*queue[0], self._deadline_seconds)
+        except (BrokenPipeError, ConnectionResetError):  # another process has ended it while it had nothing to do
+            self._drop(worker)
+        else:
+            queue.popleft()
+
+    def _collect(self, queue: deque[tuple[Candidate, Artifact]]) -> Iterator[tuple[Candidate, Verdict]]:
         """Wait until a worker speaks, dies or is late, and hand out what that settles."""
-        busy = {worker.connection: worker for worker in self._workers if worker.candidate or not worker.ready}
+        busy = {worker.connection: worker for worker in self._workers if worker.job or not worker.ready}
         patience = max(0.0, min(worker.deadline for worker in busy.values()) - time.monotonic())
         for connection in wait(list(busy), patience):
-            yield from self._hear(busy[connection])  # type: ignore[index]
+            yield from self._hear(busy[connection], queue)  # type: ignore[index]
         for worker in [w for w in busy.values() if w in self._workers and time.monotonic() > w.deadline]:
-            if worker.candidate is None and worker.ready:
+            if worker.job is None and worker.ready:
                 continue  # it has just finished
-            candidate = worker.candidate
+            job = worker.job
             self._drop(worker)
-            if candidate is None:
+            if job is None:
                 raise EvoengineError(f"an interpreter worker did not start within {_START_SECONDS:g} s")
             reason = f"not done after {self._deadline_seconds:g} s in the interpreter"
-            yield candidate, Rejection(Gate.TIMEOUT, reason, {"interpreted": True})
+            yield job[0], Rejection(Gate.TIMEOUT, reason, {"interpreted": True})
 
-    def _hear(self, worker: _Worker) -> Iterator[tuple[Candidate, Verdict]]:
-        candidate = worker.candidate
+    def _hear(self, worker: _Worker, queue: deque[tuple[Candidate, Artifact]]) -> Iterator[tuple[Candidate, Verdict]]:
+        job = worker.job
         try:
             message = worker.connection.recv()
         except (EOFError, ConnectionResetError):
-            worker.process.join()
-            code = worker.process.exitcode
-            self._drop(worker)
-            if candidate is None:
-                raise EvoengineError(
-                    f"an interpreter worker ended with exit code {code} before its first job"
-                ) from None
-            reason = f"the interpreter's process died with exit code {code}"
-            yield candidate, Rejection(Gate.RUNTIME, reason, {"interpreted": True, "exit_code": code})
+            yield from self._died(worker, queue)
             return
-        if candidate is None:
+        if job is None:
             worker.ready = True
             return
-        worker.candidate = None
+        worker.job = None
         if isinstance(message, _Failure):
             if message.unsupported:
                 raise TemplateError(
                     f"the interpreter does not model {message.text}: this kernel needs a GPU to be judged"
                 )
-            raise EvoengineError(f"the interpreter failed on candidate {candidate.number}:\n{message.text}")
-        yield candidate, message
+            raise EvoengineError(f"the interpreter failed on candidate {job[0].number}:\n{message.text}")
+        yield job[0], message
+
+    def _died(self, worker: _Worker, queue: deque[tuple[Candidate, Artifact]]) -> Iterator[tuple[Candidate, Verdict]]:
+        """The verdict on a candidate whose worker has ended, unless another process has ended it for the first time."""
+        worker.process.join()
+        code, job = worker.process.exitcode, worker.job
+        self._drop(worker)
+        if job is None:
+            self._shot_idle += 1
+            if code in SHOT and self._shot_idle <= _MOST_SHOT:
+                return
+            raise EvoengineError(f"an interpreter worker ended with exit code {code} before its first job")
+        candidate, _ = job
+        if code in SHOT and candidate.number not in self._shot:
+            self._shot.add(candidate.number)
+            queue.appendleft(job)
+            return
+        reason = f"the interpreter's process died with exit code {code}"
+        yield candidate, Rejection(Gate.RUNTIME, reason, {"interpreted": True, "exit_code": code})
