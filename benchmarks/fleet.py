@@ -40,6 +40,7 @@ from evoengine.devices.cuda.device import WORKER
 from evoengine.devices.cuda.nvml import Nvml
 from evoengine.devices.cuda.spares import Spares
 from evoengine.devices.fleet import Fleet
+from evoengine.errors import EvoengineError
 from evoengine.gates import Ceilings
 from evoengine.problem import parse_shape
 from evoengine.question import Question
@@ -260,4 +261,7 @@ def _arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        sys.exit(main())
+    except EvoengineError as error:
+        sys.exit(f"fleet: {error}")
