@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from evoengine.devices.cuda.device import WORKER
 from evoengine.devices.cuda.nvml import Nvml
 from evoengine.devices.cuda.spares import Spares
 from evoengine.devices.fleet import Fleet
+from evoengine.errors import EvoengineError
 from evoengine.gates import Ceilings
 from evoengine.problem import parse_shape
 from evoengine.question import Question
@@ -139,6 +140,7 @@ def add(document: dict[str, Any], kind: str, step: Step) -> None:
 
 
 def write(path: Path, document: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".new")
     scratch.write_text(json.dumps(document, indent=1) + "\n")
     os.replace(scratch, path)
@@ -215,16 +217,21 @@ def _question(gpu: Gpu, shape: str) -> Question:
 
 
 def _built(question: Question, builder: Builder, count: int) -> list[tuple[Candidate, Artifact]]:
-    """The default config and `count` random ones that build and fit, no two of which are twins."""
+    """The default config and `count` random ones that build and fit, no two of which are twins.
+
+    Built are as many as are missing, again and again: the card waits for the compilers here.
+    """
     points = list(question.feasible.points)
     random.Random(0).shuffle(points)
-    configs = [question.default, *(question.space.config_at(point) for point in points[: 2 * count])]
+    left = chain([question.default], map(question.space.config_at, points))
     found: dict[str, tuple[Candidate, Artifact]] = {}
-    for config, built in zip(configs, builder.build([question.build_request(c.values) for c in configs]), strict=True):
-        if isinstance(built, Artifact) and question.resource_gate(config.values, built) is None:
-            identity = question.identity(config.values, built.cubin_sha256)
-            found.setdefault(identity, (Candidate(len(found), config, "random"), built))
-    return list(found.values())[: count + 1]
+    while configs := list(islice(left, count + 1 - len(found))):
+        results = builder.build([question.build_request(config.values) for config in configs])
+        for config, built in zip(configs, results, strict=True):
+            if isinstance(built, Artifact) and question.resource_gate(config.values, built) is None:
+                identity = question.identity(config.values, built.cubin_sha256)
+                found.setdefault(identity, (Candidate(len(found), config, "random"), built))
+    return list(found.values())
 
 
 def _named(words: Sequence[str], path: Path) -> list[str]:
@@ -247,8 +254,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, help="compiles at a time with all cards (default: all cores)")
     parser.add_argument("--seconds", type=float, default=560.0, help="begin no step after so many seconds")
     parser.add_argument("--output", type=Path, default=Path("studies/h200/fleet.json"), help="JSON file")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.candidates <= FIRST:
+        parser.error(f"--candidates {arguments.candidates}: {FIRST} are judged before the clock starts, give more")
+    return arguments
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        sys.exit(main())
+    except EvoengineError as error:
+        sys.exit(f"fleet: {error}")

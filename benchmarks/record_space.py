@@ -51,6 +51,7 @@ def main() -> int:
     study = Archive.open(storage_url(arguments.storage)).open_study(arguments.study)
     question = reopen(study.spec)
     limits = None if arguments.limits is None else gate_limits(question.limits, card(arguments.limits))
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     environments = [record.environment for record in study.records() if record.environment]
     count = write_recording(
         arguments.output,

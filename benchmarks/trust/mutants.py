@@ -6,9 +6,9 @@ Every mutant of `benchmarks.trust.planted` is compiled and judged as a candidate
 interpreter (for sm_89), then on the card, at the level of a search (`quick`), where that accepts it at the level of a
 final run (`full`), and where that does too by compute-sanitizer's racecheck (`sanitizer`), as `search --sanitize` runs
 it over finalists; there the original has to be clean. After a mutant that took the worker down the original is judged,
-which must be measured. The section `mutants` is written anew after each problem, and what the file has of such a card
-and these sources is not judged again: a run that breaks off goes on. Exit code 1 where the card accepts a mutant that
-it should refuse, or refuses an original.
+which must be measured. The section `mutants` is written anew after each problem, and what the file has of such a card,
+driver, judge and template is not judged again: a run that breaks off goes on. Exit code 1 where the card accepts a
+mutant that it should refuse, or refuses an original.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from benchmarks.trust.document import kept_section, put_section
+from benchmarks.trust.document import judge_digest, kept_section, put_section, this_card
 from benchmarks.trust.planted import MUTANTS, TEMPLATE
 from benchmarks.trust.planted.building import Built, build, request
 from benchmarks.trust.planted.interpreting import Interpreted, interpret
@@ -205,12 +205,14 @@ def run(argv: Sequence[str]) -> int:
         raise UserError("no GPU here: `evoengine doctor` says what is missing; tests/test_mutants.py needs none")
     started = time.monotonic()
     ordered = sorted(MUTANTS, key=lambda mutant: mutant.problem.label)
-    environment: Row = {
+    setting: Row = {
+        **this_card(limits),
+        "judge": judge_digest(),
         "template_digest": TEMPLATE.digest,
         "space_digest": SPACE.digest,
         "toolchain": find_toolchain("nvrtc").version,
     }
-    before = kept_section(arguments.output, "mutants", {**environment, "gpu": limits.name})
+    before = kept_section(arguments.output, "mutants", setting)
     rows = rows_of(ordered, before)
     originals = before.get("originals_accepted", 0)
     survived = before.get("originals_accepted_after_a_fault", 0)
@@ -230,7 +232,7 @@ def run(argv: Sequence[str]) -> int:
             survived += jury.faults_survived
             seconds = before.get("seconds", 0.0) + time.monotonic() - started
             so_far = section(list(rows.values()), originals, survived, seconds)
-            put_section(arguments.output, "mutants", so_far, {**jury.environment, **environment})
+            put_section(arguments.output, "mutants", so_far, {**jury.environment, **setting})
     print(f"missed: {', '.join(so_far['missed_by_gpu']) or 'none'}", file=sys.stderr)
     return 1 if so_far["missed_by_gpu"] else 0
 

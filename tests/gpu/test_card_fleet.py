@@ -133,7 +133,7 @@ def test_a_card_that_goes_costs_nothing_but_time(bench: Bench, pair: list[Gpu], 
     """Its worker ends, and no other finds it: as when it falls off the bus."""
     gone = bench.devices[1]._session
     gone.stop()
-    gone._command = (*gone._command[:-1], NOWHERE)
+    gone.workers.command = (*gone.workers.command[:-1], NOWHERE)
     work = [job(n, 4000 + 100 * n) for n in range(12)]
     judged = {one.number: verdict.evidence["card"] for one, verdict in bench.fleet.judge(work)}
 
