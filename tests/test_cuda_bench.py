@@ -197,7 +197,7 @@ def test_a_cubin_that_is_gone_is_not_the_workers_bug(fresh: Bench) -> None:
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."), UserError),
         (CudaError("CUDA_ERROR_OUT_OF_MEMORY", "cuModuleLoadData"), UserError),
-        (RuntimeError("a mistake of ours"), RuntimeError),
+        (RuntimeError("CUDA error: unknown error"), FatalCudaError),
     ],
 )
 def test_a_card_without_room_for_a_context_is_said_so(
@@ -207,7 +207,7 @@ def test_a_card_without_room_for_a_context_is_said_so(
         raise error
 
     monkeypatch.setattr(bench, "Card", full)
-    with pytest.raises(kind, match=r"another process has taken|a mistake of ours"):
+    with pytest.raises(kind, match=r"another process has taken|no context on this GPU: CUDA error: unknown"):
         bench.GpuBench(0, fresh.told.append).open(Open(str(AXPB), {"rows": 64}, 1, str(fresh.folder)))
 
 

@@ -271,6 +271,18 @@ def test_a_comparison_on_a_busy_card_is_refused_before_anything_is_timed(
     assert make(force=True).compare((candidate(0).config.values, ARTIFACT), [], seed=5).finalists == ()
 
 
+def test_a_later_worker_does_not_take_the_one_before_it_for_somebody_else(
+    make: Callable[[], CudaDevice], tmp_path: Path
+) -> None:
+    made = make()
+    made.start(candidate(0).config.values, ARTIFACT)
+    (tmp_path / "card").write_text(json.dumps((0.004, 80, 1)))
+    finals = made.finals([(candidate(1), ARTIFACT)], seed=9)
+    made.compare((candidate(0).config.values, ARTIFACT), [], seed=5)
+
+    assert (0, 0) == (finals.environment["other_load_percent"], finals.environment["other_processes"])
+
+
 @pytest.mark.parametrize(
     ("fault", "gate", "reason"),
     [

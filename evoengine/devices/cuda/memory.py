@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from evoengine.devices.cuda.driver import CudaError
+from evoengine.devices.cuda.serve import FatalCudaError
 from evoengine.errors import UserError
 
 MEMORY_ERRORS = ("CUDA_ERROR_OUT_OF_MEMORY", "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES")
@@ -27,14 +28,15 @@ def check_not_taken(error: CudaError, card: str, free_bytes: int, room_bytes: in
 
 @contextmanager
 def room_for_a_context() -> Iterator[None]:
-    """Torch and the driver say in many ways that not even their own memory is there.
+    """Torch and the driver say in many ways that not even their own memory is there, or that there is no context.
 
     Raises:
-        UserError: in place of any of them.
+        UserError: in place of any of the first kind.
+        FatalCudaError: in place of the others: another process may get what this one did not.
     """
     try:
         yield
     except (RuntimeError, CudaError) as error:
         if "out of memory" not in str(error).lower().replace("_", " "):
-            raise
+            raise FatalCudaError(f"no context on this GPU: {error}") from error
         raise UserError(f"another process has taken the memory of this GPU: {REMEDY}") from error

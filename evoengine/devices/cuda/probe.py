@@ -62,7 +62,8 @@ def _limits(fields: dict[str, Any]) -> DeviceLimits:
 
 def begin(ordinal: int) -> None:
     """Begin to ask for the limits of a card, which takes a second: `find_gpu` then waits for the rest of it."""
-    _begun.setdefault(("limits", ordinal), _child("limits", ordinal))
+    if ("limits", ordinal) not in _begun:
+        _begun["limits", ordinal] = _child("limits", ordinal)
 
 
 _begun: dict[tuple[str, int], subprocess.Popen[str]] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,10 @@ PREPARE_SECONDS = 900.0
 """A competitor that compiles and tunes itself: 100 Triton configs take 20 s on 16 cores, a few minutes on two."""
 REFERENCE_SECONDS = 1800.0
 """A float64 reference on the CPU: a minute at 16 k keys on two cores, and its cost grows with the square."""
+
+OTHERS = ("other_load_percent", "other_processes")
+"""What an environment says of other users of the card. A later worker of a session, which may be up already, would take
+the one before it for one: the driver's load is of the last second."""
 
 CARD_ERRORS = frozenset(
     f"CUDA_ERROR_{name}"
@@ -76,13 +81,14 @@ class Session:
         self._worker: Worker | None = None
         self._asked: Worker | None = None
         self._interrupted = False
+        self._others: Mapping[str, Any] | None = None
 
     @property
     def running(self) -> bool:
         return self._worker is not None
 
     def open(self, seed: int) -> Mapping[str, Any]:
-        """Replace the worker by a fresh one with the template loaded; the environment it found.
+        """Replace the worker by a fresh one with the template loaded; the environment, in which others are as at first.
 
         Raises:
             JobFailed: the worker does not come up.
@@ -101,7 +107,9 @@ class Session:
         request = Open(str(self._template.folder), problem_fields(self._problem), seed, self._scratch)
         opened, _ = self.ask(request, START_SECONDS)
         assert isinstance(opened, Opened), opened
-        return opened.environment
+        if self._others is None:
+            self._others = {name: opened.environment[name] for name in OTHERS if name in opened.environment}
+        return {**opened.environment, **self._others}
 
     def ask(self, request: Request | None, seconds: float) -> tuple[Reply, float]:
         """The worker's answer, and how long it took apart from references. `seconds` bounds each phase.
@@ -156,13 +164,14 @@ class Session:
             worker.process.kill()
 
     def close(self) -> None:
-        """End the worker, free the card, forget the references."""
-        self.stop()
-        self.workers.close()
-        if not self._shares:
-            self._lock.release()
-        if self._own is not None:
-            self._own.cleanup()
+        """End the worker, free the card, forget the references: each of them, should another fail."""
+        with ExitStack() as rest:
+            if self._own is not None:
+                rest.callback(self._own.cleanup)
+            if not self._shares:
+                rest.callback(self._lock.release)
+            rest.callback(self.workers.close)
+            self.stop()
 
 
 def _raise(trouble: Trouble, worker: Worker) -> None:

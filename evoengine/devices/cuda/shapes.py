@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Protocol
 
 from evoengine.devices import TimingDevice, Work
@@ -88,14 +89,23 @@ class ShapesDevice:
         return measured([found[at] for at in sorted(found)])
 
     def finals(self, work: Work, seed: int) -> Finals:
-        """A final run for every problem, each in a fresh process that is alone on the card.
+        """A final run for every problem, each in a fresh process that is alone on the card; the next one imports torch
+        meanwhile.
 
         Raises:
             TemplateError, EvoengineError: as `CudaDevice.finals`.
         """
         for device in self._devices:
             device.stop()
-        return race_all(self._members, work, seed, lambda at, own: self._devices[at].finals(own, seed))
+        order = _cheapest_first(self._members)
+        following = dict(pairwise(order))
+
+        def race(at: int, own: Work) -> Finals:
+            if at in following:
+                self._devices[following[at]].spawn()
+            return self._devices[at].finals(own, seed)
+
+        return race_all(self._members, work, seed, race)
 
     def learn_best(self, best_us: float) -> None:
         """Every problem's device goes by its own best: another card's mean over the set says nothing of one."""
