@@ -19,7 +19,6 @@ from pathlib import Path
 from evoengine.archive.archive import Archive
 from evoengine.archive.study import Study
 from evoengine.cli.resolve import reopen
-from evoengine.cli.storage import storage_url
 from evoengine.errors import EvoengineError
 from evoengine.hardware import DeviceLimits, card, gate_limits
 from evoengine.question import Question
@@ -48,7 +47,7 @@ def main() -> int:
     parser.add_argument("--limits", metavar="CARD", help="keep only what is feasible on this card too, such as l4")
     parser.add_argument("--output", metavar="FILE", type=Path, required=True, help="recording to write (.jsonl.gz)")
     arguments = parser.parse_args()
-    study = Archive.open(storage_url(arguments.storage)).open_study(arguments.study)
+    study = Archive.open(arguments.storage).open_study(arguments.study)
     question = reopen(study.spec)
     limits = None if arguments.limits is None else gate_limits(question.limits, card(arguments.limits))
     arguments.output.parent.mkdir(parents=True, exist_ok=True)

@@ -46,10 +46,10 @@ class Finding:
     remedy: str = ""
 
 
-def diagnose(storage_url: str | None = None) -> list[Finding]:
+def diagnose(storage: str | None = None) -> list[Finding]:
     """Look at everything a search touches. No check can keep another from running, and nothing is left behind.
 
-    `storage_url` is the study database as SQLAlchemy writes it; without one the database is not looked at. Takes a few
+    `storage` is the study database, a file or a URL; without one the database is not looked at. Takes a few
     seconds, most of them torch's import in a child process.
     """
     checks: list[tuple[str, Callable[[], Finding]]] = [
@@ -65,8 +65,8 @@ def diagnose(storage_url: str | None = None) -> list[Finding]:
         ("cache", _cache),
         ("template", _template),
     ]
-    if storage_url is not None:
-        checks.append(("database", partial(_database, storage_url)))
+    if storage is not None:
+        checks.append(("database", partial(_database, storage)))
     checks += [
         ("ncu", partial(_tool, "ncu", "`evoengine profile`")),
         ("compute-sanitizer", partial(_tool, "compute-sanitizer", "`search --sanitize` and the reasons of faults")),
@@ -216,18 +216,19 @@ def _template() -> Finding:
     return Finding("template", "ok", detail)
 
 
-def _database(url: str) -> Finding:
-    backend, _, file = url.partition(":///")
-    if backend.partition("+")[0] == "sqlite" and file and not Path(file).exists():
+def _database(storage: str) -> Finding:
+    from evoengine.archive.archive import Archive
+    from evoengine.archive.database import file_of
+
+    file = file_of(storage)
+    if file is not None and not file.exists():
         # Opening would make it; looking must not.
-        folder = _nearest_folder(Path(file))
+        folder = _nearest_folder(file)
         if folder.is_dir() and os.access(folder, os.W_OK):
             return Finding("database", "ok", f"{file} does not exist yet and will be made")
         return Finding("database", "missing", f"{folder} cannot be written to", "give another with --storage")
-    from evoengine.archive.archive import Archive
-
     try:
-        with closing(Archive.open(url)) as archive:
+        with closing(Archive.open(storage)) as archive:
             return Finding("database", "ok", archive.name)
     except UserError as error:
         return Finding("database", "missing", str(error), "give another with --storage")

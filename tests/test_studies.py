@@ -116,6 +116,40 @@ class TestStudies:
         assert {**before, "study": "twice"} == shell.json("show", "twice", "--top", "99")
         assert "give another with --as NAME" in shell.refused("studies", "copy", NAME)
 
+    @pytest.mark.parametrize(
+        ("storage", "file"),
+        [
+            ("~/x.db", "home/x.db"),
+            ("a?b.db", "a?b.db"),
+            ("a%41.db", "a%41.db"),
+            ("a{b}.db", "a{b}.db"),
+            ("sqlite:///a.db?timeout=9", "a.db"),
+        ],
+    )
+    def test_a_database_is_the_file_that_is_named(
+        self, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: str, file: str
+    ) -> None:
+        (tmp_path / "home").mkdir()
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
+        shell.say("studies", "copy", NAME, "--to-storage", storage)
+
+        assert {NAME} == shell.names("--storage", storage)
+        assert shell.json("show", NAME) == shell.json("show", NAME, "--storage", storage)
+        assert [tmp_path / file] == [one for one in tmp_path.rglob("*.db") if one.parent.name != "studies"]
+        assert NAME == shell.json("studies", "merge", f"{storage}#{NAME}", "--storage", "merged.db")["study"]
+
+    @pytest.mark.parametrize("storage", ["nosuch.db", "sqlite+pysqlite:///nosuch.db", "sqlite:///nosuch.db?timeout=9"])
+    def test_reading_makes_no_database(self, shell: Shell, tmp_path: Path, storage: str) -> None:
+        for verb in (("show",), ("studies",), ("studies", "delete", NAME)):
+            assert "no study database at nosuch.db" in shell.refused(*verb, "--storage", storage)
+        assert "no study database at nosuch.db" in shell.refused("studies", "merge", f"{storage}#{NAME}")
+        assert [tmp_path / "studies"] == list(tmp_path.iterdir())
+
+    def test_a_database_without_a_name_is_refused(self, shell: Shell, tmp_path: Path) -> None:
+        for verb in (("show",), ("search", "--device", "none"), ("studies", "merge", "studies/evoengine.db")):
+            assert "the study database has no name" in shell.refused(*verb, "--storage", "")
+        assert [tmp_path / "studies"] == list(tmp_path.iterdir())
+
     def test_merge_into_a_database_of_its_own(self, shell: Shell) -> None:
         """A laptop's file, first as the GPU machine's first study, then into a study that is there."""
         told = shell.json("studies", "merge", "studies/evoengine.db#guessed", "--storage", "gpu.db")

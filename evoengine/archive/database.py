@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import time
@@ -216,9 +217,23 @@ class Database:
         return text
 
 
+def file_of(url_or_path: str) -> Path | None:
+    """The file of an SQLite database; None for a server's, for one in memory, and for what SQLite itself opens by URI.
+
+    Raises:
+        UserError: it is empty, or a URL that cannot be parsed.
+    """
+    url = _parse(url_or_path)
+    if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:") or "uri" in url.query:
+        return None
+    return Path(str(url.database))
+
+
 def _parse(url_or_path: str) -> URL:
+    if not url_or_path:
+        raise UserError("the study database has no name: give a file or a URL, such as studies/evoengine.db")
     if "://" not in url_or_path:
-        return URL.create("sqlite", database=str(Path(url_or_path).expanduser().absolute()))
+        return URL.create("sqlite", database=os.path.expanduser(url_or_path))
     try:
         return sqlalchemy.make_url(url_or_path)
     except (exc.ArgumentError, ValueError):  # ValueError: the port is no number

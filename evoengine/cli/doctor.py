@@ -8,7 +8,6 @@ import json
 
 from rich.text import Text
 
-from evoengine.cli.storage import storage_url
 from evoengine.cli.tables import console, table
 from evoengine.doctor import diagnose
 
@@ -17,7 +16,7 @@ STYLES = {"ok": "green", "warn": "yellow", "missing": "red"}
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 1 when something is missing that a search needs."""
-    findings = diagnose(storage_url(arguments.storage))
+    findings = diagnose(arguments.storage)
     if arguments.json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
     else:

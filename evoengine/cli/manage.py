@@ -14,7 +14,7 @@ from typing import Any
 from evoengine.archive.archive import Archive
 from evoengine.build import cache_home
 from evoengine.build.pruning import prune
-from evoengine.cli.storage import existing_storage, storage_url
+from evoengine.cli.storage import existing_storage
 from evoengine.errors import UserError
 
 Done = tuple[dict[str, Any], str]
@@ -30,8 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
         "prune": _prune,
     }
     # What is merged may be the first study of this machine.
-    find = storage_url if arguments.verb == "merge" else existing_storage
-    with closing(Archive.open(find(arguments.storage))) as archive:
+    storage = arguments.storage if arguments.verb == "merge" else existing_storage(arguments.storage)
+    with closing(Archive.open(storage)) as archive:
         document, words = verbs[arguments.verb](archive, arguments)
     print(json.dumps(document, indent=2) if arguments.json else words)
     return 0
@@ -71,7 +71,7 @@ def _copy(archive: Archive, arguments: argparse.Namespace) -> Done:
         archive.copy_study(name, archive, new)
         where = archive.name
     else:
-        with closing(Archive.open(storage_url(arguments.to_storage))) as to:
+        with closing(Archive.open(arguments.to_storage)) as to:
             archive.copy_study(name, to, new)
             where = to.name
     return {"study": new, "copied_from": name, "storage": where}, f"study {name} is copied to {where} as {new}"
@@ -99,12 +99,8 @@ def _source(text: str) -> tuple[str, str | None]:
     Raises:
         UserError: it is a file that is not there.
     """
-    place, _, study = (text, "", "") if os.path.exists(text) else text.partition("#")
-    url = storage_url(place)
-    path = url.removeprefix("sqlite:///")
-    if path != url and not os.path.exists(path):
-        raise UserError(f"no study database at {path}: give the file or URL of the other machine's, such as laptop.db")
-    return url, study or None
+    place, _, study = (text, "", "") if os.path.exists(os.path.expanduser(text)) else text.partition("#")
+    return existing_storage(place, "give the file or URL of the other machine's, such as laptop.db"), study or None
 
 
 def _prune(archive: Archive, arguments: argparse.Namespace) -> Done:

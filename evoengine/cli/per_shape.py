@@ -19,7 +19,6 @@ from evoengine.cli.judges import check_sanitizer
 from evoengine.cli.new_study import Asked, ask, begun, create, proposer_of
 from evoengine.cli.resolve import find_target
 from evoengine.cli.running import INTERRUPTED, Ran, Run, search_study, storage_option
-from evoengine.cli.storage import storage_url
 from evoengine.cli.tables import console
 from evoengine.errors import TemplateError
 from evoengine.problem import problem_digest
@@ -62,7 +61,7 @@ def search_all(
     show: Callable[[dict[str, Any]], None],
 ) -> int:
     """A study for each of a `kind`, called by its label; then the document of all, and the exit code."""
-    with closing(Archive.open(storage_url(arguments.storage))) as archive:
+    with closing(Archive.open(arguments.storage)) as archive:
         go_on = _same_command(arguments)
         try:
             rows, stopped = _search_each(arguments, archive, kind, labels, every, go_on, early, watch)

@@ -22,7 +22,7 @@ from evoengine.cli.result import nothing_passed, show_result, show_seconds, summ
 from evoengine.cli.running import INTERRUPTED, Run, resume_command, search_study
 from evoengine.cli.space import show_spaces
 from evoengine.cli.stale import check_elites
-from evoengine.cli.storage import existing_storage, storage_url
+from evoengine.cli.storage import existing_storage
 from evoengine.cli.tables import console
 from evoengine.convergence import check_can_converge
 from evoengine.errors import UserError
@@ -61,7 +61,7 @@ def _search(arguments: argparse.Namespace, shapes: Sequence[str], early: Early, 
     target = find_target(arguments.device, arguments.target, arguments.limits, arguments.devices)
     check_sanitizer(arguments, target)
     asked = ask(arguments, target, *shapes)
-    with closing(Archive.open(storage_url(arguments.storage))) as archive:
+    with closing(Archive.open(arguments.storage)) as archive:
         study, proposer = create(arguments, archive, asked, arguments.study)
         budget = Budget(arguments.budget, arguments.seconds, arguments.until_converged)
         go_on = resume_command(arguments, study)

@@ -16,28 +16,23 @@ if TYPE_CHECKING:
     from evoengine.build.shared import Store
 
 DATABASE = "database"
+BEGIN = "start one with `evoengine search`, or name another with --storage"
 _SECRETS = re.compile(r"(?<=://)(?P<user>[^:/@\s]*):[^@\s]*@|(?P<key>[?&](?:ssl)?password=)[^&\s]*")
 """A password before the host, as SQLAlchemy reads a URL, or among libpq's parameters."""
 
 
-def storage_url(text: str) -> str:
-    """A plain path is an SQLite file."""
-    return text if "://" in text else f"sqlite:///{text}"
-
-
-def existing_storage(text: str) -> str:
-    """The same for a command that only makes sense where there are studies: it must not make an empty database.
+def existing_storage(text: str, remedy: str = BEGIN) -> str:
+    """The same text, for a command that only makes sense where there are studies: it must not make an empty database.
 
     Raises:
-        UserError: the SQLite file does not exist.
+        UserError: the SQLite file does not exist; ends with `remedy`.
     """
-    url = storage_url(text)
-    path = url.removeprefix("sqlite:///")
-    if path != url and not os.path.exists(path):
-        raise UserError(
-            f"no study database at {path}: start one with `evoengine search`, or name another with --storage"
-        )
-    return url
+    from evoengine.archive.database import file_of
+
+    path = file_of(text)
+    if path is not None and not os.path.exists(path):  # also where the name is too long for a file
+        raise UserError(f"no study database at {path}: {remedy}")
+    return text
 
 
 def without_secrets(text: str) -> str:
