@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 from sqlalchemy import exc
 
 from evoengine.archive import lease, sessions
-from evoengine.archive.archive import Archive
+from evoengine.archive.archive import Archive, StudyExists
 from evoengine.archive.codec import read_verdict, verdict_columns
 from evoengine.archive.lease import Owner
 from evoengine.archive.records import Baseline, Elite, StudySpec
@@ -577,7 +577,7 @@ class TestContract:
         with pytest.raises(UserError, match="holds no study yet"):
             archive.open_study(None)
         archive.create_study(SPEC)
-        with pytest.raises(UserError, match=f"resume it with: evoengine resume {SPEC.name}"):
+        with pytest.raises(StudyExists, match=f"study {SPEC.name} exists: give another --study"):
             archive.create_study(SPEC)
         with pytest.raises(UserError, match=f"did you mean {SPEC.name}"):
             archive.open_study("atention-l4")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,9 @@ from command_line import JOBS, QUESTION, SPACE, lay_out, make_template, start
 
 from evoengine.archive.study import Study
 from evoengine.cli import main
+from evoengine.cli.go_on import resume_command
+from evoengine.cli.parser import make_parser
+from evoengine.cli.running import search_study
 
 NAME = "first"
 
@@ -316,11 +322,16 @@ class TestMistakes:
         for verb in ("show", "resume"):
             one_line(run(verb, "frist"), 2, "'frist'", f"did you mean {NAME}?")
 
-    def test_taken_name(self, run: Run, searched: Path, finished: tuple[Path, Any]) -> None:
+    def test_taken_name(self, run: Run, searched: Path, finished: tuple[Path, Any], tmp_path: Path) -> None:
         mine = str(finished[0] / "mine")
-        ran = run("search", *QUESTION, "--template", mine, "--study", NAME)
+        (tmp_path / "copy.db").write_bytes(Path("studies/evoengine.db").read_bytes())
+        search = ("search", *QUESTION, "--template", mine, "--study", NAME)
 
-        one_line(ran, 2, f"study {NAME} exists", f"evoengine resume {NAME}", "--study")
+        one_line(
+            run(*search), 2, f"study {NAME} exists: give another --study, or resume it with: evoengine resume {NAME}"
+        )
+        there = str(tmp_path / "copy.db")
+        one_line(run(*search, "--storage", there), 2, f"evoengine resume {NAME} --storage {there}")
 
 
 class TestDatabase:
@@ -359,6 +370,41 @@ class TestDatabase:
 
     def test_an_unknown_kind_and_a_server_that_is_away(self, run: Run, folder: Path) -> None:
         one_line(run("studies", "--storage", "oracle9://x/y"), 2, "oracle9", "sqlite:///FILE")
+
+    def test_one_that_is_locked_in_the_search(self, run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def locked(*given: Any) -> Any:
+            with closing(sqlite3.connect("lk.db", isolation_level=None)) as other:
+                other.execute("BEGIN EXCLUSIVE")
+                return search_study(*given)
+
+        monkeypatch.setattr("evoengine.cli.search.search_study", locked)
+        monkeypatch.setattr("evoengine.archive.database.PATIENCE_SECONDS", 0.2)
+        monkeypatch.setattr("evoengine.archive.database.BUSY_SECONDS", 0.05)
+        options = ("--study", "L", "--storage", "lk.db", "--batch", "4", "--until-converged")
+
+        one_line(
+            run("search", *QUESTION, *options),
+            2,
+            "database lk.db does not answer (database is locked): check that it is there and free; then go on with: "
+            "evoengine resume L --until-converged --batch 4 --storage lk.db",
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "repeated"),
+    [
+        ("", ""),
+        ("--budget 9 --seconds 5 --jobs 2 --top 3 --quiet --devices 0,1", ""),
+        ("--until-converged --batch 4", " --until-converged --batch 4"),
+        ("--sanitize --cache 'a b' --storage 'a?b.db'", " --sanitize --cache 'a b' --storage 'a?b.db'"),
+        ("--storage postgresql://me:s3cret@db/x", " --storage URL"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["search", "resume"])
+def test_the_command_to_go_on_with_searches_in_the_same_way(verb: str, options: str, repeated: str) -> None:
+    arguments = make_parser().parse_args([verb, *shlex.split(options)])
+
+    assert f"evoengine resume 'my study'{repeated}" == resume_command(arguments, "my study")
 
 
 class TestOwnTemplate:

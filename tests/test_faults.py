@@ -146,7 +146,7 @@ class TestStopped:
         assert 130 == code
         assert "Traceback" not in running.err
         assert "stopping after the verdict in flight" in running.err
-        assert f"go on with: evoengine resume {NAME}" in running.err
+        assert f"go on with: evoengine resume {NAME} --batch 4\n" in running.err
         assert "(stopped by the user)" in out
         assert "shortlist: ESTIMATED, not measured" in out
         assert [] == running.left_behind()

@@ -112,7 +112,7 @@ class TestOutage:
         assert ended is not None
         assert again is not None
         assert "does not answer" in ended.error
-        assert ended.error.endswith("resume with: evoengine resume long")
+        assert ended.error.endswith("): check that it is there and free")
         assert 1 == len(ended.error.splitlines())
         assert (6, "", 10) == (len(ended.verdicts), again.error, len(again.verdicts))
         assert undisturbed == result(place.url, place.name)

@@ -137,7 +137,7 @@ def test_a_driver_that_goes_stops_the_search_which_goes_on_when_it_is_back(
 
     assert (code, 0) == (stopped, resumed)
     assert words in err
-    assert err.endswith("; then go on with: evoengine resume first\n")
+    assert err.endswith("; then go on with: evoengine resume first --batch 20\n")
     assert 1 == err.count("\n")
     assert ([fault] if blamed else []) == [key[0] for key in before if key[0] == fault]
     assert before.items() <= after.items()

@@ -160,6 +160,9 @@ class TestStudies:
             again[key] for key in ("new_study", "estimated", "rejected", "known")
         )
         assert shell.json("show", "guessed") == shell.json("show", "--storage", "gpu.db")
+        assert shell.say("studies", "merge", "studies/evoengine.db#guessed", "--storage", "gpu.db").endswith(
+            "; go on with: evoengine resume guessed --storage gpu.db\n"
+        )
 
     def test_merge_into_a_measured_study(self, shell: Shell) -> None:
         judged: list[tuple[dict[str, int], Verdict]] = [(dict(STAGES=3), Estimate(7.0)), (BEST, Estimate(3.0))]

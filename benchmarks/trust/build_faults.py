@@ -244,13 +244,13 @@ def full_database(folder: Path) -> Survived:
     started = time.monotonic()
     gate, reason = "", ""
     try:
-        archive._database.patiently(lambda: _fill(archive), "resume with: evoengine resume")
+        archive._database.patiently(lambda: _fill(archive))
     except UserError as error:
         gate, reason = STOPPED, str(error).replace(str(folder), "...")
     seconds = time.monotonic() - started
     event.remove(engine, "connect", limit)
     archive.close()
-    archive._database.patiently(lambda: _fill(archive), "")
+    archive._database.patiently(lambda: _fill(archive))
     archive.close()
     return Survived("disk full in the database", STOPPED, gate, reason, seconds, SPARE_SECONDS, WRITTEN)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import shlex
 import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -27,6 +26,10 @@ T = TypeVar("T")
 
 NAME_CHARS = 512
 """Of a study's name, as Optuna's tables have it."""
+
+
+class StudyExists(UserError):
+    """A new study's name is that of one which is there."""
 
 
 class Archive:
@@ -55,13 +58,11 @@ class Archive:
         """A new study.
 
         Raises:
-            UserError: the name is taken, or is none.
+            StudyExists: the name is taken.
+            UserError: it is another program's, or no name.
         """
         _check_name(spec.name, "with --study")
-        taken = UserError(
-            f"study {spec.name} exists: resume it with: evoengine resume {shlex.quote(spec.name)}, or give another "
-            "--study"
-        )
+        taken = StudyExists(f"study {spec.name} exists: give another --study")
 
         def create() -> None:
             storage = self._database.storage

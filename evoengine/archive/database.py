@@ -44,6 +44,8 @@ IDLE_TRANSACTION_MS = 10_000
 """After which the server ends a transaction whose host has vanished, and lets go of the study's row. Ours think for
 milliseconds between two statements."""
 
+OTHER = "or give another with --storage"
+"""What else helps where a database cannot be opened."""
 _FULL = ("disk is full", "No space left on device")
 """SQLite's words for a full disk, and the system's, which PostgreSQL passes on."""
 _LASTING = (
@@ -81,9 +83,9 @@ class Database:
             _prepare_file(Path(self.url.database))
         try:
             try:
-                rdb = self.patiently(self._connect, retry_hint="")
+                rdb = self.patiently(self._connect, OTHER)
             except (exc.IntegrityError, exc.ProgrammingError):  # another process made the tables at the same moment
-                rdb = self.patiently(self._connect, retry_hint="")
+                rdb = self.patiently(self._connect, OTHER)
         except exc.NoSuchModuleError:
             raise UserError(
                 f"database {self.name}: SQLAlchemy knows no such kind; use sqlite:///FILE or "
@@ -118,13 +120,14 @@ class Database:
         """Give back this thread's session and close every connection; the next use connects again."""
         self.engine.dispose()
 
-    def patiently(self, work: Callable[[], T], retry_hint: str) -> T:
+    def patiently(self, work: Callable[[], T], retry_hint: str = "") -> T:
         """`work`, again while the database is locked or away.
 
         Raises:
-            Unavailable: it stayed so as long as there was patience; ends with `retry_hint`.
+            Unavailable: it stayed so as long as there was patience; ends with `retry_hint`, which says what to do then.
             UserError: it is full, read-only or no database, or holds what `work` cannot read.
         """
+        then = retry_hint and f", {retry_hint}"
         patience = PATIENCE_SECONDS if self._patience_seconds is None else self._patience_seconds
         deadline = time.monotonic() + patience
         while True:
@@ -133,12 +136,11 @@ class Database:
             except _TRANSIENT as error:
                 reason = self._reason(error)
                 if self._full(reason):
-                    remedy = retry_hint or "then run the same command again"
-                    raise UserError(f"database {self.name} is full ({reason}): make room there, {remedy}") from error
+                    raise UserError(f"database {self.name} is full ({reason}): make room there{then}") from error
                 lasting = any(word in reason for word in _LASTING)
                 if lasting or time.monotonic() > deadline:
-                    remedy = retry_hint or "check that it is there and free, or give another with --storage"
                     kind = UserError if lasting else Unavailable
+                    remedy = f"check that it is there and free{then}"
                     raise kind(f"database {self.name} does not answer ({reason}): {remedy}") from error
                 time.sleep(0.1)
             except Damaged as error:

@@ -35,8 +35,7 @@ class Ledger:
     """Our tables and Optuna's, as far as one study goes.
 
     Raises:
-        UserError: the database stayed locked or away for some seconds; the message says how to resume. Or Optuna's
-            side of the study is gone.
+        UserError: the database stayed locked or away for some seconds, or Optuna's side of the study is gone.
     """
 
     def __init__(self, database: Database, study_id: int, name: str) -> None:
@@ -44,7 +43,6 @@ class Ledger:
         self._database = database
         self._storage = database.storage
         self._name = name
-        self._hint = f"resume with: evoengine resume {shlex.quote(name)}"
         try:
             self.optuna_id = self._patiently(lambda: self._storage.get_study_id_from_name(name))
         except KeyError:
@@ -103,7 +101,7 @@ class Ledger:
         trial_id = self._patiently(lambda: self._storage.create_new_trial(self.optuna_id, trial))
         if not self.attach(digest, trial_id, tables.candidate.c.session_id == holder, **changes):
             self.set_state(trial_id, TrialState.FAIL)
-            raise Unavailable(f"study {self._name} was {TAKEN_OVER}: {self._hint}")
+            raise Unavailable(f"study {self._name} was {TAKEN_OVER}")
         # Optuna would read the whole trial for it, which takes as long as its birth.
         number = self.read(
             lambda connection: connection.scalar(select(TRIALS.c.number).where(TRIALS.c.trial_id == trial_id))
@@ -152,4 +150,4 @@ class Ledger:
             raise self._database.damaged(error) from error
 
     def _patiently(self, work: Callable[[], T]) -> T:
-        return self._database.patiently(work, self._hint)
+        return self._database.patiently(work)

@@ -7,7 +7,6 @@ who has it. The Optuna trials follow. Writes come in the order claims of a batch
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -40,7 +39,7 @@ NOTHING: Mapping[str, int] = MappingProxyType({})
 class Study:
     """One study of an archive. Reading needs nothing; claiming and committing need `acquire` first.
 
-    Every method raises UserError when the database stays locked or away for some seconds, and says how to resume.
+    Every method raises UserError when the database stays locked or away for some seconds.
     """
 
     def __init__(self, database: Database, study_id: int, spec: StudySpec) -> None:
@@ -177,10 +176,7 @@ class Study:
                 mine = same & (tables.verdict.c.session_id == self._own)
                 if connection.scalar(select(tables.verdict.c.candidate_id).where(mine)) is not None:
                     return  # the connection broke on the commit of this estimate, and this is the second try
-                raise Unavailable(
-                    f"trial {candidate.number} of study {self.name} was taken over by another process: resume with: "
-                    f"evoengine resume {shlex.quote(self.name)}"
-                )
+                raise Unavailable(f"trial {candidate.number} of study {self.name} was taken over by another process")
             if artifact is not None:
                 connection.execute(delete(tables.build).where(tables.build.c.candidate_id == key))
                 connection.execute(insert(tables.build).values(candidate_id=key, **build_columns(artifact)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -14,6 +13,7 @@ from typing import Any
 from evoengine.archive.archive import Archive
 from evoengine.build import cache_home
 from evoengine.build.pruning import prune
+from evoengine.cli.go_on import resume_command
 from evoengine.cli.storage import existing_storage
 from evoengine.errors import UserError
 
@@ -84,7 +84,7 @@ def _merge(archive: Archive, arguments: argparse.Namespace) -> Done:
         into = arguments.into or name
         merged = archive.merge_study(name, source, into)
         where = source.name
-    resume = f"go on with: evoengine resume {shlex.quote(into)}"
+    resume = f"go on with: {resume_command(arguments, into)}"
     document = {"study": into, "merged_from": name, "storage": where, "new_study": merged is None}
     if merged is None:
         return document, f"study {name} of {where} is now study {into} here; {resume}"

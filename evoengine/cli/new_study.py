@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from evoengine.archive.archive import Archive
+from evoengine.archive.archive import Archive, StudyExists
 from evoengine.archive.records import MemberSpec, StudySpec, StudySummary
 from evoengine.archive.study import Study
 from evoengine.build import Builder
+from evoengine.cli.go_on import resume_command
 from evoengine.cli.resolve import Target, find_question, stored_limits
 from evoengine.cli.tables import console
 from evoengine.cli.warm_start import find_sources
+from evoengine.errors import UserError
 from evoengine.forecast import Forecast
 from evoengine.problem import Member, Problem, ProblemSet, problem_digest, problem_fields
 from evoengine.question import Question
@@ -61,7 +63,10 @@ def create(
         question.space, question.feasible, sampler=arguments.sampler, seed=arguments.seed, sources=sources
     )
     spec = _spec(arguments, name or _free_name(archive, asked), asked, sources)
-    return archive.create_study(spec), proposer
+    try:
+        return archive.create_study(spec), proposer
+    except StudyExists as error:
+        raise UserError(f"{error}, or resume it with: {resume_command(arguments, spec.name)}") from error
 
 
 def proposer_of(study: Study, question: Question) -> Proposer:

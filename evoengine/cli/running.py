@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import signal
 import threading
 from collections.abc import Iterator
@@ -14,12 +13,11 @@ from types import FrameType
 from evoengine.archive.lease import Owner
 from evoengine.archive.study import Study
 from evoengine.build import Builder
-from evoengine.cli.arguments import STORAGE
 from evoengine.cli.display import Display
 from evoengine.cli.early import Early
 from evoengine.cli.judges import device_for, screening_for
 from evoengine.cli.resolve import Target
-from evoengine.cli.storage import shared_store, shown_storage
+from evoengine.cli.storage import shared_store
 from evoengine.cli.tables import console
 from evoengine.engine import Search
 from evoengine.errors import EvoengineError, TemplateError
@@ -80,6 +78,8 @@ def search_study(arguments: argparse.Namespace, run: Run, joining: Joining | Non
     out = console(stderr=True)
     with ExitStack() as stack:
         stack.enter_context(signals_given_back())
+        if joining is None:  # a worker goes on by itself
+            stack.enter_context(_saying(run.go_on))
         study.acquire(Owner.current(), shared=joining is not None or study.on_server)
         stack.callback(study.release)
         builder.store = shared_store(arguments.cache, study)
@@ -118,16 +118,20 @@ def search_study(arguments: argparse.Namespace, run: Run, joining: Joining | Non
                 f"no GPU: candidates are compiled for {target.device.name}, proven in the PTX interpreter and "
                 "ranked by an estimate; nothing is measured"
             )
-        try:
-            with run.watch("engine"):
-                outcome = search.run()
-        except TemplateError:
-            raise
-        except EvoengineError as error:  # nothing that is committed is lost
-            if "evoengine resume" in str(error):
-                raise
-            raise type(error)(f"{error}; then go on with: {run.go_on}") from error
+        with run.watch("engine"):
+            outcome = search.run()
     return Ran(outcome, stop.is_set(), display.verdicts)
+
+
+@contextmanager
+def _saying(go_on: str) -> Iterator[None]:
+    """The study exists and nothing that is committed is lost, whatever ended the run: say how it goes on."""
+    try:
+        yield
+    except TemplateError:
+        raise
+    except EvoengineError as error:
+        raise type(error)(f"{error}; then go on with: {go_on}") from error
 
 
 def usual_batch(jobs: int, cards: int) -> int:
@@ -163,15 +167,3 @@ def _stop_on_signals(search: Search, display: Display, came: threading.Event) ->
 
     for number in STOP_SIGNALS:
         signal.signal(number, stop)
-
-
-def resume_command(arguments: argparse.Namespace, study: Study) -> str:
-    """Without the storage's credentials."""
-    return f"evoengine resume {shlex.quote(study.name)}{storage_option(arguments)}"
-
-
-def storage_option(arguments: argparse.Namespace) -> str:
-    """What another command must be given to find the same database."""
-    if arguments.storage == STORAGE:
-        return ""
-    return f" --storage {shown_storage(arguments.storage)}"

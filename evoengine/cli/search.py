@@ -15,11 +15,12 @@ from evoengine.build import Builder
 from evoengine.cli import per_device, per_shape
 from evoengine.cli.early import Early
 from evoengine.cli.entries import shapes_in
+from evoengine.cli.go_on import resume_command
 from evoengine.cli.judges import check_sanitizer
 from evoengine.cli.new_study import ask, create, proposer_of
 from evoengine.cli.resolve import Target, find_target, reopen, resume_target, stored_limits
 from evoengine.cli.result import nothing_passed, show_result, show_seconds, summary_of
-from evoengine.cli.running import INTERRUPTED, Run, resume_command, search_study
+from evoengine.cli.running import INTERRUPTED, Run, search_study
 from evoengine.cli.space import show_spaces
 from evoengine.cli.stale import check_elites
 from evoengine.cli.storage import existing_storage
@@ -64,7 +65,7 @@ def _search(arguments: argparse.Namespace, shapes: Sequence[str], early: Early, 
     with closing(Archive.open(arguments.storage)) as archive:
         study, proposer = create(arguments, archive, asked, arguments.study)
         budget = Budget(arguments.budget, arguments.seconds, arguments.until_converged)
-        go_on = resume_command(arguments, study)
+        go_on = resume_command(arguments, study.name)
         run = Run(asked.question, target, asked.builder, proposer, study, budget, go_on, early, watch)
         return _finish(arguments, run, search_study(arguments, run).outcome)
 
@@ -111,7 +112,7 @@ def reopened(arguments: argparse.Namespace, study: Study, *, helps: bool = False
         console(stderr=True).print(note)
     budget = Budget(arguments.budget or study.spec.budget, arguments.seconds, arguments.until_converged)
     proposer = proposer_of(study, question)
-    return Run(question, target, builder, proposer, study, budget, resume_command(arguments, study))
+    return Run(question, target, builder, proposer, study, budget, resume_command(arguments, study.name))
 
 
 def _finish(arguments: argparse.Namespace, run: Run, outcome: Outcome) -> int:
