@@ -52,7 +52,8 @@ def test_exit_codes_are_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
 
-    assert "2 bad input" in " ".join(capsys.readouterr().out.split())
+    told = " ".join(capsys.readouterr().out.split())
+    assert "or `doctor` found something missing; 2 bad input" in told
 
 
 @pytest.mark.parametrize(

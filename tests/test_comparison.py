@@ -298,6 +298,18 @@ def test_the_command_builds_compares_and_writes(
     assert TEMPLATE.digest == printed["rows"][0]["ours"]["template_digest"]
 
 
+def test_a_document_that_is_there_is_kept_and_nothing_is_measured(
+    on_a_card: list[list[Candidate]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "compare.json"
+    output.write_text("an hour's work")
+
+    assert 2 == main(["compare", "--force", "-o", str(output)])
+    assert f"evoengine: {output} exists: remove it, or give another --output\n" == capsys.readouterr().err
+    assert "an hour's work" == output.read_text()
+    assert [] == on_a_card
+
+
 def test_the_tables_show_every_competitor(
     on_a_card: list[list[Candidate]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

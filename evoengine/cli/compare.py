@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from evoengine import __version__
 from evoengine.build import Builder
 from evoengine.cli.entries import Entry, entries
+from evoengine.cli.output import write_whole
 from evoengine.cli.resolve import Target, find_target
 from evoengine.cli.tables import console, table
 from evoengine.comparison import best_competitor, refused, row
@@ -30,6 +31,8 @@ SEED = 20_011
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.output and os.path.exists(arguments.output):  # before minutes are measured for nothing
+        raise UserError(f"{arguments.output} exists: remove it, or give another --output")
     target = find_target(arguments.device, "l4", arguments.limits)
     compared = entries(arguments, target)
     if target.ordinal is None:
@@ -49,7 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
         document["rows"].append(made)
         document["environment"] = document["environment"] or environment
         if arguments.output:  # after every shape: what is measured stays, whatever the next one does
-            _write(arguments.output, document)
+            content = json.dumps(document, indent=2) + "\n"
+            write_whole(arguments.output, content.encode(), force=True)
     if arguments.json:
         print(json.dumps(document, indent=2))
     else:
@@ -221,14 +225,3 @@ def _built(artifact: Artifact) -> dict[str, Any]:
         "smem_bytes": resources.smem_bytes + resources.static_smem_bytes,
         "cubin_sha256": artifact.cubin_sha256,
     }
-
-
-def _write(path: Path, document: dict[str, Any]) -> None:
-    """The whole document or the one before."""
-    draft = path.with_name(f".{path.name}.draft")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}): give another --output") from error

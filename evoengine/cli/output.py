@@ -1,4 +1,4 @@
-"""Files and folders that `export` writes: whole or not at all, and nobody's work is overwritten unasked."""
+"""Files and folders that commands write: whole or not at all, and nobody's work is overwritten unasked."""
 
 from __future__ import annotations
 

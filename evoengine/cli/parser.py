@@ -36,9 +36,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = Parser(
         prog="evoengine",
         description="Evolutionary autotuner for templated CUDA kernels: compile, prove right, time, keep the best.",
-        epilog="Exit codes: 0 done; 1 evoengine or the template is broken, nothing passed, a knob is dead, or `verify` "
-        "found a kernel wrong, otherwise built or slower; 2 bad input, or a machine that cannot go on (disk full, GPU "
-        "lost); 130 stopped by Ctrl-C.",
+        epilog="Exit codes: 0 done; 1 evoengine or the template is broken, nothing passed, a knob is dead, `verify` "
+        "found a kernel wrong, otherwise built or slower, or `doctor` found something missing; 2 bad input, or a "
+        "machine that cannot go on (disk full, GPU lost); 130 stopped by Ctrl-C.",
     )
     parser.add_argument("--version", nargs=0, action=_Version, help="versions of evoengine, compiler and packages")
     verbs = parser.add_subparsers(metavar="VERB", required=True)

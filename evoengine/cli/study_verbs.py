@@ -128,7 +128,11 @@ def add_compare(verbs: Verbs[argparse.ArgumentParser]) -> None:
     parser.add_argument("--device", metavar="DEVICE", default="auto", help="auto, cuda or cuda:N (default: auto)")
     parser.add_argument("--limits", metavar="CARD", help="refuse a config that would not fit this card, such as l4")
     parser.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, help="also write the JSON document here, after every shape"
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help="also write the JSON document here, after every shape; a file that is not there yet",
     )
     parser.add_argument("--force", action="store_true", help=FORCE_HELP)
     storage(parser)
