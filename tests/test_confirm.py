@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from evoengine import confirm
 from evoengine.devices.cuda.results import Finals, make_final, ratio_interval
 from evoengine.errors import UserError
 from evoengine.export import chosen
-from evoengine.verdict import Artifact, Candidate
+from evoengine.verdict import Artifact, Candidate, Gate, Rejection
 
 FINALISTS, ROUNDS = 8, 50
 
@@ -164,14 +166,34 @@ class Asked:
 def test_export_keeps_the_default_where_nothing_wins(
     verdicts: tuple[str, ...], trial: int | None, expected: tuple[int, float]
 ) -> None:
-    row = chosen.chosen_row(summary(*verdicts), Asked, trial)  # type: ignore[arg-type]
+    row = chosen.chosen_row(summary(*verdicts), Asked, (), trial)  # type: ignore[arg-type]
 
     assert expected == (row["trial"], row["median_us"])
 
 
 def test_without_a_trial_of_the_default_nothing_is_exported_in_its_place() -> None:
     with pytest.raises(UserError, match=r"no significant winner: keep the default.*--trial N"):
-        chosen.chosen_row(summary("SAME", default_tried=False), Asked, None)  # type: ignore[arg-type]
+        chosen.chosen_row(summary("SAME", default_tried=False), Asked, (), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("trial", "words"),
+    [
+        (4, "study s has no trial 4: its last is 3"),
+        (1, "trial 1 of s did not pass every gate (compile: too many registers): name another with --trial, or none"),
+        (2, "trial 2 of s is the same kernel as trial 1: name that one"),
+        (3, "trial 3 of s is not judged yet"),
+    ],
+)
+def test_a_trial_that_cannot_be_exported_is_told_why(trial: int, words: str) -> None:
+    refused = Rejection(Gate.COMPILE, "too many registers")
+    told: Any = [
+        SimpleNamespace(number=number, twin_of=twin_of, verdict=verdict)
+        for number, twin_of, verdict in ((1, None, refused), (2, 1, refused), (3, None, None))
+    ]
+
+    with pytest.raises(UserError, match=re.escape(words)):
+        chosen.chosen_row(summary(), Asked, told, trial)  # type: ignore[arg-type]
 
 
 def test_a_header_says_where_its_number_comes_from() -> None:

@@ -108,7 +108,9 @@ def test_json_says_what_was_written(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("measured", "--trial", "10"), "trial 10 of measured did not pass every gate"),
+        (("measured", "--trial", "10"), "trial 10 of measured did not pass every gate (compile: "),
+        (("measured", "--trial", "9999"), "study measured has no trial 9999: its last is "),
+        (("kernel.cu", "--format", "json"), "--format json with kernel.cu: a header is of one trial; name the study"),
         (("refused",), "holds no config that passed every gate"),
         (("measured", "searched", "--trial", "1"), "--trial 1 of 2 studies"),
         (("measured", "--template", "mine"), "template 'mine' is neither a folder nor a shipped template"),

@@ -120,6 +120,10 @@ def _study(arguments: argparse.Namespace, render: Render) -> int:
     """The formats that hold every trial of one study."""
     if len(arguments.study) > 1 or arguments.trial is not None:
         raise UserError(f"--format {arguments.format} is for all trials of one study: name one, without --trial")
+    if arguments.study and Path(arguments.study[0]).is_file():
+        raise UserError(
+            f"--format {arguments.format} with {arguments.study[0]}: a header is of one trial; name the study instead"
+        )
     with closing(Archive.open(existing_storage(arguments.storage))) as archive:
         study = archive.open_study(arguments.study[0] if arguments.study else None)
         question = reopen(

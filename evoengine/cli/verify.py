@@ -124,7 +124,7 @@ def _of_study(arguments: argparse.Namespace, target: Target) -> Subject:
         question = reopen(study.spec, template_folder=arguments.template, space_file=arguments.space, stale=True)
         records = study.records()
         known = summarise(study, records, question.launches(records), question.limits, top=study.spec.budget)
-        row = chosen_row(known, question, arguments.trial)
+        row = chosen_row(known, question, records, arguments.trial)
         record = next(record for record in records if record.number == row["trial"])
         elite = next((elite for elite in study.elites() if elite.number == row["trial"]), None)
     if target.ordinal is not None:

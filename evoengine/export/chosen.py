@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,7 +18,7 @@ from evoengine.question import Question
 from evoengine.space import SearchSpace, Values
 from evoengine.summary import SDPA, summarise
 from evoengine.template import Template
-from evoengine.verdict import on_shapes
+from evoengine.verdict import Rejection, on_shapes
 
 METHOD = "device time per launch, warm L2, CUDA-graph windows interleaved with the default config"
 
@@ -56,7 +56,7 @@ def choose(study: Study, question: Question, trial: int | None = None) -> list[C
     """
     records = study.records()
     summary = summarise(study, records, question.launches(records), question.limits, top=study.spec.budget)
-    row = chosen_row(summary, question, trial)
+    row = chosen_row(summary, question, records, trial)
     kept = trial is None and summary["elites"] and not _faster(summary)
     note = f"{summary['winner']}, which this is; --trial N exports another config" if kept else ""
     record = next(record for record in records if record.number == row["trial"])
@@ -125,21 +125,23 @@ def better(one: Chosen, other: Chosen) -> Chosen:
     return min(one, other, key=order)
 
 
-def chosen_row(summary: dict[str, Any], question: Question, trial: int | None) -> dict[str, Any]:
+def chosen_row(
+    summary: dict[str, Any], question: Question, records: Sequence[Record], trial: int | None
+) -> dict[str, Any]:
     """The trial that stands for a study: the one asked for, else the winner.
 
     After a final run without a winner that is the default config, with its time in that run; before any final run the
     best that was measured, or else estimated.
 
     Raises:
-        UserError: no such trial passed every gate, or the default config has no trial.
+        UserError: there is no such trial, it did not pass every gate, or the default config has no trial.
     """
     rows: list[dict[str, Any]] = [*summary["elites"], *summary["measured"], *summary["shortlist"]]
     if trial is not None:
         for row in rows:
             if row["trial"] == trial:
                 return row
-        raise UserError(f"trial {trial} of {summary['study']} did not pass every gate: see `evoengine show --top 50`")
+        raise _not_to_be_had(summary["study"], records, trial)
     if not rows:
         raise UserError(f"study {summary['study']} holds no config that passed every gate: search on with `resume`")
     if faster := _faster(summary):
@@ -155,6 +157,20 @@ def chosen_row(summary: dict[str, Any], question: Question, trial: int | None) -
     if "verdict" in default or summary["default"]["median_us"] is None:
         return default
     return {**default, **summary["default"]}
+
+
+def _not_to_be_had(study: str, records: Sequence[Record], trial: int) -> UserError:
+    """Why a trial cannot leave its study."""
+    record = next((one for one in records if one.number == trial), None)
+    if record is None:
+        last = max((one.number for one in records), default="none")
+        return UserError(f"study {study} has no trial {trial}: its last is {last}")
+    if record.twin_of is not None:
+        return UserError(f"trial {trial} of {study} is the same kernel as trial {record.twin_of}: name that one")
+    if isinstance(record.verdict, Rejection):
+        why = f"did not pass every gate ({record.verdict.gate}: {record.verdict.reason})"
+        return UserError(f"trial {trial} of {study} {why}: name another with --trial, or none for the best")
+    return UserError(f"trial {trial} of {study} is not judged yet: search on with `resume`")
 
 
 def _faster(summary: dict[str, Any]) -> list[dict[str, Any]]:
