@@ -17,7 +17,8 @@ def read_bytes(path: Path, most: int, remedy: str) -> bytes:
         with path.open("rb") as file:
             data = file.read(most + 1)
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        raise UserError(f"{path} cannot be read ({error}): {remedy}") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{path} cannot be read ({why}): {remedy}") from error
     if len(data) > most:
         raise UserError(f"{path} has more than {most:,} bytes: {remedy}")
     return data

@@ -21,6 +21,11 @@ from evoengine.cli import main
         (["studies", "copy", "a", "--ass", "b"], "studies copy: unrecognized arguments: --ass b; did you mean --as?"),
         (["search", "--compiler", "nvc"], "did you mean nvcc?; see: evoengine search --help"),
         (["search", "--seed", "x"], "'x' must be a whole number from 0 on; see: evoengine search --help"),
+        (
+            ["search", "--study", ""],
+            "argument --study: '' is no name: give one, or leave the option out; see: evoengine",
+        ),
+        (["studies", "copy", "a", "--as", ""], "argument --as: '' is no name"),
         (["export"], "the following arguments are required: -o/--output; see: evoengine export --help"),
         ([], "the following arguments are required: VERB; see: evoengine --help"),
     ],

@@ -280,7 +280,9 @@ WHOLE_T4, WHOLE_CACHE = json.dumps(t4()), cachefile()
     [
         ("", "is not JSON"),
         ("hello", "is not JSON"),
-        ("[]", "is not JSON"),
+        ("[]", "is no JSON object"),
+        (" 7", "is no JSON object"),
+        ("[{}", "is not JSON"),
         ("{}", "is no recorded space"),
         ('{"base": {}, "rows": []}', "is no recorded space"),
         ('{"results": {}}', "is no recorded space"),

@@ -18,6 +18,7 @@ from evoengine.errors import EvoengineError
 from evoengine.recorded.entry import shown
 
 INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
 MESSAGE_CHARS = 4000
 GC_THRESHOLD = 100_000
 """New objects between two looks for garbage, where Python's own 700 take a tenth of a report's time: most of what a

@@ -200,6 +200,12 @@ def natural(text: str) -> int:
     return _number(text, 1)
 
 
+def name(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("'' is no name: give one, or leave the option out")
+    return text
+
+
 def _number(text: str, least: int) -> int:
     try:
         value = int(text)

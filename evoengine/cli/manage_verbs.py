@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from evoengine.cli.arguments import Help, Verbs, positive
+from evoengine.cli.arguments import Help, Verbs, name, positive
 
 
 def add_management(studies: argparse.ArgumentParser) -> None:
@@ -21,7 +21,7 @@ def add_management(studies: argparse.ArgumentParser) -> None:
     copy = _below(verbs, "copy", "copy a study with all that belongs to it, its trials under the same numbers")
     copy.add_argument("study", metavar="STUDY", help="name")
     copy.add_argument("--to-storage", metavar="URL", help="database to copy into, made if need be (default: the same)")
-    copy.add_argument("--as", metavar="NEW", dest="new", help="name of the copy (default: the same)")
+    copy.add_argument("--as", metavar="NEW", dest="new", type=name, help="name of the copy (default: the same)")
 
     merge = _below(verbs, "merge", "bring in a study of another machine: `resume` then measures its shortlist first")
     merge.add_argument(
@@ -32,6 +32,7 @@ def add_management(studies: argparse.ArgumentParser) -> None:
     merge.add_argument(
         "--into",
         metavar="STUDY",
+        type=name,
         help="study of this database that takes what was estimated and refused there and keeps what it knows itself; "
         "a new name takes the whole study (default: the same name)",
     )

@@ -13,13 +13,14 @@ from typing import Any
 from evoengine.archive.archive import Archive
 from evoengine.archive.records import StudySpec, fastest
 from evoengine.archive.study import Study
+from evoengine.cli import INTERRUPTED
 from evoengine.cli.dispatch import dispatch_row, dispatch_table, show_dispatch
 from evoengine.cli.early import Early
 from evoengine.cli.go_on import storage_option
 from evoengine.cli.judges import check_sanitizer
 from evoengine.cli.new_study import Asked, ask, begun, create, proposer_of
 from evoengine.cli.resolve import find_target
-from evoengine.cli.running import INTERRUPTED, Ran, Run, search_study
+from evoengine.cli.running import Ran, Run, search_study
 from evoengine.cli.tables import console
 from evoengine.errors import TemplateError
 from evoengine.problem import problem_digest

@@ -26,8 +26,6 @@ from evoengine.question import Question
 from evoengine.sampler.proposer import Proposer
 from evoengine.stopwatch import Stopwatch
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 

@@ -12,7 +12,7 @@ from contextlib import closing
 from evoengine.archive.archive import Archive
 from evoengine.archive.study import Study
 from evoengine.build import Builder
-from evoengine.cli import per_device, per_shape
+from evoengine.cli import INTERRUPTED, per_device, per_shape
 from evoengine.cli.early import Early
 from evoengine.cli.entries import shapes_in
 from evoengine.cli.go_on import resume_command
@@ -20,7 +20,7 @@ from evoengine.cli.judges import check_sanitizer
 from evoengine.cli.new_study import ask, create, proposer_of
 from evoengine.cli.resolve import Target, find_target, reopen, resume_target, stored_limits
 from evoengine.cli.result import nothing_passed, show_result, show_seconds, summary_of
-from evoengine.cli.running import INTERRUPTED, Run, search_study
+from evoengine.cli.running import Run, search_study
 from evoengine.cli.space import show_spaces
 from evoengine.cli.stale import check_elites
 from evoengine.cli.storage import existing_storage

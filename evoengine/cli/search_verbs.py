@@ -9,6 +9,7 @@ from evoengine.cli.arguments import (
     Verbs,
     cache,
     devices,
+    name,
     natural,
     own_code,
     percent,
@@ -41,6 +42,7 @@ def add_search(verbs: Verbs[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--study",
         metavar="NAME",
+        type=name,
         help="name of the new study; with --per-shape or --per-device it stands before each shape or model "
         "(default: made from the question)",
     )
@@ -78,7 +80,10 @@ def add_worker(verbs: Verbs[argparse.ArgumentParser]) -> None:
     parser = verb(verbs, "worker", "worker", text)
     parser.set_defaults(budget=None, seconds=None, until_converged=False, sanitize=False)
     parser.add_argument(
-        "--study", metavar="NAME", help="this study alone (default: every unfinished one that fits this machine)"
+        "--study",
+        metavar="NAME",
+        type=name,
+        help="this study alone (default: every unfinished one that fits this machine)",
     )
     parser.add_argument("--device", metavar="DEVICE", default="auto", help="auto, cuda, cuda:N, or none")
     devices(parser)

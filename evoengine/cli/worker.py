@@ -15,8 +15,9 @@ from evoengine.archive.archive import Archive
 from evoengine.archive.records import StudySummary
 from evoengine.archive.study import Study
 from evoengine.archive.work import Bounds
+from evoengine.cli import INTERRUPTED
 from evoengine.cli.resolve import find_target
-from evoengine.cli.running import INTERRUPTED, STOP_SIGNALS, Joining, search_study, signals_given_back
+from evoengine.cli.running import STOP_SIGNALS, Joining, search_study, signals_given_back
 from evoengine.cli.search import reopened
 from evoengine.cli.storage import existing_storage
 from evoengine.cli.tables import console

@@ -41,7 +41,7 @@ def read_document(path: Path) -> Document:
     """A T4 file, a cachefile or JSON lines, plain or gzipped (told by its first bytes, not its name).
 
     Raises:
-        UserError: it cannot be read, is too large, or is not JSON; one line without the path.
+        UserError: it cannot be read, is too large, is not JSON, or no object of it; one line without the path.
     """
     cursor = _Cursor(_read_text(path))
     document = _read_object(cursor)
@@ -126,6 +126,9 @@ class _Cursor:
 
 def _read_object(cursor: _Cursor) -> Document:
     document = Document({})
+    if cursor.peek() != "{":
+        cursor.value()
+        raise UserError("is no JSON object: give T4 results, a Kernel Tuner cachefile or our own recording")
     cursor.expect("{")
     while not cursor.skip("}"):
         key = cursor.key()
