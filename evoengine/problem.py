@@ -276,15 +276,16 @@ def _split_weight(text: str) -> tuple[str, float]:
 def parse_shape(problem_type: type[P], text: str) -> P:
     """A problem from `1,8,512,64,causal,dtype=bf16`: leading numbers fill `POSITIONAL`, the rest are name=value.
 
-    A bare name sets a flag.
+    A bare name sets a flag. Without numbers every field that is not named is the template's own.
 
     Raises:
-        UserError: an unknown field, a value of the wrong type, too many numbers, or a field out of range.
+        UserError: an unknown field, a value of the wrong type, too many or too few numbers, or a field out of range.
     """
     if _WEIGHT.fullmatch(text):
         raise UserError(f"shape {text!r}: a weight is for one study over several shapes, leave it out")
     fields = _kinds(problem_type)
-    positional = list(problem_type.POSITIONAL)  # type: ignore[attr-defined]
+    names: Sequence[str] = problem_type.POSITIONAL  # type: ignore[attr-defined]
+    positional = list(names)
     values: dict[str, int | float | str | bool] = {}
     for item in filter(None, (part.strip() for part in text.split(","))):
         name, equals, raw = (part.strip() for part in item.partition("="))
@@ -299,6 +300,11 @@ def parse_shape(problem_type: type[P], text: str) -> P:
         if name in values:
             raise UserError(f"shape {text!r}: {name} is given twice")
         values[name] = _parse_field(text, name, fields[name], raw)
+    # Whoever leaves one of four numbers out has mostly forgotten it.
+    if len(positional) < len(names) and (missing := [name for name in positional if name not in values]):
+        own = {field.name: field.default for field in dataclasses.fields(problem_type)} | values  # type: ignore[arg-type]
+        whole = ",".join(str(own[name]) for name in names)
+        raise UserError(f"shape {text!r} lacks {', '.join(missing)}: its numbers are {','.join(names)}, as in {whole}")
     return problem_type(**values)
 
 

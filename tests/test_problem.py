@@ -41,11 +41,11 @@ def problem(**freedoms: object) -> AttentionProblem:
     [
         ("", AttentionProblem()),
         ("1,8,512,64", AttentionProblem()),
-        ("2", AttentionProblem(batch=2)),
-        ("2,16", AttentionProblem(batch=2, heads=16)),
+        ("batch=2", AttentionProblem(batch=2)),
+        ("2,16,512,head_dim=64", AttentionProblem(batch=2, heads=16)),
         (" 2 , 16 , 100 , 128 ", AttentionProblem(batch=2, heads=16, seq_q=100, head_dim=128)),
         ("1,8,512,64,causal", AttentionProblem(causal=True)),
-        ("causal,1,8,512", AttentionProblem(causal=True)),
+        ("causal,1,8,512,64", AttentionProblem(causal=True)),
         ("causal=true", AttentionProblem(causal=True)),
         ("causal=True", AttentionProblem(causal=True)),
         ("causal=1", AttentionProblem(causal=True)),
@@ -89,7 +89,10 @@ def test_a_problem_survives_being_written_as_a_shape(freedoms: dict[str, object]
         ("1,--8", ("heads='--8' is not a int",)),
         ("1,²", ("heads='²' is not a int",)),
         ("seq_q=" + 5000 * "9", ("is not a int",)),
-        ("1,8,-512", ("seq_q=-512", "from 1 to 16777216")),
+        ("4,5", ("'4,5' lacks seq_q, head_dim: its numbers are batch,heads,seq_q,head_dim, as in 4,5,512,64",)),
+        ("1,8,512,causal", ("'1,8,512,causal' lacks head_dim", "as in 1,8,512,64")),
+        ("1,8,seq_q=512", ("lacks head_dim", "as in 1,8,512,64")),
+        ("1,8,-512,64", ("seq_q=-512", "from 1 to 16777216")),
         ("batch=0", ("batch=0", "from 1 to")),
         ("seq_q=16777217", ("seq_q=16777217", "from 1 to 16777216")),
         ("seq_k=-1", ("seq_k=-1", "from 1 to")),
@@ -122,7 +125,7 @@ def test_a_shape_that_cannot_be_is_answered_in_one_line_that_names_it(text: str,
 
 @pytest.mark.parametrize(
     "text",
-    ["65535,65535,1", "1,1,16777216,64,seq_k=16777216", "causal,diagonal=16777216", "causal,diagonal=-16777216"],
+    ["65535,65535,1,64", "1,1,16777216,64,seq_k=16777216", "causal,diagonal=16777216", "causal,diagonal=-16777216"],
 )
 def test_the_largest_values_are_still_problems(text: str) -> None:
     assert parse_shape(AttentionProblem, text).flops >= 0
