@@ -311,6 +311,16 @@ class TestMistakes:
         assert (2, "") == (ran.code, ran.out)
         assert word in ran.err.splitlines()[-1]
 
+    @pytest.mark.parametrize("several", [(), ("--per-shape",)])
+    def test_no_cache(
+        self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, several: tuple[str, ...]
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("EVOENGINE_HOME", "/proc/nowhere")
+
+        one_line(run("search", "--device", "none", *several), 2, "cannot use the cache folder /proc/nowhere")
+        assert [] == list(tmp_path.iterdir())
+
     def test_no_compiler(self, run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("CUDA_HOME", raising=False)
         monkeypatch.setenv("PATH", str(folder))

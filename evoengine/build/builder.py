@@ -98,6 +98,14 @@ class Builder:
         self._lock = CacheLock(self.home)
         self._closed = False
 
+    def check_cache(self) -> None:
+        """Whether anything can be built, before something is begun for it.
+
+        Raises:
+            UserError: the cache folder cannot be made or written to.
+        """
+        work_folder(self.home).rmdir()
+
     def build(self, requests: Sequence[BuildRequest]) -> list[Artifact | Rejection]:
         """Build all requests; results in the order of the requests. Raises what `stream` raises."""
         with closing(self.stream(requests)) as building:

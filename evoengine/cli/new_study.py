@@ -41,11 +41,13 @@ def ask(arguments: argparse.Namespace, target: Target, *shapes: str) -> Asked:
     """What the options ask of a shape, or of several at once; none is the template's own.
 
     Raises:
-        UserError: they cannot be read, or nothing is feasible, which must not leave an empty study behind.
+        UserError: they cannot be read, nothing is feasible or nothing can be built, which must not leave an empty study
+            behind.
     """
     question, path = find_question(arguments, target, *shapes)
     builder = Builder(question.template, target.device.arch, compiler=arguments.compiler, jobs=arguments.jobs)
     _ = question.default
+    builder.check_cache()
     return Asked(question, path, target, builder)
 
 
