@@ -154,6 +154,26 @@ def test_an_unreachable_server_is_named_without_its_password(url: str) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("tables", [("trials",), ("trial_params", "trial_user_attributes", "trials")])
+def test_trials_that_were_deleted_by_hand_are_told(path: Path, tables: tuple[str, ...]) -> None:
+    """SQLite gives their ids to the next trials, with or without what else there was of them."""
+    archive = Archive.open(str(path))
+    study = archive.create_study(SPEC)
+    study.acquire(Owner.current())
+    [candidate] = study.claim([Proposal((0, 0, 0, 0), "default")])
+    study.commit(candidate, MEASUREMENT, ARTIFACT)
+    with contextlib.closing(sqlite3.connect(path)) as other, other:
+        for table in tables:
+            other.execute(f"DELETE FROM {table}")
+
+    says = rf"^database {path} is damaged \(Optuna's table of trials has lost some: UNIQUE constraint failed: .*\): go"
+    with pytest.raises(UserError, match=says):
+        study.claim([Proposal((1, 0, 0, 0), "random")])
+    with pytest.raises(UserError, match=says):  # nor can what that left half done be put back
+        study.release()
+    archive.close()
+
+
 @pytest.mark.usefixtures("impatient")
 def test_a_database_that_stays_locked_loses_nothing(path: Path) -> None:
     archive = Archive.open(str(path))

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages._rdb.models import BaseModel
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import ColumnElement, Connection, Delete, RowMapping, Table, Update, select, update
+from sqlalchemy import ColumnElement, Connection, Delete, RowMapping, Table, Update, exc, select, update
 
 from evoengine.archive import tables
 from evoengine.archive.database import Database
@@ -98,7 +98,8 @@ class Ledger:
         Raises:
             Unavailable: the row is not the session `holder`'s any more, so that another process has borne the trial.
         """
-        trial_id = self._patiently(lambda: self._storage.create_new_trial(self.optuna_id, trial))
+        with self._giving_ids():
+            trial_id = self._patiently(lambda: self._storage.create_new_trial(self.optuna_id, trial))
         if not self.attach(digest, trial_id, tables.candidate.c.session_id == holder, **changes):
             self.set_state(trial_id, TrialState.FAIL)
             raise Unavailable(f"study {self._name} was {TAKEN_OVER}")
@@ -113,11 +114,16 @@ class Ledger:
         """Enter the trial, and what else `changes`, in the row of the candidate with this config digest.
 
         False where the row is not `held` as it should be, or has another trial by now.
+
+        Raises:
+            UserError: another row has the trial.
         """
         row = tables.candidate
         same = (row.c.study_id == self.id) & (row.c.config_digest == digest)
-        if self.update(update(row).where(same, row.c.trial_id.is_(None), held).values(trial_id=trial_id, **changes)):
-            return True
+        entered = update(row).where(same, row.c.trial_id.is_(None), held).values(trial_id=trial_id, **changes)
+        with self._giving_ids():
+            if self.update(entered):
+                return True
         # Ours all the same: the connection broke on the commit, and that was the second try.
         return self.read(lambda connection: connection.scalar(select(row.c.trial_id).where(same))) == trial_id
 
@@ -148,6 +154,19 @@ class Ledger:
             yield
         except Damaged as error:
             raise self._database.damaged(error) from error
+
+    @contextmanager
+    def _giving_ids(self) -> Iterator[None]:
+        """Around what gives a trial its id. Where trials were deleted by hand SQLite gives their ids again, and what is
+        left of them has these already.
+
+        Raises:
+            UserError: that is so.
+        """
+        try:
+            yield
+        except exc.IntegrityError as error:
+            raise self._database.damaged(Damaged(f"Optuna's table of trials has lost some: {error.orig}")) from error
 
     def _patiently(self, work: Callable[[], T]) -> T:
         return self._database.patiently(work)
