@@ -7,7 +7,6 @@ import dataclasses
 import json
 import math
 import os
-import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -587,14 +586,6 @@ class TestContract:
         with pytest.raises(UserError, match="give one of 1 to 512 printable characters with --study"):
             archive.create_study(replace(SPEC, name=name))
         assert [] == archive.studies()
-
-    def test_a_command_to_paste_is_quoted(self, archive: Archive) -> None:
-        made = archive.create_study(replace(SPEC, name="a name; $(id)"))
-        made.acquire(dead_owner())
-        archive.open_study(made.name).acquire(Owner.current())
-
-        with pytest.raises(UserError, match=re.escape("evoengine resume 'a name; $(id)'")):
-            made.renew()
 
     def test_a_batch_cut_off_while_its_trials_are_born_is_complete_after_recovery(
         self, archive: Archive, monkeypatch: pytest.MonkeyPatch

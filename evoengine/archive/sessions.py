@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -90,7 +89,7 @@ def renew(connection: Connection, session_id: int, name: str) -> None:
     mine = (tables.session.c.id == session_id) & tables.session.c.ended_at.is_(None)
     renewed = {"expires_unix_seconds": clock(connection) + lease.LEASE_SECONDS}
     if not connection.execute(update(tables.session).where(mine).values(renewed)).rowcount:
-        raise Unavailable(f"study {name} was {TAKEN_OVER}: resume with: evoengine resume {shlex.quote(name)}")
+        raise Unavailable(f"study {name} was {TAKEN_OVER}")
 
 
 def end(connection: Connection, session_id: int) -> None:
