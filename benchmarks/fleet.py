@@ -34,12 +34,12 @@ from benchmarks.trust.document import judge_digest
 from evoengine import __version__
 from evoengine.build import Builder
 from evoengine.cli.cards import one_model
-from evoengine.devices.crew import Card
 from evoengine.devices.cuda import CudaDevice, Gpu
 from evoengine.devices.cuda.device import WORKER
 from evoengine.devices.cuda.nvml import Nvml
 from evoengine.devices.cuda.spares import Spares
 from evoengine.devices.fleet import Fleet
+from evoengine.devices.pool import Card
 from evoengine.errors import EvoengineError
 from evoengine.gates import Ceilings
 from evoengine.problem import parse_shape

@@ -20,20 +20,20 @@ from evoengine.archive.sessions import Turn
 from evoengine.archive.study import Study
 from evoengine.build import Builder, BuildRequest
 from evoengine.build.builder import Building
-from evoengine.company import POLL_SECONDS, Company
 from evoengine.confirm import baselines_at_start
 from evoengine.devices import Device, TimingDevice
 from evoengine.devices.cuda.results import Finals, Setup
 from evoengine.errors import TemplateError
 from evoengine.final_run import confirm_best, confirmed
-from evoengine.knowledge import Knowledge
+from evoengine.observations import Observations
 from evoengine.pace import Pace
+from evoengine.peers import POLL_SECONDS, Peers
 from evoengine.progress import Budget, End, Listener, Outcome
 from evoengine.question import Question
 from evoengine.sampler.proposer import Proposer
+from evoengine.scheduler import Scheduler
 from evoengine.screening import Screening
 from evoengine.stopwatch import Stopwatch
-from evoengine.supply import Supply
 from evoengine.verdict import Artifact, Candidate, Measurement, Rejection, Verdict
 
 
@@ -50,7 +50,7 @@ class _Group:
 
 
 class Search:
-    """One run over one study, at the `Pace` of `batch`; other processes may be at it too. `ahead` is `Company`'s."""
+    """One run over one study, at the `Pace` of `batch`; other processes may be at it too. `ahead` is `Peers`'s."""
 
     def __init__(
         self,
@@ -77,10 +77,10 @@ class Search:
         self._listener = listener
         self._screening = screening
         self._watch = stopwatch or Stopwatch()
-        self._company = Company(study, budget.candidates, ahead)
-        self._known = Knowledge(question, measures=timing is not None or self._company.helps)
-        self._supply = Supply(
-            study, self._company, proposer, self._known, budget, Pace(batch), self._watch, measures=timing is not None
+        self._peers = Peers(study, budget.candidates, ahead)
+        self._known = Observations(question, measures=timing is not None or self._peers.helps)
+        self._scheduler = Scheduler(
+            study, self._peers, proposer, self._known, budget, Pace(batch), self._watch, measures=timing is not None
         )
         self._begun: deque[_Group] = deque()
         self._flying: set[int] = set()
@@ -103,7 +103,7 @@ class Search:
         """
         if self._budget.seconds is not None:
             self._deadline = time.monotonic() + self._budget.seconds
-        self._supply.catch_up()
+        self._scheduler.catch_up()
         setup: Setup | None = None
         finals: Finals | None = None
         stopped, interrupted = End.SPENT_BEFORE, False
@@ -117,26 +117,26 @@ class Search:
                     stopped = End.SPENT
             if self._time_is_over:
                 stopped = self._budget.time_is_over
-            elif (converged := self._supply.converged) is not None:
+            elif (converged := self._scheduler.converged) is not None:
                 stopped = f"{End.CONVERGED} after {self._known.paid} of {self._budget.candidates}: {converged}"
                 self._listener.note(stopped)
-            elif self._company.helps:
-                stopped = End.AHEAD if self._supply.left > 0 else stopped
-            elif self._supply.exhausted:
+            elif self._peers.helps:
+                stopped = End.AHEAD if self._scheduler.left > 0 else stopped
+            elif self._scheduler.exhausted:
                 stopped = End.ALL_TRIED
             if stopped == End.SPENT_BEFORE and self._screening is None and confirmed(self._study):
                 turn = "done"
             else:
-                turn = self._company.turn(self._wait, early=self._time_is_over)
+                turn = self._peers.turn(self._wait, early=self._time_is_over)
             if turn == "mine" and self._timing is not None:
                 finals = self._confirm(self._timing)
         except Interrupted:
             stopped, interrupted = End.STOPPED, True
         except TemplateError as error:
-            if not self._company.helps:
+            if not self._peers.helps:
                 self._study.set_status(str(error))
             raise
-        self._company.end(turn, stopped, confirmed=self._timing is not None and not interrupted)
+        self._peers.end(turn, stopped, confirmed=self._timing is not None and not interrupted)
         return Outcome(stopped, self._known.paid, interrupted, setup, finals)
 
     def _confirm(self, timing: TimingDevice) -> Finals | None:
@@ -165,7 +165,7 @@ class Search:
     def _fill(self) -> None:
         """Have as many candidates in flight as may be."""
         self._check_stop()
-        while not self._time_is_over and (group := self._supply.next(self._flying)):
+        while not self._time_is_over and (group := self._scheduler.next(self._flying)):
             self._flying |= {candidate.number for candidate in group}
             self._begun.append(self._begin(group))
             self._check_stop()
@@ -175,9 +175,9 @@ class Search:
         while True:
             # Asked before the look at the database, which then shows all that they have done; and after it, since they
             # may have taken what was left.
-            others = self._company.may_leave_work()
+            others = self._peers.may_leave_work()
             self._go_on()
-            if self._begun or self._time_is_over or not (others or self._company.may_leave_work()):
+            if self._begun or self._time_is_over or not (others or self._peers.may_leave_work()):
                 return bool(self._begun)
             self._wait()
 
@@ -217,7 +217,7 @@ class Search:
             setup = self._timing.start(values, built)
             self._listener.set_up(setup)
             self._study.set_environment(setup.environment)
-            self._reference_us = self._study.fellows.agree_on_reference(setup.control_us)
+            self._reference_us = self._study.peers.agree_on_reference(setup.control_us)
             for baseline in baselines_at_start(setup):
                 self._study.add_baseline(baseline)
             return setup

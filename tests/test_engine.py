@@ -23,10 +23,10 @@ from evoengine.archive.archive import Archive
 from evoengine.archive.lease import Owner
 from evoengine.archive.records import Record, StudySpec
 from evoengine.archive.study import Study
-from evoengine.company import Company
 from evoengine.engine import Search
 from evoengine.errors import TemplateError
 from evoengine.gates import Ceilings
+from evoengine.peers import Peers
 from evoengine.progress import Budget, End, Outcome
 from evoengine.sampler.proposer import Proposer
 from evoengine.space import SearchSpace, Values
@@ -707,7 +707,7 @@ class TestConfirm:
                 time.sleep(1.5)
                 other = bench.study()
                 other.acquire(Owner.current(), shared=True)
-                turns.append(other.fellows.take_turn())
+                turns.append(other.peers.take_turn())
                 other.release()
                 return super().finals(work, seed)
 
@@ -761,15 +761,15 @@ def test_what_another_finishes_between_two_looks_is_not_missed(
     other = bench.study()
     other.acquire(Owner.current(), shared=True)
     [theirs] = other.claim(Script({}).propose(1))
-    asked = Company.may_leave_work
+    asked = Peers.may_leave_work
 
-    def finish_it(company: Company) -> bool:
+    def finish_it(peers: Peers) -> bool:
         if bench.records()[0].verdict is None and bench.search and bench.search._known.paid:
             other.commit(theirs, verdict, None)
             other.release()
-        return asked(company)
+        return asked(peers)
 
-    monkeypatch.setattr(Company, "may_leave_work", finish_it)
+    monkeypatch.setattr(Peers, "may_leave_work", finish_it)
     outcome = bench.run(FakeGpu(), budget=2, shared=True, proposer=Script(dict(TILE=16), dict(TILE=32)))
 
     assert ("budget spent", 2) == (outcome.stopped, outcome.spent)

@@ -15,10 +15,10 @@ import pytest
 
 from evoengine.archive.documents import typed
 from evoengine.cli.running import usual_batch
-from evoengine.devices.crew import Card
 from evoengine.devices.cuda import references
 from evoengine.devices.cuda.results import BaselineTiming, Final, Finals, Setup, make_final
 from evoengine.devices.fleet import Fleet
+from evoengine.devices.pool import Card
 from evoengine.errors import EvoengineError, TemplateError, UserError
 from evoengine.oracle import InputSet, make_input_set
 from evoengine.recorded.load import load
@@ -384,7 +384,7 @@ class TestEnd:
         assert [] == card_threads()
 
     def test_what_is_in_flight_is_judged_before_the_supplys_error(self) -> None:
-        """The user's stop comes through the supply."""
+        """The user's stop comes through the scheduler."""
         stopped = threading.Event()
 
         def work() -> Iterator[Job]:

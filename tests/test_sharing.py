@@ -104,8 +104,8 @@ class TestLease:
         other.claim(proposals(2))
         monkeypatch.setattr(time, "time", clock)
 
-        assert mine.fellows.alive()
-        assert mine.fellows.at_work()
+        assert mine.peers.alive()
+        assert mine.peers.at_work()
         assert [] == mine.recover()
         monkeypatch.setattr(time, "time", lambda: clock() + skew)
         assert [] == other.recover()
@@ -145,7 +145,7 @@ class TestLease:
         mine = joined(archive)
 
         assert [] == mine.recover()
-        assert mine.fellows.at_work()
+        assert mine.peers.at_work()
 
     def test_is_renewed_when_it_is_time(self, archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
         study = joined(archive)
@@ -181,34 +181,34 @@ class TestFinalRun:
     def test_one_confirms_for_all(self, archive: Archive) -> None:
         first, second = joined(archive), joined(archive)
 
-        assert "mine" == first.fellows.take_turn()
-        assert "another's" == second.fellows.take_turn()
-        first.fellows.end_turn()
+        assert "mine" == first.peers.take_turn()
+        assert "another's" == second.peers.take_turn()
+        first.peers.end_turn()
         first.release()
-        assert "done" == second.fellows.take_turn()
+        assert "done" == second.peers.take_turn()
 
     def test_who_dies_in_it_leaves_it_to_others(self, archive: Archive) -> None:
         dead, mine = joined(archive, dead_owner()), joined(archive)
-        dead.fellows.take_turn()
+        dead.peers.take_turn()
 
-        assert "mine" == mine.fellows.take_turn()
+        assert "mine" == mine.peers.take_turn()
 
     def test_who_comes_later_confirms_what_is_new(self, archive: Archive) -> None:
         first = joined(archive)
-        first.fellows.take_turn()
-        first.fellows.end_turn()
+        first.peers.take_turn()
+        first.peers.end_turn()
         first.release()
 
-        assert "mine" == joined(archive).fellows.take_turn()
+        assert "mine" == joined(archive).peers.take_turn()
 
 
 class TestOneStudy:
     def test_has_the_scale_of_the_first_card(self, archive: Archive) -> None:
         first, second = joined(archive), joined(archive)
 
-        assert 5.0 == first.fellows.agree_on_reference(5.0)
-        assert 5.0 == second.fellows.agree_on_reference(5.2)
-        assert 5.0 == joined(archive).fellows.agree_on_reference(4.0)
+        assert 5.0 == first.peers.agree_on_reference(5.0)
+        assert 5.0 == second.peers.agree_on_reference(5.2)
+        assert 5.0 == joined(archive).peers.agree_on_reference(4.0)
 
     def test_an_estimate_whose_commit_was_not_heard_of_is_committed_again(self, archive: Archive) -> None:
         study = joined(archive)

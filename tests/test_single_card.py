@@ -131,7 +131,7 @@ class TestFailure:
         assert [] == card_threads()
 
     def test_of_the_supply_is_told_after_the_verdict_in_flight(self) -> None:
-        """The user's stop comes through the supply."""
+        """The user's stop comes through the scheduler."""
         stopped = threading.Event()
 
         def work() -> Iterator[Job]:

@@ -20,10 +20,10 @@ from evoengine.archive import claims, results, sessions, tables, work
 from evoengine.archive.blobs import DatabaseStore
 from evoengine.archive.codec import build_columns, verdict_columns
 from evoengine.archive.database import Database
-from evoengine.archive.fellows import Fellows
 from evoengine.archive.history import History
 from evoengine.archive.lease import RENEW_SECONDS, Owner
 from evoengine.archive.ledger import Ledger
+from evoengine.archive.peers import PeerSessions
 from evoengine.archive.records import Baseline, Elite, Record, StudySpec, fastest, shortlist
 from evoengine.archive.recovery import requeue
 from evoengine.archive.trials import newborn, optuna_state
@@ -49,7 +49,7 @@ class Study:
         self._ledger = Ledger(database, study_id, spec.name)
         self._history = History(self._ledger, self._space)
         self._session: int | None = None
-        self._fellows: Fellows | None = None
+        self._peers: PeerSessions | None = None
 
     @property
     def name(self) -> str:
@@ -75,7 +75,7 @@ class Study:
         self._session = self._ledger.write(
             lambda c: sessions.begin(c, self._ledger.id, self.name, owner, shared=shared)
         )
-        self._fellows = Fellows(self._ledger, self._session, shared=shared)
+        self._peers = PeerSessions(self._ledger, self._session, shared=shared)
         self._renewed = time.monotonic()
 
     def renew(self) -> None:
@@ -245,8 +245,8 @@ class Study:
         mine = tables.study.c.id == self._ledger.id
         self._ledger.update(update(tables.study).where(mine).values(spec=spec.as_json(), status="budget raised"))
         self._ledger.write(lambda c: sessions.forget_finals(c, self._ledger.id))
-        if self._fellows is not None:
-            self._fellows.expect_more()
+        if self._peers is not None:
+            self._peers.expect_more()
         self.spec = spec
 
     def set_status(self, status: str) -> None:
@@ -277,10 +277,10 @@ class Study:
         return self._ledger.read(lambda c: results.elites(c, self._ledger.id))
 
     @property
-    def fellows(self) -> Fellows:
+    def peers(self) -> PeerSessions:
         """Those who share the study with this process."""
-        assert self._fellows is not None, "acquire() the study first"
-        return self._fellows
+        assert self._peers is not None, "acquire() the study first"
+        return self._peers
 
     @property
     def _own(self) -> int:

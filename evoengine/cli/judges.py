@@ -12,7 +12,6 @@ from evoengine.archive.study import Study
 from evoengine.cli.early import Early
 from evoengine.cli.resolve import Target
 from evoengine.devices import Device, TimingDevice
-from evoengine.devices.crew import Card, CardDevice
 from evoengine.devices.cuda import CudaDevice
 from evoengine.devices.cuda.device import WORKER
 from evoengine.devices.cuda.lock import SharedLock
@@ -22,6 +21,7 @@ from evoengine.devices.cuda.spares import Spares
 from evoengine.devices.cuda.watched import require_tool
 from evoengine.devices.fleet import Fleet
 from evoengine.devices.interpreter.session import InterpreterDevice
+from evoengine.devices.pool import Card, CardDevice
 from evoengine.devices.single import SingleCard
 from evoengine.errors import UserError
 from evoengine.problem import Problem, ProblemSet

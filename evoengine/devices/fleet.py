@@ -9,8 +9,8 @@ from contextlib import ExitStack, closing, suppress
 from typing import Any
 
 from evoengine.devices import Work
-from evoengine.devices.crew import Card, Crew, Job
 from evoengine.devices.cuda.results import Finals, Setup
+from evoengine.devices.pool import Card, CardPool, Job
 from evoengine.errors import EvoengineError, TemplateError
 from evoengine.space import Values
 from evoengine.verdict import Artifact, Candidate, Estimate, Rejection, Verdict, on_shapes
@@ -38,7 +38,7 @@ class Fleet:
         self, name: str, cards: Sequence[Card], note: Callable[[str], None], after: Callable[[], None] = lambda: None
     ) -> None:
         self.name = f"{len(cards)} x {name}"
-        self._crew = Crew(cards, self._drop, AHEAD)
+        self._pool = CardPool(cards, self._drop, AHEAD)
         self._note = note
         self._after = after
         self._reference_us = float("nan")
@@ -60,7 +60,7 @@ class Fleet:
         def prove(card: Card) -> None:
             setups[card] = card.device.start(values, artifact)
 
-        errors, cards = self._crew.together(prove), self._crew.cards
+        errors, cards = self._pool.together(prove), self._pool.cards
         for card in cards:
             if card in errors:
                 raise _of_card(errors[card], card)
@@ -82,7 +82,7 @@ class Fleet:
         Raises:
             EvoengineError: the last card is lost.
         """
-        with closing(self._crew.judge(work)) as judged:
+        with closing(self._pool.judge(work)) as judged:
             for card, candidate, verdict in judged:
                 yield candidate, self._on_scale(card, verdict)
 
@@ -94,7 +94,7 @@ class Fleet:
             EvoengineError: the last card is lost.
         """
         while True:
-            card = self._crew.cards[0]
+            card = self._pool.cards[0]
             try:
                 return card.device.finals(work, seed)
             except TemplateError:
@@ -105,10 +105,10 @@ class Fleet:
     def close(self) -> None:
         """End the workers and free the cards, whatever they are busy with: an error on its way through the caller can
         keep what `judge` returned alive."""
-        self._crew.give_up()
+        self._pool.give_up()
         with ExitStack() as stack:
             stack.callback(self._after)
-            for card in self._crew.cards:
+            for card in self._pool.cards:
                 stack.callback(card.device.close)
 
     def _on_scale(self, card: Card, verdict: Verdict) -> Verdict:
@@ -120,7 +120,7 @@ class Fleet:
         if rows := on_shapes(verdict.evidence):
             evidence["shapes"] = [self._row_on_scale(row) for row in rows]
         measured = dataclasses.replace(verdict, control_reference_us=self._reference_us, evidence=evidence)
-        for other in self._crew.cards:
+        for other in self._pool.cards:
             other.device.learn_best(measured.ratio * other.reference_us)
         return measured
 
@@ -135,14 +135,14 @@ class Fleet:
         Raises:
             EvoengineError: it was the last.
         """
-        self._crew.cards.remove(card)
+        self._pool.cards.remove(card)
         with suppress(EvoengineError):  # a worker that cannot be killed: there is nothing more to do about it
             card.device.close()
-        if not self._crew.cards:
+        if not self._pool.cards:
             raise type(error)(f"no card is left; the last was {card.uuid}: {error}") from error
         held = list(card.held.values())
         self._losses.update(card.held.keys())
-        count = f"{len(self._crew.cards)} card{'s' * (len(self._crew.cards) > 1)}"
+        count = f"{len(self._pool.cards)} card{'s' * (len(self._pool.cards) > 1)}"
         self._note(f"card {card.uuid} is lost, going on with {count} and what it had in flight: {error}")
         for candidate, _ in held:
             if self._losses[candidate.number] >= MOST_LOSSES:

@@ -7,8 +7,8 @@ from contextlib import closing
 from typing import NoReturn
 
 from evoengine.devices import Work
-from evoengine.devices.crew import Card, CardDevice, Crew, Job
 from evoengine.devices.cuda.results import Finals, Setup
+from evoengine.devices.pool import Card, CardDevice, CardPool, Job
 from evoengine.errors import EvoengineError
 from evoengine.space import Values
 from evoengine.verdict import Artifact, Candidate, Verdict
@@ -24,7 +24,7 @@ class SingleCard:
     def __init__(self, device: CardDevice) -> None:
         self.name = device.name
         self._device = device
-        self._crew = Crew([Card("the card", device)], _lost, AHEAD)
+        self._pool = CardPool([Card("the card", device)], _lost, AHEAD)
 
     def start(self, values: Values, artifact: Artifact) -> Setup:
         """Raises what the card's device raises."""
@@ -39,7 +39,7 @@ class SingleCard:
         Raises:
             EvoengineError: the card does not come back after a candidate's fault.
         """
-        with closing(self._crew.judge(work)) as judged:
+        with closing(self._pool.judge(work)) as judged:
             for _, candidate, verdict in judged:
                 yield candidate, verdict
 
@@ -49,7 +49,7 @@ class SingleCard:
 
     def close(self) -> None:
         """End the worker and free the card, whatever it is busy with."""
-        self._crew.give_up()
+        self._pool.give_up()
         self._device.close()
 
 

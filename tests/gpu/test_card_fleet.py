@@ -13,9 +13,9 @@ import pytest
 from evoengine.build import Builder, BuildRequest
 from evoengine.cli import main
 from evoengine.cli.cards import models
-from evoengine.devices.crew import Card
 from evoengine.devices.cuda import CudaDevice, Gpu, find_gpu, find_gpus
 from evoengine.devices.fleet import Fleet
+from evoengine.devices.pool import Card
 from evoengine.errors import EvoengineError
 from evoengine.space import Config
 from evoengine.template import load_template

@@ -14,7 +14,7 @@ from evoengine.space import Point
 from evoengine.verdict import Candidate, Estimate, Measurement, Verdict, is_paid
 
 
-class Knowledge:
+class Observations:
     """Rebuilt from what the database holds, then kept up with every claim and verdict.
 
     `measures`: times are measured, by this search or by those that it helps, so that no estimate decides anything.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from evoengine.archive.study import Study
-from evoengine.company import Company
 from evoengine.convergence import Converged
-from evoengine.knowledge import Knowledge
+from evoengine.observations import Observations
 from evoengine.pace import Pace
+from evoengine.peers import Peers
 from evoengine.progress import Budget
 from evoengine.sampler import Proposal
 from evoengine.sampler.proposer import Proposer
@@ -17,15 +17,15 @@ from evoengine.stopwatch import Stopwatch
 from evoengine.verdict import Candidate
 
 
-class Supply:
+class Scheduler:
     """Claims candidates of a study, a few at a time. With `measures`, those with an estimate wait to be measured."""
 
     def __init__(
         self,
         study: Study,
-        company: Company,
+        peers: Peers,
         proposer: Proposer,
-        known: Knowledge,
+        known: Observations,
         budget: Budget,
         pace: Pace,
         watch: Stopwatch,
@@ -33,7 +33,7 @@ class Supply:
         measures: bool,
     ) -> None:
         self._study = study
-        self._company = company
+        self._peers = peers
         self._proposer = proposer
         self._known = known
         self._budget = budget
@@ -61,7 +61,7 @@ class Supply:
             UserError: the database is gone or somebody else took the study over.
         """
         room = min(self._pace.step, self._pace.batch - len(flying))
-        if self._study.fellows.shared:
+        if self._study.peers.shared:
             return self._shared(room, flying)
         number = self._known.next_number
         known = self._pace.known(number)
@@ -107,8 +107,8 @@ class Supply:
             if self._some_wait and self._measures:
                 waiting = self._study.claim_waiting(room, estimated=True)
             affordable = min(room, self.left - flying)
-            if self._company.helps:
-                affordable = self._company.room(affordable)
+            if self._peers.helps:
+                affordable = self._peers.room(affordable)
             if self._some_wait and not waiting and affordable > 0:
                 waiting = self._study.claim_waiting(affordable, estimated=False)
         self._some_wait = bool(waiting)
@@ -127,12 +127,12 @@ class Supply:
         while not claimed:
             before = self._proposer.free.copy()
             with self._watch("proposing"):
-                room = self._company.room(n)
+                room = self._peers.room(n)
                 proposals = {proposal.point: proposal for proposal in self._proposer.propose(room)}
             if not proposals:
                 self.exhausted = room > 0
                 break
             with self._watch("database"):
-                claimed = self._study.claim(proposals.values(), self._proposer.free - before, self._company.bounds)
+                claimed = self._study.claim(proposals.values(), self._proposer.free - before, self._peers.bounds)
         self._known.claimed(claimed, proposals)
         return claimed

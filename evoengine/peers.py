@@ -12,7 +12,7 @@ POLL_SECONDS = 1.0
 """Between two looks at what the others have done."""
 
 
-class Company:
+class Peers:
     """The rules by which processes share a study; a process that has it alone meets nobody.
 
     With `ahead` this one only helps those that measure: it stops claiming while so many candidates wait for their
@@ -22,7 +22,7 @@ class Company:
     def __init__(self, study: Study, budget: int, ahead: int | None) -> None:
         self._study = study
         self.helps = ahead is not None
-        self.bounds = Bounds(budget, ahead) if study.fellows.shared or self.helps else None
+        self.bounds = Bounds(budget, ahead) if study.peers.shared or self.helps else None
         """What a claim must keep; None where nobody else claims."""
 
     def room(self, n: int) -> int:
@@ -31,22 +31,22 @@ class Company:
 
     def may_leave_work(self) -> bool:
         """Whether others have candidates in flight: if they fail to finish, those are this process's to do."""
-        return not self.helps and self._study.fellows.at_work()
+        return not self.helps and self._study.peers.at_work()
 
     def turn(self, wait: Callable[[], None], *, early: bool) -> Turn:
         """Whose turn it is to confirm the best: one process does, once nobody has anything in flight.
 
         One that stops `early` leaves that to others, if there are any. `wait` is called while another is at it.
         """
-        if self.helps or (early and self._study.fellows.alive()):
+        if self.helps or (early and self._study.peers.alive()):
             return "another's"
-        while (turn := self._study.fellows.take_turn()) == "another's":
+        while (turn := self._study.peers.take_turn()) == "another's":
             wait()
         return turn
 
     def end(self, turn: Turn, status: str, *, confirmed: bool) -> None:
         """Set the study's status where it is this process that knows it."""
-        if turn == "mine" or not (turn == "done" or self.helps or self._study.fellows.alive()):
+        if turn == "mine" or not (turn == "done" or self.helps or self._study.peers.alive()):
             self._study.set_status(status)
         if turn == "mine" and confirmed:
-            self._study.fellows.end_turn()
+            self._study.peers.end_turn()

@@ -8,7 +8,7 @@ from evoengine.archive import sessions, work
 from evoengine.archive.ledger import Ledger
 
 
-class Fellows:
+class PeerSessions:
     """What those who share a study must agree on. Where it is `shared` with nobody, nobody is asked.
 
     Every method raises UserError as those of `Study` do.

@@ -1,8 +1,8 @@
 """Cards that judge in threads of their own, while the caller's thread supplies candidates and commits verdicts.
 
-The thread that draws verdicts from `Crew.judge` draws candidates too: that runs the builder's stream and commits what
-it rejects. A card's own thread only talks to its worker. A few candidates wait for whichever card is free first, so
-that none waits for another, for a commit, for a proposal, or for a build that is ready.
+The thread that draws verdicts from `CardPool.judge` draws candidates too: that runs the builder's stream and commits
+what it rejects. A card's own thread only talks to its worker. A few candidates wait for whichever card is free first,
+so that none waits for another, for a commit, for a proposal, or for a build that is ready.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Job = tuple[Candidate, Artifact]
 
 
 class CardDevice(TimingDevice, Protocol):
-    """What a crew is made of."""
+    """What a pool is made of."""
 
     def learn_best(self, best_us: float) -> None:
         """The best so far, on this card's own scale."""
@@ -55,7 +55,7 @@ class _Told:
     error: Exception | None = None
 
 
-class Crew:
+class CardPool:
     """Judges on every one of `cards` at once; for each, up to `ahead` candidates wait.
 
     A card that fails for good is `lost`: that says which of the candidates it held go to the others, or raises what
@@ -85,7 +85,7 @@ class Crew:
         """One verdict a candidate, each as soon as it is known, in whatever order, with the card that reached it.
 
         Where `work` raises, what the cards have in flight is judged first. Where the caller goes away, or is
-        interrupted, that is given up and the crew judges no more.
+        interrupted, that is given up and the pool judges no more.
 
         Raises:
             EvoengineError: what `lost` raises.
@@ -191,7 +191,7 @@ class Crew:
 
 
 def _given(card: Card, jobs: SimpleQueue[Job | None], told: SimpleQueue[_Told]) -> Iterator[Job]:
-    """What the crew gives to a card that is ready for it, until there is no more."""
+    """What the pool gives to a card that is ready for it, until there is no more."""
     while (job := jobs.get()) is not None:
         card.held[job[0].number] = job
         told.put(_Told(card, took=True))
