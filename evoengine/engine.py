@@ -124,11 +124,9 @@ class Search:
                 stopped = End.AHEAD if self._scheduler.left > 0 else stopped
             elif self._scheduler.exhausted:
                 stopped = End.ALL_TRIED
-            if stopped == End.SPENT_BEFORE and self._screening is None and confirmed(self._study):
-                turn = "done"
-            else:
-                turn = self._peers.turn(self._wait, early=self._time_is_over)
-            if turn == "mine" and self._timing is not None:
+            turn = self._peers.turn(self._wait, early=self._time_is_over)
+            known = stopped == End.SPENT_BEFORE and self._screening is None and confirmed(self._study)
+            if turn == "mine" and self._timing is not None and not known:
                 finals = self._confirm(self._timing)
         except Interrupted:
             stopped, interrupted = End.STOPPED, True

@@ -61,7 +61,6 @@ def confirm_best(
         study.renew()  # whoever has taken it over meanwhile keeps elites of its own
         artifacts = {candidate.number: artifact for candidate, artifact in work}
         elites = confirm.elites(finals, artifacts, question.template.digest)
-        study.replace_elites(annotated(elites, notes))
         for candidate, final in finals.finalists:
             if isinstance(final, Rejection):
                 study.overrule(candidate.number, final)
@@ -69,6 +68,7 @@ def confirm_best(
         known = {baseline.name: baseline for baseline in study.baselines()}
         for baseline in confirm.baselines_at_end(finals, known):
             study.add_baseline(baseline)
+        study.replace_elites(annotated(elites, notes))  # last: `confirmed` goes by them
         if elites:
             break
     return finals

@@ -10,9 +10,10 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ BUDGET = 16
 """Four batches of 4; the model proposes from the third on."""
 END_SECONDS = 300
 """Patience with a life, which takes 2 s on a quiet core."""
+_EXIT_CODES = threading.Lock()
+"""Every start of a process asks after all others, and of two threads that read one's exit code one is told 255."""
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["benchmarks.trust.lives"])
 
@@ -70,7 +73,7 @@ def live(place: Place, seed: int, orders: Orders, line: Connection) -> None:
         if moments[0] == orders.shot_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def wait(verdicts: int) -> None:
+    def await_word(verdicts: int) -> None:
         if verdicts == orders.waits_after:
             line.send(None)
             line.recv()
@@ -80,7 +83,7 @@ def live(place: Place, seed: int, orders: Orders, line: Connection) -> None:
     if orders.patience_seconds is not None:
         database.PATIENCE_SECONDS = orders.patience_seconds
         database.BUSY_SECONDS = orders.patience_seconds / 10
-    listener, error = replayed.Listening(wait), ""
+    listener, error = replayed.Listening(await_word), ""
     try:
         with contextlib.closing(Archive.open(place.url)) as archive:
             search(archive, place, seed, orders.shared, listener)
@@ -107,7 +110,8 @@ class Life:
     def __init__(self, place: Place, seed: int, orders: Orders = Orders()) -> None:
         self._line, theirs = processes.Pipe()
         self._process = processes.Process(target=live, args=(place, seed, orders, theirs))
-        self._process.start()
+        with _EXIT_CODES:
+            self._process.start()
         theirs.close()
 
     def interrupted_by(self, outage: Callable[[], None]) -> Ended | None:
@@ -129,10 +133,15 @@ class Life:
                 raise RuntimeError(f"no end after {END_SECONDS} s")
         with contextlib.suppress(EOFError):
             ended = self._line.recv()
-            self._process.join()
+            self._exit_code()
             assert isinstance(ended, Ended), "a life that waits must be sent on"
             return ended
-        self._process.join()
-        if self._process.exitcode != -signal.SIGKILL:
-            raise RuntimeError(f"a life ended with exit code {self._process.exitcode}")
+        if (code := self._exit_code()) != -signal.SIGKILL:
+            raise RuntimeError(f"a life ended with exit code {code}")
         return None
+
+    def _exit_code(self) -> int | None:
+        wait([self._process.sentinel])
+        with _EXIT_CODES:
+            self._process.join()
+            return self._process.exitcode
