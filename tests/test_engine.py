@@ -666,12 +666,12 @@ class TestConfirm:
 
     def test_what_was_confirmed_is_not_raced_again_for_nothing(self, bench: Bench) -> None:
         bench.run(FakeGpu(), proposer=Script(*RIGHT[:8]), budget=8)
-        before = bench.study().elites()
+        before = bench.study().elites(), bench.study().baselines()
         again = FakeGpu(finals_us=lambda values: 500.0)
         outcome = bench.run(again, proposer=Script(), budget=8)
 
         assert (End.SPENT_BEFORE, None, []) == (outcome.stopped, outcome.finals, again.final_seeds)
-        assert before == bench.study().elites()
+        assert before == (bench.study().elites(), bench.study().baselines())
 
     def test_what_was_killed_before_its_final_run_has_it_when_it_is_resumed(
         self, bench: Bench, dead_owner: Owner
