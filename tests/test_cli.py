@@ -132,11 +132,20 @@ class TestSearch:
         assert run("studies", "--json").document[0]["study"].startswith("mine-N1000-l4-")
 
     def test_the_same_question_again_gets_a_name_of_its_own(self, run: Run, folder: Path) -> None:
-        for _ in range(2):
-            run("search", *QUESTION, *JOBS, "--budget", "1", "--quiet")
+        errors = [run("search", *QUESTION, *JOBS, "--budget", "1").err for _ in range(2)]
         second, first = [row["study"] for row in run("studies", "--json").document]
+        go_on = f"evoengine resume {first} --batch 4"
+        told = f"study {first} asks the same, go on with it with: {go_on}; this one is {second}\n"
 
         assert f"{first}-2" == second
+        assert [False, True] == [told in err for err in errors]
+
+    def test_one_that_ends_before_its_budget_says_how_to_go_on(self, run: Run, folder: Path) -> None:
+        cut = run("search", *QUESTION, *JOBS, "--budget", "9", "--seconds", "0.001", "--quiet")
+        whole = run("resume", *JOBS, "--budget", "2", "--quiet")
+
+        assert (0, f"go on with: evoengine resume {last_name(run)} --batch 4\n") == (cut.code, cut.err)
+        assert (0, "") == (whole.code, whole.err)
 
     def test_nothing_that_passes_is_exit_code_1_with_the_commonest_reason(self, run: Run, folder: Path) -> None:
         ran = run("search", *QUESTION, *JOBS, "--budget", "3", "--quiet", "--max-registers", "8")
@@ -417,6 +426,10 @@ def test_the_command_to_go_on_with_searches_in_the_same_way(verb: str, options: 
     assert f"evoengine resume 'my study'{repeated}" == resume_command(arguments, "my study")
 
 
+def last_name(run: Run) -> str:
+    return str(run("studies", "--json").document[0]["study"])
+
+
 class TestOwnTemplate:
     """What is wrong with a user's template is said in one line; no config of it is judged."""
 
@@ -434,6 +447,16 @@ class TestOwnTemplate:
             ("template.py", "def launch", "def lunch", 2, ("template.py lacks launch",)),
             ("template.py", "import numpy as np", "import nunpy as np", 2, ("does not run: ModuleNotFoundError",)),
             ("template.py", 'values["ITEMS"])), 1', 'values["ROWS"])), 1', 2, ("KeyError: 'ROWS'", "space.py")),
+            ("template.py", "[ScaleProblem(n=100)]", "[]", 1, ("small_problems gives none", "nothing would be proven")),
+            ("template.py", "n=problem.n + 1)]", "n=1) * 2]", 2, ("TypeError", "space.py")),
+            (
+                *("template.py", '"EVO_ITEMS": values["ITEMS"]', '"EVO_ITEMS": values["ITEMS"] + (problem.n == 1001)'),
+                *(2, ("check_problems gives N1001, for which defines() says EVO_ITEMS=3 and not 2: that is another",)),
+            ),
+            (
+                *("template.py", '"EVO_ITEMS": values["ITEMS"]', '"EVO_ITEMS": values["ITEMS"] + (problem.n == 100)'),
+                *(2, ("small_problems gives N100, for which defines() says EVO_ITEMS=3 and not 2: that is another",)),
+            ),
             ("space.py", "THREADS", "WARPS", 2, ("KeyError: 'THREADS'", "space.py")),
             ("space.py", '"ITEMS": 2', '"ITEMS": 99', 2, ("ITEMS=99", "choices")),
             ("space.py", "SPACE =", "SPASE =", 2, ("defines no SPACE",)),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks import fit_estimate
-from evoengine.devices.estimate import FITTED, LAUNCH_US, Costs, estimate_us, expected_resources
+from evoengine.devices.estimate import FITTED, LAUNCH_US, Costs, dram_bytes, estimate_us, expected_resources
 from evoengine.hardware import CARDS
 from evoengine.problem import AttentionProblem
 from evoengine.space import load_space
@@ -125,6 +125,24 @@ def test_more_of_anything_takes_longer(launch: Launch, work: Work, resources: Re
     plain = estimate_us(LAUNCH, WORK, RESOURCES, L4)
 
     assert estimate_us(launch, work, resources, L4) > plain > LAUNCH_US
+
+
+@dataclass(frozen=True)
+class Moves:
+    """A problem, as far as memory goes."""
+
+    bytes_moved: int
+
+
+def test_no_estimate_is_below_what_memory_allows() -> None:
+    held, outgrown = (Moves(L4.l2_bytes + more) for more in (0, 1))
+    least_us = outgrown.bytes_moved / (L4.dram_gbps * 1e3)
+    us = estimate_us(LAUNCH, WORK, RESOURCES, L4, from_dram_bytes=dram_bytes(outgrown, L4))  # type: ignore[arg-type]
+    more_work = replace(WORK, exponentials=3e5)
+
+    assert 0 == dram_bytes(held, L4)  # type: ignore[arg-type]
+    assert us > least_us > estimate_us(LAUNCH, WORK, RESOURCES, L4)
+    assert us < estimate_us(LAUNCH, more_work, RESOURCES, L4, from_dram_bytes=outgrown.bytes_moved), "and still ranks"
 
 
 def test_co_resident_ctas_hide_latency() -> None:

@@ -49,6 +49,17 @@ def test_the_panel_fits_and_hides_nothing(width: int) -> None:
     assert "12of32built,1.0/sbuilt,0.0/sjudged,1980MHz39°C72W,slowedbypowercap" in flat
 
 
+def test_the_wish_to_stop_stays_on_the_panel() -> None:
+    console = Console(width=80, file=io.StringIO(), force_terminal=True)
+    with Display(console, 200, measures=True, quiet=False, verbose=False) as display:
+        display.note_from_signal("stopping after the verdict in flight")
+        display.phase("judging on NVIDIA L4")
+        text = drawn(display._state, 80)
+
+    assert "stopping after the verdict in flight" in text
+    assert "judging" not in text
+
+
 def test_an_estimate_is_called_one() -> None:
     made = state()
     made.measures, made.sdpa_us = False, None

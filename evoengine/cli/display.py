@@ -53,8 +53,12 @@ class Display:
             self._console.print(text, soft_wrap=True)
 
     def note_from_signal(self, text: str) -> None:
-        """The same from a signal handler: past rich, which may be in the middle of a line and would print it twice."""
-        if not self._quiet:
+        """The same from a signal handler, on a panel until the end: rich may be in the middle of a line and would print
+        it twice, and what is written past it the next frame overwrites."""
+        if self._live is not None:
+            self._state.stopping = text
+            self._live.update(panel(self._state, time.monotonic()))
+        elif not self._quiet:
             os.write(sys.stderr.fileno(), f"{text}\n".encode())
 
     def phase(self, text: str) -> None:

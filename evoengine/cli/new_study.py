@@ -64,7 +64,12 @@ def create(
     proposer = Proposer(
         question.space, question.feasible, sampler=arguments.sampler, seed=arguments.seed, sources=sources
     )
-    spec = _spec(arguments, name or _free_name(archive, asked), asked, sources)
+    taken = [] if name else _same_question(archive, asked)
+    spec = _spec(arguments, name or taken.pop(), asked, sources)
+    if taken and not arguments.quiet:
+        go_on = resume_command(arguments, taken[-1])
+        line = f"study {taken[-1]} asks the same, go on with it with: {go_on}; this one is {spec.name}"
+        console(stderr=True).print(line, soft_wrap=True)
     try:
         return archive.create_study(spec), proposer
     except StudyExists as error:
@@ -157,8 +162,9 @@ def _set(problem: Problem) -> tuple[Member, ...]:
     return problem.members if isinstance(problem, ProblemSet) else ()
 
 
-def _free_name(archive: Archive, asked: Asked) -> str:
-    """`attention-B1_H8_S512_D64_fp16-l4-1a2b3c4d`, and `-2`, `-3`... when the same question is asked again.
+def _same_question(archive: Archive, asked: Asked) -> list[str]:
+    """`attention-B1_H8_S512_D64_fp16-l4-1a2b3c4d`, and `-2`, `-3`... for as often as the same question was asked: the
+    names that are taken, then the first that is free.
 
     The digits stand for space, template, problem, device, limits and toolchain: what must not be mixed in one study.
     """
@@ -176,7 +182,7 @@ def _free_name(archive: Archive, asked: Asked) -> str:
     card = "".join(c for c in target.device.name.removeprefix("NVIDIA ").lower() if c.isalnum())
     base = f"{question.template.name}-{question.problem.label}-{card}-{digest}"
     taken = {summary.spec.name for summary in archive.studies()}
-    number = 1
-    while (name := base if number == 1 else f"{base}-{number}") in taken:
-        number += 1
-    return name
+    names = [base]
+    while names[-1] in taken:
+        names.append(f"{base}-{len(names) + 1}")
+    return names

@@ -59,6 +59,8 @@ class State:
     measures: bool
     started: float
     phase: str = "starting"
+    stopping: str = ""
+    """Said in place of the phase, once the user wants to stop."""
     spent: int = 0
     spent_before: int | None = None
     building: tuple[int, int] = (0, 0)
@@ -139,9 +141,9 @@ def verdicts(state: State) -> Text:
 
 
 def activity(state: State, now: float) -> str:
-    parts = [state.phase]
+    parts = [state.stopping or state.phase]
     done, of = state.building
-    if of:
+    if of and not state.stopping:
         parts.append(f"{done} of {of} built")
         parts += [f"{r.per_second(now):.1f}/s {name}" for r, name in ((state.built, "built"), (state.judged, "judged"))]
     return ", ".join([*parts, *_clocks(state.clocks)])

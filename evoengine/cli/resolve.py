@@ -18,7 +18,7 @@ from evoengine.hardware import DeviceLimits, card, gate_limits
 from evoengine.problem import Member, Problem, ProblemSet, make_problem, parse_shapes
 from evoengine.question import Question, make_question
 from evoengine.space import load_space
-from evoengine.template import Template, load_template, shipped
+from evoengine.template import Template, TemplateModule, load_template, shipped
 
 if TYPE_CHECKING:
     from evoengine.archive.records import StudySpec
@@ -162,8 +162,11 @@ def _try_out(question: Question, space: Path) -> None:
     try:
         question.static_gate(values)
         for one in question.members:
-            module.defines(values, one.problem)
+            macros = module.defines(values, one.problem)
             module.arguments(values, one.problem)
+            for name in ("check_problems", "small_problems"):
+                for other in getattr(module, name)(values, one.problem):
+                    _check_macros(f"{question.template.folder / 'template.py'}: {name}", other, macros, module, values)
     except UserError:
         raise
     except Exception as error:
@@ -171,6 +174,22 @@ def _try_out(question: Question, space: Path) -> None:
             f"{question.template.folder / 'template.py'} or {space} fails on the default config of the space "
             f"({type(error).__name__}: {error}): template.py and the rules must read axes that the space has"
         ) from error
+
+
+def _check_macros(
+    who: str, other: Problem, macros: Mapping[str, int], module: TemplateModule, values: Mapping[str, int]
+) -> None:
+    """That `other`, which the cubin of `macros` shall solve too, has the same.
+
+    Raises:
+        UserError: it has not.
+    """
+    for name, value in module.defines(values, other).items():
+        if value != macros.get(name):
+            raise UserError(
+                f"{who} gives {other.label}, for which defines() says {name}={value} and not {macros.get(name)}: that "
+                "is another cubin, vary only what is no macro"
+            )
 
 
 def reopen(

@@ -27,7 +27,7 @@ from evoengine.cli.storage import existing_storage
 from evoengine.cli.tables import console
 from evoengine.convergence import check_can_converge
 from evoengine.errors import UserError
-from evoengine.progress import Budget, Outcome
+from evoengine.progress import Budget, End, Outcome
 from evoengine.sampler import check_sampler
 from evoengine.stopwatch import Stopwatch
 from evoengine.verification import compiler_of
@@ -126,8 +126,9 @@ def _finish(arguments: argparse.Namespace, run: Run, outcome: Outcome) -> int:
         show_result(summary)
         if arguments.verbose:
             show_seconds(summary["seconds"])
-    if outcome.interrupted:
+    if outcome.interrupted or not End.reached(outcome.stopped):
         console(stderr=True).print(f"go on with: {run.go_on}", soft_wrap=True)
+    if outcome.interrupted:
         return INTERRUPTED
     failure = nothing_passed(summary)
     if failure:

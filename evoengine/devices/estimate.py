@@ -19,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from evoengine.hardware import DeviceLimits, occupancy
+from evoengine.problem import Problem
 from evoengine.template import Launch, Work
 from evoengine.verdict import ResourceUsage
 
@@ -70,10 +71,21 @@ class Costs:
 FITTED = Costs()
 
 
+def dram_bytes(problem: Problem, limits: DeviceLimits) -> int:
+    """What every launch has to fetch from device memory or write there: all of a problem that L2 does not hold."""
+    return problem.bytes_moved if problem.bytes_moved > limits.l2_bytes else 0
+
+
 def estimate_us(
-    launch: Launch, work: Work, resources: ResourceUsage | None, limits: DeviceLimits, costs: Costs = FITTED
+    launch: Launch,
+    work: Work,
+    resources: ResourceUsage | None,
+    limits: DeviceLimits,
+    costs: Costs = FITTED,
+    *,
+    from_dram_bytes: int = 0,
 ) -> float:
-    """Estimated device time of one launch in microseconds, inputs in L2.
+    """Estimated device time of one launch in microseconds; all but `from_dram_bytes` is in L2.
 
     Without `resources` (before compiling) registers are what `work` expects, as far as the launch bounds leave them.
 
@@ -107,7 +119,8 @@ def estimate_us(
     compute += waves * (work.steps * costs.step_clocks + (0.0 if work.dedicated_loads else copies))
     from_l2 = ctas * work.l2_bytes / L2_BYTES_PER_CLOCK
     loads = work.steps * costs.load_clocks + copies
-    loop = _norm(costs.load_overlap, compute, from_l2, waves * loads / work.loads_ahead)
+    from_dram = from_dram_bytes / (limits.dram_gbps * 1e3 / limits.clock_mhz)
+    loop = _norm(costs.load_overlap, compute, from_l2, from_dram, waves * loads / work.loads_ahead)
     loop += waves * work.steps * used.spill_bytes / 4 * costs.spill_clocks
     ends = loads / work.steps + work.slow_copies * costs.slow_copy_clocks if work.steps else 0.0
     ends += work.round_trips * costs.load_clocks

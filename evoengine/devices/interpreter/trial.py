@@ -11,13 +11,14 @@ import numpy as np
 
 from evoengine import oracle
 from evoengine.devices.combine import Judged, estimated, refused
-from evoengine.devices.estimate import estimate_us
+from evoengine.devices.estimate import dram_bytes, estimate_us
 from evoengine.devices.interpreter.faults import Fault, Hang, Unsupported
 from evoengine.devices.interpreter.layout import Array
 from evoengine.devices.interpreter.machine import execute
 from evoengine.devices.interpreter.modes import MODES
 from evoengine.devices.interpreter.program import Program
 from evoengine.dtypes import BITS, Arrays, to_bits
+from evoengine.errors import TemplateError
 from evoengine.hardware import DeviceLimits
 from evoengine.problem import Member, Problem
 from evoengine.space import Values
@@ -74,6 +75,11 @@ class Trial:
         proven = set() if proven is None else proven
         executed, start = 0, time.perf_counter()
         small = module.small_problems(values, self.problem)
+        if not small:
+            raise TemplateError(
+                f"{self.template.name}/template.py: small_problems gives none for this config: without a GPU nothing "
+                "would be proven"
+            )
         for kind, problem in itertools.product(self._kinds(values), small):
             what = (kind.name if kind else "", problem)
             if what in proven:
@@ -94,7 +100,11 @@ class Trial:
                 return Rejection(Gate.CORRECTNESS, reason, evidence, tuple(checks))
             proven.add(what)
         latency_us = estimate_us(
-            module.launch(values, self.problem), module.work(values, self.problem), resources, self.limits
+            module.launch(values, self.problem),
+            module.work(values, self.problem),
+            resources,
+            self.limits,
+            from_dram_bytes=dram_bytes(self.problem, self.limits),
         )
         evidence = {
             "limits": self.limits.name,
