@@ -68,13 +68,13 @@ def worth(
         "elites": elites,
         "evaluations_per_elite": len(counted) / elites if elites else None,
         "converged": None if end is None else asdict(end),
-        "random": random_search(counted, searched, end, seed),
+        "random": random_search(counted, searched, end, seed, measured=measured),
         "knobs": knobs(axes, [one for one in done if one.value is not None]),
     }
 
 
 def random_search(
-    counted: Sequence[Seen], searched: Searched | None, end: Converged | None, seed: int
+    counted: Sequence[Seen], searched: Searched | None, end: Converged | None, seed: int, *, measured: bool
 ) -> dict[str, Any]:
     """What random search is expected to find in as many `evaluations`, and how we know: `basis`.
 
@@ -85,7 +85,8 @@ def random_search(
 
     `model`: nothing was drawn at random, but the search has converged, so its surrogate knows the fast part of the
     space; `best_us_95` spans the errors that such models had on recorded spaces (`MODEL_ERROR`). A model of a search
-    that has not converged is no basis: after 60 evaluations it is wrong by up to a half.
+    that has not converged is no basis: after 60 evaluations it is wrong by up to a half. Nor is one of estimates: what
+    they would be elsewhere can be computed, and many are equal.
 
     None: neither can be had, and `reason` says why.
 
@@ -102,6 +103,8 @@ def random_search(
         figures = {"best_us": curve[-1][1], "best_us_95": [None, _surely(times, count)], "curve": curve}
         return {**said, "basis": "draws", "evaluations": count, **figures}
     why = f"{len(drawn)} of its configs were drawn at random, at least {LEAST_RANDOM} are needed"
+    if not measured:
+        return {**said, "reason": f"{why}, and a model of estimates says nothing of a card"}
     if end is None:
         return {**said, "reason": f"{why}, and its model is not to be asked before the search has converged"}
     if searched is None:

@@ -168,8 +168,11 @@ class TestRandomSearch:
     def test_is_not_invented(self) -> None:
         unsure = judged(study(POINTS[:40]))["random"]
         drawn = judged(study(POINTS[: LEAST_RANDOM - 1], operator="random"))["random"]
+        guessed = judged(study(POINTS, lambda point: Estimate(time_us(point))))["random"]
+        said = [found[key] for found in (unsure, drawn, guessed) for key in ("basis", "best_us", "best_us_95")]
 
-        assert [None] * 6 == [found[key] for found in (unsure, drawn) for key in ("basis", "best_us", "best_us_95")]
+        assert [None] * 9 == said
+        assert guessed["reason"].endswith("and a model of estimates says nothing of a card")
         assert unsure["reason"].endswith("its model is not to be asked before the search has converged")
         assert drawn["reason"].startswith("7 of its configs were drawn at random, at least 8 are needed")
 
