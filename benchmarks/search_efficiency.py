@@ -7,7 +7,8 @@
 Every method searches every recorded space (T4, Kernel Tuner cachefile, our own recording) with every seed; the JSON and
 a plot of the same name (.png) are written at the end, the tables printed. Finished runs are kept in the file given as
 --runs: cut off, the same command goes on; a space or a method that has changed is run again. --report makes the result
-of what is there. `Optuna gp` comes last, for it takes about a minute a run, the others a second or a few.
+of what is there. `Optuna gp` comes last, for it takes up to a minute a run, the others a second or a few. The runs
+behind the committed figures are in studies/search_efficiency_runs.jsonl.gz: unpacked, they are a file to go on with.
 
 The rules, the same for all; in doubt they favour the peers:
 
