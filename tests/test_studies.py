@@ -22,6 +22,7 @@ from evoengine.archive.lease import Owner
 from evoengine.build import Builder
 from evoengine.build.cache import CacheLock, entry_folder
 from evoengine.cli import main
+from evoengine.progress import End
 from evoengine.verdict import Estimate, Verdict
 
 NAME = "measured"
@@ -105,6 +106,15 @@ class TestStudies:
         assert "no GPU answers" in said
         assert "doctor" not in said
         assert 1 == said.count("the default")
+
+    def test_a_study_resumed_with_nothing_to_do_is_still_spent(self, shell: Shell) -> None:
+        with closing(Archive.open("studies/evoengine.db")) as archive:
+            archive.open_study(NAME).set_status(End.SPENT_BEFORE)
+
+        said = shell.say("studies")
+
+        assert "budget spent" in said
+        assert "nothing to do" not in said
 
     def test_what_compare_knows_neither_as_a_study_nor_as_a_label(self, shell: Shell) -> None:
         assert "'wm_3' is neither a study nor a config's label: see: evoengine studies" in shell.refused(

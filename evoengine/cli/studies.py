@@ -80,6 +80,8 @@ def _table(storage: str, summaries: Sequence[StudySummary]) -> Table:
 
 def _in_short(status: str) -> str:
     """A status begins with what happened; an error's whole sentence is in `--json`."""
+    if status == End.SPENT_BEFORE:
+        return End.SPENT
     return textwrap.shorten(status.partition(": ")[0], STATUS, placeholder=" ...")
 
 
