@@ -4,9 +4,10 @@ A candidate that fails is a `Rejection`, never an exception. The exceptions here
 impossible (`UserError`, exit code 2) or that a template is broken for every config (`TemplateError`, exit code 1).
 
     EvoengineError
-    ├── UserError        bad input: the message names the value and the remedy
-    │   └── Unavailable  it may be otherwise in a while: the database is away, another process has the study
-    └── TemplateError    the template, its default config or its reference is broken
+    ├── UserError         bad input: the message names the value and the remedy
+    │   ├── UnknownStudy  the database has no study of that name
+    │   └── Unavailable   it may be otherwise in a while: the database is away, another process has the study
+    └── TemplateError     the template, its default config or its reference is broken
 """
 
 
@@ -20,6 +21,14 @@ class UserError(EvoengineError):
     """Input that cannot be used. The message names the value and says what to do instead."""
 
     exit_code = 2
+
+
+class UnknownStudy(UserError):
+    """No study has that name; `hint` says what to do instead."""
+
+    def __init__(self, name: str, hint: str) -> None:
+        super().__init__(f"unknown study {name!r}: {hint}")
+        self.hint = hint
 
 
 class Unavailable(UserError):

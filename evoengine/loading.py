@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,9 @@ from evoengine.template import Template, load_template
 
 if TYPE_CHECKING:
     from evoengine.devices.cuda.attention import Attention
+
+
+_OPTION = re.compile(r"(?<= )--template( DIR)?$")
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,11 @@ def load(
             not attention; or sources are of different templates.
     """
     folder = None if template is None else str(template)
-    found = [_find(source, storage, folder) for source in sources or (None,)]
+    try:
+        found = [_find(source, storage, folder) for source in sources or (None,)]
+    except UserError as error:  # of the command line, whose options are arguments here
+        error.args = (_OPTION.sub("template=FOLDER", str(error)).removesuffix(", or give --force"),)
+        raise
     first = found[0]
     if first.template.module.PROBLEM is not AttentionProblem:
         raise UserError(f"template {first.template.name} is not attention, all that evoengine.load can call")

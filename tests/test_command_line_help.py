@@ -19,6 +19,11 @@ from evoengine.cli import main
         (["search", "--bugdet", "5"], "search: unrecognized arguments: --bugdet 5; did you mean --budget?; see: evoen"),
         (["doctor", "--bugdet"], "evoengine doctor: unrecognized arguments: --bugdet; see: evoengine doctor --help"),
         (["studies", "copy", "a", "--ass", "b"], "studies copy: unrecognized arguments: --ass b; did you mean --as?"),
+        (
+            ["search", "--shape", "1,8,512,64", "weight=3"],
+            "unrecognized arguments: weight=3; quote a shape with a weight: '1,8,512,64 weight=3'; see: evoengine",
+        ),
+        (["space", "--shape", "1,8,512,64", "weight=3"], "space: unrecognized arguments: weight=3; see: evoengine"),
         (["search", "--compiler", "nvc"], "did you mean nvcc?; see: evoengine search --help"),
         (["search", "--seed", "x"], "'x' must be a whole number from 0 on; see: evoengine search --help"),
         (

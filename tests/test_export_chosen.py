@@ -111,7 +111,7 @@ def test_json_says_what_was_written(
         (("measured", "--trial", "10"), "trial 10 of measured did not pass every gate (compile: "),
         (("measured", "--trial", "9999"), "study measured has no trial 9999: its last is "),
         (("kernel.cu", "--format", "json"), "--format json with kernel.cu: a header is of one trial; name the study"),
-        (("refused",), "holds no config that passed every gate"),
+        (("refused",), "holds no config that passed every gate: see `evoengine show refused`; other studies: `evo"),
         (("measured", "searched", "--trial", "1"), "--trial 1 of 2 studies"),
         (("measured", "--template", "mine"), "template 'mine' is neither a folder nor a shipped template"),
         (("measured", "--format", "bundle", "-o", "kernel.cu/x"), "cannot write kernel.cu/x"),

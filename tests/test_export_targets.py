@@ -106,6 +106,7 @@ def test_every_block_says_where_it_is_from() -> None:
         "//   device: NVIDIA H200",
         "//   median_us: 20.0",
         "// NOT MEASURED",
+        "// Without these macros the last block counts, the default configuration",
         "//   study: of B1_H8_S1024_D64_fp16",
     ):
         assert line in text

@@ -398,8 +398,8 @@ def test_what_cannot_be_loaded_is_one_line(folder: Path, tmp_path: Path) -> None
     (tmp_path / "lse.h").write_text(render_header(make_chosen(AttentionProblem(lse=True)).facts))
     (tmp_path / "x.wisdom").write_text("{}")
     for source, says in (
-        ("stale.h", "has changed since"),
-        ("guess.h", "was never measured"),
+        ("stale.h", "has changed since .* that it was exported from with template=FOLDER$"),
+        ("guess.h", "was never measured; load, torch and wisdom take measured configs only: resume its study"),
         ("lse.h", "log-sum-exp"),
         ("x.wisdom", "is no wisdom file"),
         ("nowhere.h", "does not exist"),
@@ -429,7 +429,7 @@ def test_wisdom_from_elsewhere_starts_no_code_that_it_names(folder: Path, tmp_pa
     assert '"attention"' in text
     (tmp_path / "x.wisdom").write_text(text.replace('"attention"', json.dumps(str(planted)), 1))
 
-    with pytest.raises(UserError, match="which is not shipped: say where it is with --template"):
+    with pytest.raises(UserError, match="which is not shipped: say where it is with template=FOLDER"):
         evoengine.load(tmp_path / "x.wisdom")
 
 

@@ -278,8 +278,8 @@ WHOLE_T4, WHOLE_CACHE = json.dumps(t4()), cachefile()
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("", "is not JSON"),
-        ("hello", "is not JSON"),
+        ("", "is not JSON: a value is expected at character 0"),
+        ("hello", "is not JSON: a value is expected at character 0"),
         ("[]", "is no JSON object"),
         (" 7", "is no JSON object"),
         ("[{}", "is not JSON"),
@@ -292,6 +292,8 @@ WHOLE_T4, WHOLE_CACHE = json.dumps(t4()), cachefile()
         ('{"cache": {}}', "without tune_params_keys"),
         ('{"cache": {"1": {"time": 1}}, "tune_params_keys": ["x"]}', "config 1 has none of the parameters x"),
         ('{"cache": {1: {}}}', "is not JSON"),
+        ('{"base": {1: 2}}', "is not JSON: expecting property name enclosed in double quotes at character 10"),
+        ('{"base": "a', "is not JSON: unterminated string starting at character 9"),
         (WHOLE_T4[:-40], "is not JSON"),
         (WHOLE_T4[: len(WHOLE_T4) // 2], "is not JSON"),
         (WHOLE_T4 + "x", "has something after its end"),

@@ -22,6 +22,7 @@ from evoengine.archive.lease import Owner
 from evoengine.build import Builder
 from evoengine.build.cache import CacheLock, entry_folder
 from evoengine.cli import main
+from evoengine.progress import End
 from evoengine.verdict import Estimate, Verdict
 
 NAME = "measured"
@@ -94,6 +95,34 @@ class TestStudies:
 
         assert {"study": NAME, "deleted": NAME not in left} == said
         assert left == shell.names()
+
+    def test_a_long_status_is_cut_to_what_happened(self, shell: Shell) -> None:
+        with closing(Archive.open("studies/evoengine.db")) as archive:
+            archive.open_study(NAME).set_status("no GPU answers: see `evoengine doctor`")
+            archive.open_study("guessed").set_status("the default config was refused " * 3)
+
+        said = " ".join(shell.say("studies").split())
+
+        assert "no GPU answers" in said
+        assert "doctor" not in said
+        assert 1 == said.count("the default")
+
+    def test_a_study_resumed_with_nothing_to_do_is_still_spent(self, shell: Shell) -> None:
+        with closing(Archive.open("studies/evoengine.db")) as archive:
+            archive.open_study(NAME).set_status(End.SPENT_BEFORE)
+
+        said = shell.say("studies")
+
+        assert "budget spent" in said
+        assert "nothing to do" not in said
+
+    def test_what_compare_knows_neither_as_a_study_nor_as_a_label(self, shell: Shell) -> None:
+        assert "'wm_3' is neither a study nor a config's label: see: evoengine studies" in shell.refused(
+            "compare", "wm_3"
+        )
+        assert "'mesured' is neither a study nor a config's label: did you mean measured?" in shell.refused(
+            "compare", "mesured"
+        )
 
     def test_delete_without_a_terminal_needs_yes(self, shell: Shell) -> None:
         line = shell.refused("studies", "delete", NAME)

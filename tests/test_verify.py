@@ -302,6 +302,7 @@ def test_show_judges_again_without_a_gpu(run: Run, searched: Path, cache_folder:
     row = next(row for row in strict["refused"] if row["trial"] == number)
     assert "max error is over 1x the baseline's: 1.2x" == row["reason"]
     assert "judged again at 1x the baseline's error" in shown
+    assert " would now be refused, 0 refused ones would pass, 0 cannot be judged again" in shown
     assert "refused" in shown
 
 

@@ -19,7 +19,7 @@ from evoengine.archive.database import Database
 from evoengine.archive.documents import Damaged, check_shapes, typed
 from evoengine.archive.records import StudySpec, StudySummary
 from evoengine.archive.study import Study
-from evoengine.errors import UserError
+from evoengine.errors import UnknownStudy, UserError
 from evoengine.verdict import on_shapes
 
 T = TypeVar("T")
@@ -207,7 +207,7 @@ class Archive:
             raise UserError(f"database {self.name} holds no study yet: start one with: evoengine search")
         near = difflib.get_close_matches(str(name), names, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"unknown study {name!r}: {hint}see: evoengine studies")
+        raise UnknownStudy(str(name), f"{hint}see: evoengine studies")
 
     def _whole(self, name: str) -> transfer.Whole:
         """A study that exists and can be read: what is damaged must not travel."""

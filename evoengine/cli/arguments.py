@@ -46,7 +46,10 @@ class Parser(argparse.ArgumentParser):
         """A verb refuses by itself what it does not know: the options of others are no help."""
         found, unknown = super().parse_known_args(args, namespace)
         if unknown and not any(isinstance(action, Verbs) for action in self._actions):
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+            weight = next((one for one in unknown if one.startswith("weight=")), "")
+            weighted = weight and "--per-shape" in self.option_names()
+            hint = f"; quote a shape with a weight: '{SHAPE} {weight}'" if weighted else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
         return found, unknown
 
     def option_names(self) -> list[str]:

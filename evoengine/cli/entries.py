@@ -14,7 +14,7 @@ from evoengine.archive.study import Study
 from evoengine.cli.arguments import SHAPE
 from evoengine.cli.resolve import Target, find_template, named_template, reopen, space_path, stored_limits
 from evoengine.cli.storage import existing_storage
-from evoengine.errors import UserError
+from evoengine.errors import UnknownStudy, UserError
 from evoengine.export.header import MAX_BYTES, HeaderFacts, parse_header
 from evoengine.gates import Ceilings
 from evoengine.hardware import DeviceLimits, gate_limits
@@ -133,7 +133,10 @@ def _header(path: Path, arguments: argparse.Namespace) -> _Found:
 
 def _study(name: str, arguments: argparse.Namespace, target: Target) -> _Found:
     with closing(Archive.open(existing_storage(arguments.storage))) as archive:
-        study = archive.open_study(name)
+        try:
+            study = archive.open_study(name)
+        except UnknownStudy as error:
+            raise UserError(f"{name!r} is neither a study nor a config's label: {error.hint}") from error
         spec = study.spec
         question = reopen(spec, template_folder=arguments.template, space_file=arguments.space, stale=True)
         values = _best(study)
@@ -151,7 +154,10 @@ def _best(study: Study) -> dict[str, int]:
     best = [one for one in study.records() if elites and one.number == elites[0].number]
     best = best or study.best(1) or study.shortlist(1)
     if not best:
-        raise UserError(f"study {study.name} holds no config that passed every gate: search on with `resume`")
+        raise UserError(
+            f"study {study.name} holds no config that passed every gate: see `evoengine show {study.name}`; other "
+            "studies: `evoengine studies`"
+        )
     return best[0].config.values
 
 

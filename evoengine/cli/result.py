@@ -155,8 +155,7 @@ def _rejudged(found: dict[str, Any]) -> None:
     refused, open_again, old = found["refused"], found["open_again"], found["without_ratios"]
     out.print(
         f"\n{found['judged']} configs judged again at {whole:g}x the baseline's error ({row:g}x for a row): "
-        f"{len(refused)} would be refused, {len(open_again)} that were would not; {old} were stored before that could "
-        "be told",
+        f"{len(refused)} would now be refused, {len(open_again)} refused ones would pass, {old} cannot be judged again",
         soft_wrap=True,
     )
     rows = [("refused", refused), ("open again", open_again)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import textwrap
 from collections.abc import Sequence
 from contextlib import closing
 
@@ -70,11 +71,18 @@ def _table(storage: str, summaries: Sequence[StudySummary]) -> Table:
     for column in drawn.columns[1:-1]:
         column.no_wrap = True
     for one in summaries:
-        status = f"searched by {one.searched_by}" if one.searched_by else one.status
+        status = f"searched by {one.searched_by}" if one.searched_by else _in_short(one.status)
         used = one.opened_at[:16].replace("T", " ")
         rest = (used, str(one.rejected), str(one.elites)) if wide else ()
         drawn.add_row(one.spec.name, str(one.candidates), *_best(one), *rest, status)
     return drawn
+
+
+def _in_short(status: str) -> str:
+    """A status begins with what happened; an error's whole sentence is in `--json`."""
+    if status == End.SPENT_BEFORE:
+        return End.SPENT
+    return textwrap.shorten(status.partition(": ")[0], STATUS, placeholder=" ...")
 
 
 def _best(one: StudySummary) -> tuple[str, str]:

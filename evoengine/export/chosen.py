@@ -143,7 +143,11 @@ def chosen_row(
                 return row
         raise _not_to_be_had(summary["study"], records, trial)
     if not rows:
-        raise UserError(f"study {summary['study']} holds no config that passed every gate: search on with `resume`")
+        name = summary["study"]
+        raise UserError(
+            f"study {name} holds no config that passed every gate: see `evoengine show {name}`; other studies: "
+            "`evoengine studies`"
+        )
     if faster := _faster(summary):
         return faster[0]
     if not summary["elites"]:

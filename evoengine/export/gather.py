@@ -32,8 +32,8 @@ def _row(chosen: Chosen) -> Row:
     facts = chosen.facts
     if facts.median_us is None:
         raise UserError(
-            f"{chosen.where} was never measured, and only what was is loaded or kept as wisdom: resume its study on a "
-            f"machine with the {facts.device}"
+            f"{chosen.where} was never measured; load, torch and wisdom take measured configs only: resume its study "
+            f"on a machine with the {facts.device}"
         )
     positional = getattr(chosen.template.module.PROBLEM, "POSITIONAL", ())
     return Row(

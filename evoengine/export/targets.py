@@ -92,6 +92,7 @@ def _lines(chosen: Sequence[Chosen]) -> Iterator[str]:
     yield "// Define a card and a shape, as in -DTARGET_NVIDIA_L4 -DSHAPE_B1_H8_S512_D64_fp16; here are:"
     for macro in sorted({target_macro(one) for one in chosen}) + sorted({shape_macro(one) for one in chosen}):
         yield f"//   {macro}"
+    yield "// Without these macros the last block counts, the default configuration or, of several problems, an #error."
     yield ""
     yield "#pragma once"
     yield "#ifndef kernel_tuner"

@@ -32,8 +32,8 @@ def judged(spec: StudySpec, records: Iterable[Record]) -> list[tuple[Record, Mea
     found = [(one, one.verdict) for one in records if isinstance(one.verdict, Measurement | Rejection)]
     if not any(isinstance(verdict, Measurement) for _, verdict in found):
         raise UserError(
-            f"study {spec.name} holds no measured time, and this format is for nothing else: resume it on a machine "
-            f"with the {spec.device}, or export --format json, which calls an estimate one"
+            f"study {spec.name} holds no measured time, and this format holds nothing but times: resume it on a "
+            f"machine with the {spec.device}, or export --format json, which calls an estimate one"
         )
     return found
 

@@ -112,8 +112,7 @@ class _Cursor:
         try:
             value, self.at = _DECODER.raw_decode(self.text, self.at)
         except (ValueError, RecursionError) as error:  # ValueError alone: an integer of over 4,300 digits
-            what = error.msg if isinstance(error, json.JSONDecodeError) else "too deep or too long"
-            raise UserError(f"is not JSON: {what} in what begins at character {self.at}") from error
+            raise UserError(f"is not JSON: {_what(error, self.at)}") from error
         return value
 
     def key(self) -> str:
@@ -122,6 +121,15 @@ class _Cursor:
         if not isinstance(key, str):
             raise UserError(f"is not JSON: a member's name is not text, before character {self.at}")
         return key
+
+
+def _what(error: ValueError | RecursionError, begin: int) -> str:
+    """What is wrong with the value that begins at `begin`, and where."""
+    if not isinstance(error, json.JSONDecodeError):
+        return f"too deep or too long, from character {begin} on"
+    if error.msg == "Expecting value":
+        return f"a value is expected at character {error.pos}"
+    return f"{error.msg[:1].lower()}{error.msg[1:].removesuffix(' at')} at character {error.pos}"
 
 
 def _read_object(cursor: _Cursor) -> Document:
