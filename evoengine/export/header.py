@@ -21,8 +21,6 @@ from evoengine.errors import TemplateError, UserError
 
 FORMAT = 1
 _TITLE = f"// evoengine header, format {FORMAT}"
-_EMPTY_GRID = "//   grid:\n"
-"""How headers of before said `none`; they read back as they were written."""
 MAX_BYTES = 256 * 1024  # a header with every field at its longest is under 10 KB
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _MACRO = re.compile(r"^#ifndef (\w{1,64})\n#define \1 \(?(-?\d{1,18})\)?$", re.MULTILINE | re.ASCII)
@@ -132,8 +130,6 @@ def parse_header(text: str) -> HeaderFacts:
     try:
         facts = _read(text)
         expected = render_header(facts)
-        if _EMPTY_GRID in text:
-            expected = signed(expected.replace(f"{_EMPTY_GRID[:-1]} none\n", _EMPTY_GRID).splitlines()[:-1])
     except (KeyError, ValueError, TypeError, TemplateError, RecursionError) as error:
         raise UserError(f"header is damaged ({type(error).__name__}: {str(error)[:200]}): export it again") from None
     if expected != text:
