@@ -125,8 +125,8 @@ class Search:
             elif self._scheduler.exhausted:
                 stopped = End.ALL_TRIED
             turn = self._peers.turn(self._wait, early=self._time_is_over)
-            known = stopped == End.SPENT_BEFORE and self._screening is None and confirmed(self._study)
-            if turn == "mine" and self._timing is not None and not known:
+            raced = stopped == End.SPENT_BEFORE and self._screening is None and confirmed(self._study)
+            if turn == "mine" and self._timing is not None and not raced:
                 finals = self._confirm(self._timing)
         except Interrupted:
             stopped, interrupted = End.STOPPED, True

@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from evoengine.devices.estimate import dram_bytes, estimate_us
+from evoengine.devices.estimate import candidate_us
 from evoengine.hardware import DeviceLimits
 from evoengine.problem import Problem, members_of, weighted_mean
 from evoengine.sampler.source import Source, make_source
@@ -53,16 +53,7 @@ class Forecast:
         values = {**self.fixed, **{axis.name: axis.choices[index] for axis, index in chosen}}
         members = members_of(self.problem)
         try:
-            times = [
-                estimate_us(
-                    self.module.launch(values, problem),
-                    self.module.work(values, problem),
-                    None,
-                    self.card,
-                    from_dram_bytes=dram_bytes(problem, self.card),
-                )
-                for problem in (member.problem for member in members)
-            ]
+            times = [candidate_us(self.module, values, member.problem, self.card) for member in members]
         except ValueError:  # so many registers are expected that no CTA fits
             return None
         return weighted_mean(times, [member.weight for member in members]) if len(times) > 1 else times[0]

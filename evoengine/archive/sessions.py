@@ -17,7 +17,7 @@ from evoengine.errors import Unavailable, UserError
 
 TAKEN_OVER = "taken over by another process, which believed this one dead"
 Turn = Literal["mine", "another's", "done"]
-"""Who confirms a study for all that share it: this session, another that is at it, or nobody any more."""
+"""Who confirms a study for all that share it: the session that asks, another that is at it, or nobody any more."""
 
 
 def now() -> str:
@@ -120,7 +120,7 @@ def confirmed(connection: Connection, study_id: int) -> set[int]:
 
 
 def take_turn(connection: Connection, study_id: int, session_id: int, before: set[int]) -> Turn:
-    """Let this session confirm the study, unless another that is not among those `before` does or has done it."""
+    """Let a session confirm the study, unless another that is not among those `before` does or has done it."""
     if confirmed(connection, study_id) - before:
         return "done"
     others = [row for row, _, alive in _open_sessions(connection, study_id) if alive and row["id"] != session_id]

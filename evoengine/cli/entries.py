@@ -15,6 +15,7 @@ from evoengine.cli.arguments import SHAPE
 from evoengine.cli.resolve import Target, find_template, named_template, reopen, space_path, stored_limits
 from evoengine.cli.storage import existing_storage
 from evoengine.errors import UnknownStudy, UserError
+from evoengine.export.chosen import no_config
 from evoengine.export.header import MAX_BYTES, HeaderFacts, parse_header
 from evoengine.gates import Ceilings
 from evoengine.hardware import DeviceLimits, gate_limits
@@ -154,10 +155,7 @@ def _best(study: Study) -> dict[str, int]:
     best = [one for one in study.records() if elites and one.number == elites[0].number]
     best = best or study.best(1) or study.shortlist(1)
     if not best:
-        raise UserError(
-            f"study {study.name} holds no config that passed every gate: see `evoengine show {study.name}`; other "
-            "studies: `evoengine studies`"
-        )
+        raise no_config(study.name)
     return best[0].config.values
 
 

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 
 from evoengine.hardware import DeviceLimits, occupancy
 from evoengine.problem import Problem
-from evoengine.template import Launch, Work
+from evoengine.space import Values
+from evoengine.template import Launch, TemplateModule, Work
 from evoengine.verdict import ResourceUsage
 
 EXP_PER_CLOCK = 16.0
@@ -126,6 +127,22 @@ def estimate_us(
     ends += work.round_trips * costs.load_clocks
     merge = ctas * work.merge_bytes / 128 * costs.merge_line_clocks
     return LAUNCH_US + (loop + waves * ends + merge) / limits.clock_mhz
+
+
+def candidate_us(
+    module: TemplateModule,
+    values: Values,
+    problem: Problem,
+    limits: DeviceLimits,
+    resources: ResourceUsage | None = None,
+) -> float:
+    """`estimate_us` of a config on one problem; what L2 does not hold of that comes from device memory.
+
+    Raises:
+        ValueError: as `estimate_us`.
+    """
+    launch, work = module.launch(values, problem), module.work(values, problem)
+    return estimate_us(launch, work, resources, limits, from_dram_bytes=dram_bytes(problem, limits))
 
 
 def expected_resources(launch: Launch, work: Work, limits: DeviceLimits) -> ResourceUsage:

@@ -143,11 +143,7 @@ def chosen_row(
                 return row
         raise _not_to_be_had(summary["study"], records, trial)
     if not rows:
-        name = summary["study"]
-        raise UserError(
-            f"study {name} holds no config that passed every gate: see `evoengine show {name}`; other studies: "
-            "`evoengine studies`"
-        )
+        raise no_config(summary["study"])
     if faster := _faster(summary):
         return faster[0]
     if not summary["elites"]:
@@ -161,6 +157,14 @@ def chosen_row(
     if "verdict" in default or summary["default"]["median_us"] is None:
         return default
     return {**default, **summary["default"]}
+
+
+def no_config(study: str) -> UserError:
+    """Nothing in a study passed every gate."""
+    return UserError(
+        f"study {study} holds no config that passed every gate: see `evoengine show {study}`; other studies: "
+        "`evoengine studies`"
+    )
 
 
 def _not_to_be_had(study: str, records: Sequence[Record], trial: int) -> UserError:

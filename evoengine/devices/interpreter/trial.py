@@ -11,7 +11,7 @@ import numpy as np
 
 from evoengine import oracle
 from evoengine.devices.combine import Judged, estimated, refused
-from evoengine.devices.estimate import dram_bytes, estimate_us
+from evoengine.devices.estimate import candidate_us
 from evoengine.devices.interpreter.faults import Fault, Hang, Unsupported
 from evoengine.devices.interpreter.layout import Array
 from evoengine.devices.interpreter.machine import execute
@@ -99,13 +99,7 @@ class Trial:
                 reason = f"{check.reason} ({f'{kind.name} inputs, ' if kind else ''}{problem.label})"
                 return Rejection(Gate.CORRECTNESS, reason, evidence, tuple(checks))
             proven.add(what)
-        latency_us = estimate_us(
-            module.launch(values, self.problem),
-            module.work(values, self.problem),
-            resources,
-            self.limits,
-            from_dram_bytes=dram_bytes(self.problem, self.limits),
-        )
+        latency_us = candidate_us(module, values, self.problem, self.limits, resources)
         evidence = {
             "limits": self.limits.name,
             "modes": [str(mode) for mode in MODES],
