@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 
 from benchmarks import fit_estimate
-from evoengine.devices.estimate import FITTED, LAUNCH_US, Costs, dram_bytes, estimate_us, expected_resources
+from evoengine.devices.estimate import (
+    FITTED,
+    LAUNCH_US,
+    Costs,
+    candidate_us,
+    dram_bytes,
+    estimate_us,
+    expected_resources,
+)
 from evoengine.hardware import CARDS
 from evoengine.problem import AttentionProblem
 from evoengine.space import load_space
@@ -54,6 +62,18 @@ def test_shapes_that_were_not_fitted_are_ranked_too(name: str) -> None:
 
     assert judged["spearman"] >= 0.85
     assert judged["best_place_percent"] <= 5.0
+
+
+def test_a_recording_is_estimated_as_searches_estimate(mission: fit_estimate.Recording) -> None:
+    """What L2 does not hold comes from device memory, here of a card with less of it."""
+    little = replace(H200, l2_bytes=mission.problem.bytes_moved - 1, dram_gbps=100.0)
+    some = replace(mission.part(np.arange(len(mission.cases)) < 3), limits=little)
+    module = some.template.module
+    expected = [candidate_us(module, values, some.problem, little, used) for values, used in some.cases]
+    held = [estimate_us(module.launch(v, some.problem), module.work(v, some.problem), u, little) for v, u in some.cases]
+
+    assert expected == list(some.estimates(FITTED))
+    assert all(us > without for us, without in zip(expected, held, strict=True))
 
 
 def test_the_costs_are_those_of_the_artefact() -> None:
