@@ -28,7 +28,7 @@ from evoengine.devices.estimate import FITTED, Costs, candidate_us
 from evoengine.errors import EvoengineError, UserError
 from evoengine.hardware import CARDS, DeviceLimits
 from evoengine.problem import Problem, make_problem
-from evoengine.recorded.document import read_document
+from evoengine.recorded.document import Document, read_document
 from evoengine.space import Values, load_space
 from evoengine.template import Template, load_template, shipped
 from evoengine.verdict import ResourceUsage
@@ -80,13 +80,21 @@ def read(path: Path) -> Recording:
     """A recording of the attention template. An axis younger than the recording is taken at its default.
 
     Raises:
-        UserError: the file is no recording, or of a device that has no datasheet here.
+        UserError: the file is no such recording, or of a device that has no datasheet here.
     """
-    document = read_document(path)
+    try:
+        return _recording(path, read_document(path))
+    except UserError as error:
+        raise UserError(f"{path} {error}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is no recording of configs as `record_space` writes it ({error!r})") from error
+
+
+def _recording(path: Path, document: Document) -> Recording:
     device = document.head.get("device")
     limits = next((card for card in CARDS.values() if card.name == device), None)
     if limits is None:
-        raise UserError(f"{path} was recorded on {device!r}: known are {', '.join(c.name for c in CARDS.values())}")
+        raise UserError(f"was recorded on {device!r}: known are {', '.join(c.name for c in CARDS.values())}")
     template = load_template(shipped("kernel_templates") / "attention")
     default = load_space(shipped("search_spaces") / "attention.py").default
     problem = make_problem(template.module.PROBLEM, document.head["problem"])
@@ -177,7 +185,7 @@ def report(fitted_on: Sequence[Path], judged: Sequence[Path], seed: int, *, refi
         "seed": seed,
         "judged": rows,
         "sources": {path.name: digest(path) for path in (*fitted_on, *judged)},
-        "template_digest": load_template(shipped("kernel_templates") / "attention").digest,
+        "template_digest": recordings[0].template.digest,
     }
 
 

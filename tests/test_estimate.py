@@ -19,6 +19,7 @@ from evoengine.devices.estimate import (
     estimate_us,
     expected_resources,
 )
+from evoengine.errors import UserError
 from evoengine.hardware import CARDS
 from evoengine.problem import AttentionProblem
 from evoengine.space import load_space
@@ -74,6 +75,26 @@ def test_a_recording_is_estimated_as_searches_estimate(mission: fit_estimate.Rec
 
     assert expected == list(some.estimates(FITTED))
     assert all(us > without for us, without in zip(expected, held, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "is not JSON|holds"),
+        ('{"device": "a toaster"}\n', "was recorded on 'a toaster': known are NVIDIA A100"),
+        ('{"device": "NVIDIA L4"}\n', "is no recording of configs as `record_space` writes it .KeyError..problem"),
+        ('{"device": "NVIDIA L4", "problem": {"heds": 8}}\n', "problem has an unknown field 'heds'"),
+        ('{"device": "NVIDIA L4", "problem": {}}\n{"median_us": 1}\n', "is no recording of configs .* .KeyError"),
+    ],
+)
+def test_what_is_no_recording_is_one_line_with_its_path(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "some.jsonl"
+    path.write_text(text)
+
+    with pytest.raises(UserError, match=rf"some\.jsonl .*({says})"):
+        fit_estimate.read(path)
+    with pytest.raises(UserError, match=r"none\.jsonl does not exist"):
+        fit_estimate.read(tmp_path / "none.jsonl")
 
 
 def test_the_costs_are_those_of_the_artefact() -> None:
