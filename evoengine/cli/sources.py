@@ -7,14 +7,13 @@ from contextlib import closing
 from pathlib import Path
 
 from evoengine.archive.archive import Archive
-from evoengine.cli.entries import header_values, read_header
+from evoengine.cli.headers import open_header
 from evoengine.cli.remedies import OPTIONS, Remedies
-from evoengine.cli.resolve import named_template, reopen, space_path
+from evoengine.cli.resolve import reopen
 from evoengine.cli.stale import check_trial, moved_on
 from evoengine.cli.storage import existing_storage
 from evoengine.errors import UserError
 from evoengine.export.chosen import Chosen, choose
-from evoengine.space import load_space
 
 MOVED = (
     "a header's template has changed since and its kernel has not: rebuilt here and proven in the interpreter; on a "
@@ -67,19 +66,17 @@ def from_header(
     Raises:
         UserError: it cannot be read, or (unless `stale`) the template has changed since and the kernel with it.
     """
-    facts = read_header(path)
-    template = named_template(facts.template, str(path), folder, remedies)
-    space = load_space(space_path(space_file, template, remedies))
-    values = header_values(path, facts, space)
+    header = open_header(path, folder, space_file, remedies)
+    facts, now = header.facts, header.template.digest
     note = ""
-    if template.digest != facts.template_digest and not stale:
-        if why := moved_on(facts, template, values):
+    if facts.template_digest != now and not stale:
+        if why := moved_on(header):
             raise UserError(
-                f"the template of {path} has changed since ({facts.template_digest}, now {template.digest}), and "
-                f"{why}: search again, or name the folder that it was exported from with {remedies.template}"
+                f"the template of {path} has changed since ({facts.template_digest}, now {now}), and {why}: search "
+                f"again, or name the folder that it was exported from with {remedies.template}"
             )
-        facts = dataclasses.replace(facts, template_digest=template.digest)
+        facts = dataclasses.replace(facts, template_digest=now)
         note = MOVED
     us = {"median_us": facts.median_us} if facts.median_us is not None else {"estimated_us": facts.estimated_us}
-    row = {"trial": facts.trial, "label": facts.config, "config": values, "exported": facts.date, **us}
-    return Chosen(str(path), facts, values, space, template, row, note=note)
+    row = {"trial": facts.trial, "label": facts.config, "config": header.values, "exported": facts.date, **us}
+    return Chosen(str(path), facts, header.values, header.space, header.template, row, note=note)

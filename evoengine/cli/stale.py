@@ -7,15 +7,12 @@ from collections.abc import Mapping
 
 from evoengine.archive.study import Study
 from evoengine.build import Builder, BuildRequest
+from evoengine.cli.headers import Header
 from evoengine.devices.interpreter.faults import Unsupported
 from evoengine.devices.interpreter.trial import Prover
 from evoengine.errors import EvoengineError, UserError
 from evoengine.export.chosen import kernel_facts
-from evoengine.export.header import HeaderFacts
-from evoengine.problem import make_problem
 from evoengine.question import Question
-from evoengine.space import Values
-from evoengine.template import Template
 from evoengine.verdict import Rejection
 from evoengine.verification import compiler_of, recorded_trial, stale
 
@@ -58,16 +55,17 @@ def _check(study: Study, question: Question, builder: Builder, numbers: set[int]
             )
 
 
-def moved_on(facts: HeaderFacts, template: Template, values: Values) -> str:
-    """Why a header is not of a kernel of this template, whose digest is another; empty where it is all the same.
+def moved_on(header: Header) -> str:
+    """Why a header is not of a kernel of its template, whose digest is another now; empty where it is all the same.
 
     The digest is of host code too, most of which decides nothing of a kernel. What it decides of macros and launch is
     compared with the header. The compiler that the header names has to make the same cubin. Tensors and arguments no
     header has: so the cubin's PTX is launched in the interpreter as the template now launches it, on the inputs and
     against the reference that it now has, which takes some seconds.
     """
+    facts, template, values = header.facts, header.template, header.values
     try:
-        problem = make_problem(template.module.PROBLEM, facts.problem)
+        problem = header.problem
         now = kernel_facts(template.module, problem, values)
         for name, value in now.items():
             if value != (then := getattr(facts, name)):
