@@ -40,7 +40,8 @@ def load(
     """Tuned kernels as one function with the signature of `torch.nn.functional.scaled_dot_product_attention`.
 
     Each source is a folder of `evoengine export --format torch`, a wisdom file, an exported header, or the name of a
-    study in `storage`; without any it is the last study. A folder's template.py is code: load only what you trust.
+    study in `storage`; without any it is the last study. A folder's template.py is code: load only what you trust. A
+    header whose template has changed since takes seconds: its kernel must be the same, and is rebuilt and proven again.
 
     Args:
         storage: study database, a file or an SQLAlchemy URL.
@@ -49,7 +50,7 @@ def load(
             length, and may be slower than PyTorch's.
 
     Raises:
-        UserError: a source does not exist, was never measured, or is of a template that has changed since or that is
+        UserError: a source does not exist, was never measured, or is of a kernel that has changed since or that is
             not attention; or sources are of different templates.
     """
     folder = None if template is None else str(template)
