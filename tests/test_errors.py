@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 
 import evoengine
 from evoengine.cli.running import _saying
+from evoengine.devices.fleet import _of_card
+from evoengine.devices.pool import Card
 from evoengine.errors import EvoengineError, TemplateError, UnknownStudy
 
 
@@ -42,3 +45,11 @@ def test_every_error_of_a_run_says_how_to_go_on_but_that_of_a_template() -> None
     assert ("see b", 2) == (told.value.hint, told.value.exit_code)
     with pytest.raises(TemplateError, match=r"^broken$"), _saying("c"):
         raise TemplateError("broken")
+
+
+def test_an_error_of_a_card_names_it() -> None:
+    card = Card("GPU-1", cast(Any, None))
+    named = _of_card(UnknownStudy("a", "see b"), card)
+
+    assert (UnknownStudy, "card GPU-1: unknown study 'a': see b") == (type(named), str(named))
+    assert (own := KeyError("a mistake of ours")) is _of_card(own, card)
