@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.first_search import SearchFailed, first_search
-from benchmarks.trust.document import this_card
+from benchmarks.trust.document import this_card, write_document
 from benchmarks.trust.graph_clock import independent_us
 from benchmarks.tuners.space import SPACE, WHOLE
 from evoengine import __version__
@@ -145,13 +145,6 @@ def opened(path: Path, setting: Row) -> Row:
     }
 
 
-def write(path: Path, document: Row) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".new")
-    scratch.write_text(json.dumps(document, indent=1) + "\n")
-    os.replace(scratch, path)
-
-
 def missing(document: Row, parts: Sequence[str], seeds: int) -> Iterator[tuple[str, int]]:
     """The parts that are still to be done, each with its seed."""
     have = {(row["tool"], row["seed"]) for row in document["rows"]}
@@ -201,14 +194,14 @@ def main() -> int:
         if row is not None:
             date = datetime.now(UTC).isoformat(timespec="seconds")
             rows.append({"tool": tool_of(part), "seed": seed, "date": date, **row})
-            write(arguments.output, document)
+            write_document(arguments.output, document)
             print(json.dumps(rows[-1]), flush=True)
     if not rows:
         return 1
     for row, us in zip(rows, retimed(template, limits, rows), strict=True):
         row["retimed_us"] = us
     document["over_ours"] = compared(rows)
-    write(arguments.output, document)
+    write_document(arguments.output, document)
     print(json.dumps(document["over_ours"], indent=1))
     return int(any(missing(document, parts, arguments.seeds)))
 

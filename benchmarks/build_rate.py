@@ -19,6 +19,7 @@ from pathlib import Path
 
 from evoengine.build import Builder, BuildRequest
 from evoengine.build.toolchain import Compiler
+from evoengine.errors import EvoengineError, UserError
 from evoengine.gates import Ceilings, hardware_rules
 from evoengine.hardware import DeviceLimits, card
 from evoengine.problem import parse_shape
@@ -28,11 +29,17 @@ from evoengine.verdict import Artifact
 
 
 def sample(template: Template, limits: DeviceLimits, shape: str, count: int, seed: int) -> list[BuildRequest]:
-    """`count` distinct feasible configs, drawn uniformly."""
+    """`count` distinct feasible configs, drawn uniformly.
+
+    Raises:
+        UserError: the shape cannot be read, or there are not so many.
+    """
     space = load_space(shipped("search_spaces") / "attention.py")
     problem = parse_shape(template.module.PROBLEM, shape)
     axes = tuple(axis.name for axis in space.axes)
     points = space.feasible(problem, limits, hardware_rules(template, axes, Ceilings())).points
+    if count > len(points):
+        raise UserError(f"{count} configs are asked for, {len(points)} are feasible for {problem.label}")
     requests = []
     for point in random.Random(seed).sample(points, count):
         values = space.config_at(point).values
@@ -90,4 +97,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except EvoengineError as error:
+        sys.exit(f"build_rate: {error}")

@@ -24,12 +24,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evoengine.devices.estimate import FITTED, Costs, estimate_us
+from evoengine.devices.estimate import FITTED, Costs, candidate_us
 from evoengine.errors import EvoengineError, UserError
 from evoengine.hardware import CARDS, DeviceLimits
-from evoengine.recorded.document import read_document
-from evoengine.space import load_space
-from evoengine.template import Launch, Work, load_template, shipped
+from evoengine.problem import Problem, make_problem
+from evoengine.recorded.document import Document, read_document
+from evoengine.space import Values, load_space
+from evoengine.template import Template, load_template, shipped
 from evoengine.verdict import ResourceUsage
 
 Floats = NDArray[np.float64]
@@ -51,19 +52,22 @@ FIRST_STEP, LAST_STEP = 0.3, 0.002
 
 @dataclass(frozen=True)
 class Recording:
-    """The configs of a recording that were timed: what the estimate sees of each, and its median in microseconds."""
+    """The configs of a recording that were timed, each with what its build uses, and their medians in microseconds."""
 
     path: Path
-    label: str
+    template: Template
+    problem: Problem
     limits: DeviceLimits
-    cases: list[tuple[Launch, Work, ResourceUsage]]
+    cases: list[tuple[Values, ResourceUsage]]
     measured: Floats
 
     def estimates(self, costs: Costs, *, compiled: bool = True) -> Floats:
+        """As searches estimate them."""
+        module = self.template.module
         return np.array(
             [
-                estimate_us(launch, work, used if compiled else None, self.limits, costs)
-                for launch, work, used in self.cases
+                candidate_us(module, values, self.problem, self.limits, used if compiled else None, costs)
+                for values, used in self.cases
             ]
         )
 
@@ -76,22 +80,29 @@ def read(path: Path) -> Recording:
     """A recording of the attention template. An axis younger than the recording is taken at its default.
 
     Raises:
-        UserError: the file is no recording, or of a device that has no datasheet here.
+        UserError: the file is no such recording, or of a device that has no datasheet here.
     """
-    document = read_document(path)
+    try:
+        return _recording(path, read_document(path))
+    except UserError as error:
+        raise UserError(f"{path} {error}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is no recording of configs as `record_space` writes it ({error!r})") from error
+
+
+def _recording(path: Path, document: Document) -> Recording:
     device = document.head.get("device")
     limits = next((card for card in CARDS.values() if card.name == device), None)
     if limits is None:
-        raise UserError(f"{path} was recorded on {device!r}: known are {', '.join(c.name for c in CARDS.values())}")
-    module = load_template(shipped("kernel_templates") / "attention").module
+        raise UserError(f"was recorded on {device!r}: known are {', '.join(c.name for c in CARDS.values())}")
+    template = load_template(shipped("kernel_templates") / "attention")
     default = load_space(shipped("search_spaces") / "attention.py").default
-    problem = module.PROBLEM(**document.head["problem"])
+    problem = make_problem(template.module.PROBLEM, document.head["problem"])
     rows = [row for row in document.entries if row.get("median_us") is not None]
-    cases = []
-    for row in rows:
-        values = {**default, **row["values"]}
-        cases.append((module.launch(values, problem), module.work(values, problem), ResourceUsage(**row["resources"])))
-    return Recording(path, problem.label, limits, cases, np.array([row["median_us"] for row in rows]))
+    cases: list[tuple[Values, ResourceUsage]] = [
+        ({**default, **row["values"]}, ResourceUsage(**row["resources"])) for row in rows
+    ]
+    return Recording(path, template, problem, limits, cases, np.array([row["median_us"] for row in rows]))
 
 
 def log_error(recordings: Sequence[Recording], costs: Costs) -> float:
@@ -164,17 +175,17 @@ def report(fitted_on: Sequence[Path], judged: Sequence[Path], seed: int, *, refi
     rows = []
     for one, half in zip(recordings, chosen, strict=True):
         for part, shown in (("fitted half", one.part(half)), ("other half", one.part(~half)), ("all", one)):
-            rows.append({"recording": one.path.name, "shape": one.label, "part": part} | judge(shown, costs))
+            rows.append({"recording": one.path.name, "shape": one.problem.label, "part": part} | judge(shown, costs))
     for path in judged:
         one = read(path)
-        rows.append({"recording": path.name, "shape": one.label, "part": "judged only"} | judge(one, costs))
+        rows.append({"recording": path.name, "shape": one.problem.label, "part": "judged only"} | judge(one, costs))
     return {
         "costs": asdict(costs),
         "log_error_of_fit": round(log_error(halves, costs), 4),
         "seed": seed,
         "judged": rows,
         "sources": {path.name: digest(path) for path in (*fitted_on, *judged)},
-        "template_digest": load_template(shipped("kernel_templates") / "attention").digest,
+        "template_digest": recordings[0].template.digest,
     }
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import shlex
 import statistics
@@ -30,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.first_search import first_search
-from benchmarks.trust.document import judge_digest
+from benchmarks.trust.document import judge_digest, write_document
 from evoengine import __version__
 from evoengine.build import Builder
 from evoengine.cli.cards import one_model
@@ -93,7 +92,7 @@ def main() -> int:
                 return 1
             step = (judging if kind == "judging" else search)(count, number)
             add(document, kind, {"cards": count, "round": number, **step})
-            write(arguments.output, document)
+            write_document(arguments.output, document)
             print(f"{kind} on {count}: {step['candidates_per_second']:.2f} candidates/s", flush=True)
     print(json.dumps(document["ratios"], indent=1))
     return 0
@@ -137,13 +136,6 @@ def add(document: dict[str, Any], kind: str, step: Step) -> None:
         document["ratios"][kind] = {
             str(count): round(statistics.median(found) / one_card, 3) for count, found in sorted(rates.items())
         }
-
-
-def write(path: Path, document: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".new")
-    scratch.write_text(json.dumps(document, indent=1) + "\n")
-    os.replace(scratch, path)
 
 
 def _judging(question: Question, cards: Sequence[Gpu], work: Sequence[tuple[Candidate, Artifact]], seed: int) -> Step:

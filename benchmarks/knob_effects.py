@@ -38,7 +38,7 @@ from evoengine.cli.resolve import Target, find_target, find_template, space_path
 from evoengine.devices.cuda import CudaDevice, Final, Finals
 from evoengine.errors import EvoengineError, TemplateError, UserError
 from evoengine.gates import Ceilings
-from evoengine.problem import problem_fields
+from evoengine.problem import make_problem, problem_fields
 from evoengine.question import Question
 from evoengine.space import Config, load_space
 from evoengine.verdict import Artifact, Candidate, Gate, Rejection
@@ -228,7 +228,7 @@ def _study(path: Path, arguments: argparse.Namespace, target: Target) -> Entry:
         raise UserError(f"{path} cannot be read ({error}): give what `search --json` printed, with an elite") from error
     found = find_template(arguments.template or template)
     space = load_space(space_path(arguments.space, found))
-    question = Question(found, space, found.module.PROBLEM(**fields), target.limits, Ceilings())
+    question = Question(found, space, make_problem(found.module.PROBLEM, fields), target.limits, Ceilings())
     return Entry(str(path), question, space.config(values), digest)
 
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from evoengine.archive.archive import Archive
 from evoengine.archive.study import Study
 from evoengine.cli.resolve import reopen
-from evoengine.errors import EvoengineError
+from evoengine.cli.storage import existing_storage
+from evoengine.errors import EvoengineError, UserError
 from evoengine.hardware import DeviceLimits, card, gate_limits
 from evoengine.question import Question
 from evoengine.recorded.recording import write_recording
@@ -47,7 +48,9 @@ def main() -> int:
     parser.add_argument("--limits", metavar="CARD", help="keep only what is feasible on this card too, such as l4")
     parser.add_argument("--output", metavar="FILE", type=Path, required=True, help="recording to write (.jsonl.gz)")
     arguments = parser.parse_args()
-    study = Archive.open(arguments.storage).open_study(arguments.study)
+    study = Archive.open(existing_storage(arguments.storage)).open_study(arguments.study)
+    if study.spec.members:
+        raise UserError(f"study {study.name} is of {len(study.spec.members)} shapes, a recorded space of one")
     question = reopen(study.spec)
     limits = None if arguments.limits is None else gate_limits(question.limits, card(arguments.limits))
     arguments.output.parent.mkdir(parents=True, exist_ok=True)

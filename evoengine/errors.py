@@ -10,11 +10,21 @@ impossible (`UserError`, exit code 2) or that a template is broken for every con
     └── TemplateError     the template, its default config or its reference is broken
 """
 
+from __future__ import annotations
+
+from typing import Self
+
 
 class EvoengineError(Exception):
     """Base of every error evoengine raises on purpose; its message is one line and meant for the user."""
 
     exit_code = 1
+
+    def saying(self, message: str) -> Self:
+        """The same error with another message: of its type, and with all that it carries, whatever it is made from."""
+        other = type(self).__new__(type(self), message)
+        other.__dict__.update(self.__dict__)
+        return other
 
 
 class UserError(EvoengineError):

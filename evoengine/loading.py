@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evoengine.cli.arguments import STORAGE
 from evoengine.cli.output import LISTING, MAX_LISTING_BYTES
+from evoengine.cli.remedies import Remedies
 from evoengine.cli.resolve import named_template
 from evoengine.errors import UserError
 from evoengine.export.wisdom import MAX_BYTES, PACKAGE, Wisdom, merge, parse_wisdom, valid
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from evoengine.devices.cuda.attention import Attention
 
 
-_OPTION = re.compile(r"(?<= )--template( DIR)?$")
+_ARGUMENTS = Remedies("template=FOLDER", "--space FILE to `evoengine export`", "storage=", or_force="")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ def load(
     """Tuned kernels as one function with the signature of `torch.nn.functional.scaled_dot_product_attention`.
 
     Each source is a folder of `evoengine export --format torch`, a wisdom file, an exported header, or the name of a
-    study in `storage`; without any it is the last study. A folder's template.py is code: load only what you trust.
+    study in `storage`; without any it is the last study. A folder's template.py is code: load only what you trust. A
+    header whose template has changed since takes seconds: its kernel must be the same, and is rebuilt and proven again.
 
     Args:
         storage: study database, a file or an SQLAlchemy URL.
@@ -49,15 +50,11 @@ def load(
             length, and may be slower than PyTorch's.
 
     Raises:
-        UserError: a source does not exist, was never measured, or is of a template that has changed since or that is
+        UserError: a source does not exist, was never measured, or is of a kernel that has changed since or that is
             not attention; or sources are of different templates.
     """
     folder = None if template is None else str(template)
-    try:
-        found = [_find(source, storage, folder) for source in sources or (None,)]
-    except UserError as error:  # of the command line, whose options are arguments here
-        error.args = (_OPTION.sub("template=FOLDER", str(error)).removesuffix(", or give --force"),)
-        raise
+    found = [_find(source, storage, folder) for source in sources or (None,)]
     first = found[0]
     if first.template.module.PROBLEM is not AttentionProblem:
         raise UserError(f"template {first.template.name} is not attention, all that evoengine.load can call")
@@ -91,13 +88,13 @@ def _find(source: str | Path | None, storage: str, template: str | None) -> _Sou
         text = read_text(path, MAX_BYTES, "give wisdom or a header that `evoengine export` wrote")
         if text.startswith("{"):
             wisdom = _parsed(path, text)
-            return _Source(wisdom, named_template(wisdom.template, str(path), template), {})
+            return _Source(wisdom, named_template(wisdom.template, str(path), template, _ARGUMENTS), {})
     elif path is not None and (path.suffix in (".h", ".wisdom") or len(path.parts) > 1):
         raise UserError(f"{path} does not exist: give a folder, wisdom, a header or the name of a study")
     from evoengine.cli.sources import find_chosen
     from evoengine.export.gather import wisdom_of
 
-    chosen = find_chosen(None if source is None else str(source), storage, template=template)
+    chosen = find_chosen(None if source is None else str(source), storage, template=template, remedies=_ARGUMENTS)
     cubins = {_sha256(one.cubin): one.cubin for one in chosen if one.cubin is not None}
     return _Source(wisdom_of(chosen), chosen[0].template, cubins)
 

@@ -231,6 +231,14 @@ class Estimate:
 Verdict = Rejection | Measurement | Estimate
 
 
+def quantile(ascending: Sequence[float], share: float) -> float:
+    """The `share` quantile, between neighbours."""
+    at = share * (len(ascending) - 1)
+    low = int(at)
+    high = min(low + 1, len(ascending) - 1)
+    return ascending[low] + (ascending[high] - ascending[low]) * (at - low)
+
+
 def is_paid(verdict: Verdict | None, twin_of: int | None) -> bool:
     """Whether a trial counts against the budget: judged, past the static gate, and nobody's twin."""
     if verdict is None or twin_of is not None:

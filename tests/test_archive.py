@@ -528,6 +528,13 @@ class TestContract:
 
         assert replace(SPEC, budget=300) == study.spec == found.spec
 
+    def test_of_two_who_raise_the_budget_the_higher_counts(self, study: Study, reopen: Callable[[], Archive]) -> None:
+        other = reopen().open_study(SPEC.name)
+        study.set_budget(300)
+        other.set_budget(200)
+
+        assert [300] * 3 == [one.spec.budget for one in (study, other, reopen().open_study(SPEC.name))]
+
     def test_counts_add_up(self, study: Study) -> None:
         study.claim(proposals(1), {"static:smem": 3, "repeat": 1})
         study.claim([], {"static:smem": 4})

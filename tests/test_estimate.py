@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 
 from benchmarks import fit_estimate
-from evoengine.devices.estimate import FITTED, LAUNCH_US, Costs, dram_bytes, estimate_us, expected_resources
+from evoengine.devices.estimate import (
+    FITTED,
+    LAUNCH_US,
+    Costs,
+    candidate_us,
+    dram_bytes,
+    estimate_us,
+    expected_resources,
+)
+from evoengine.errors import UserError
 from evoengine.hardware import CARDS
 from evoengine.problem import AttentionProblem
 from evoengine.space import load_space
@@ -54,6 +63,38 @@ def test_shapes_that_were_not_fitted_are_ranked_too(name: str) -> None:
 
     assert judged["spearman"] >= 0.85
     assert judged["best_place_percent"] <= 5.0
+
+
+def test_a_recording_is_estimated_as_searches_estimate(mission: fit_estimate.Recording) -> None:
+    """What L2 does not hold comes from device memory, here of a card with less of it."""
+    little = replace(H200, l2_bytes=mission.problem.bytes_moved - 1, dram_gbps=100.0)
+    some = replace(mission.part(np.arange(len(mission.cases)) < 3), limits=little)
+    module = some.template.module
+    expected = [candidate_us(module, values, some.problem, little, used) for values, used in some.cases]
+    held = [estimate_us(module.launch(v, some.problem), module.work(v, some.problem), u, little) for v, u in some.cases]
+
+    assert expected == list(some.estimates(FITTED))
+    assert all(us > without for us, without in zip(expected, held, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "is not JSON|holds"),
+        ('{"device": "a toaster"}\n', "was recorded on 'a toaster': known are NVIDIA A100"),
+        ('{"device": "NVIDIA L4"}\n', "is no recording of configs as `record_space` writes it .KeyError..problem"),
+        ('{"device": "NVIDIA L4", "problem": {"heds": 8}}\n', "problem has an unknown field 'heds'"),
+        ('{"device": "NVIDIA L4", "problem": {}}\n{"median_us": 1}\n', "is no recording of configs .* .KeyError"),
+    ],
+)
+def test_what_is_no_recording_is_one_line_with_its_path(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "some.jsonl"
+    path.write_text(text)
+
+    with pytest.raises(UserError, match=rf"some\.jsonl .*({says})"):
+        fit_estimate.read(path)
+    with pytest.raises(UserError, match=r"none\.jsonl does not exist"):
+        fit_estimate.read(tmp_path / "none.jsonl")
 
 
 def test_the_costs_are_those_of_the_artefact() -> None:

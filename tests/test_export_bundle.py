@@ -236,11 +236,14 @@ def test_a_folder_of_others_is_left_alone_even_with_force(tmp_path: Path, listin
     assert "mine" == (tmp_path / "precious").read_text() == (folder / "main.cpp").read_text()
 
 
-def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+def test_what_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
     with pytest.raises(UserError, match=r"cannot write .*file/out \(File exists\)"):
         write_folder(tmp_path / "file" / "out", "bundle", {"a": b""}, force=False)
+    with pytest.raises(UserError, match=r"cannot write .*out \(File name too long\)"):
+        write_folder(tmp_path / "out", "bundle", {"a": b"", 300 * "b": b""}, force=False)
+    assert [tmp_path / "file"] == list(tmp_path.iterdir())
 
 
 def test_a_header_becomes_a_bundle_by_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

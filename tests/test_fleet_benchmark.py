@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.fleet import add, missing, opened, write
+from benchmarks.fleet import add, missing, opened
+from benchmarks.trust.document import write_document
 
 SETTING = {"gpu": "NVIDIA H200", "driver": "1"}
 
@@ -17,7 +18,7 @@ def test_numbers_of_cards_take_turns_and_what_is_done_is_not_done_again(tmp_path
     every = list(missing(document, [1, 2], 2))
     for kind, cards, number in every[:3]:
         add(document, kind, {"cards": cards, "round": number, "candidates_per_second": 10.0})
-    write(path, document)
+    write_document(path, document)
 
     assert [("judging", 1, 0), ("judging", 2, 0), ("search", 1, 0), ("search", 2, 0), ("judging", 1, 1)] == every[:5]
     assert 8 == len(every)
@@ -28,7 +29,7 @@ def test_another_driver_drops_what_was_measured(tmp_path: Path) -> None:
     path = tmp_path / "fleet.json"
     document = opened(path, SETTING)
     add(document, "judging", {"cards": 1, "round": 0, "candidates_per_second": 10.0})
-    write(path, document)
+    write_document(path, document)
 
     assert document == opened(path, SETTING)
     assert [] == opened(path, {**SETTING, "driver": "2"})["judging"]

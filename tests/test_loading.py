@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import ctypes
+import dataclasses
 import json
 import shutil
 import warnings
@@ -409,6 +410,30 @@ def test_what_cannot_be_loaded_is_one_line(folder: Path, tmp_path: Path) -> None
             evoengine.load(tmp_path / source, storage=storage)
     with pytest.raises(UserError, match="did you mean measured"):
         evoengine.load("measurd", storage=storage)
+    with pytest.raises(UserError, match=r"start one with `evoengine search`, or name another with storage=$"):
+        evoengine.load(storage=str(tmp_path / "none.db"))
+
+
+def test_what_to_do_is_said_in_words_of_python(folder: Path, tmp_path: Path) -> None:
+    """No option of the command line, and a path that reads like one stays as it is."""
+    own = tmp_path / "say --template DIR"
+    shutil.copytree(TEMPLATE.folder, own / "attention", ignore=shutil.ignore_patterns("__pycache__"))
+    (own / "best.h").write_text(render_header(make_chosen(digest="f" * 16).facts))
+    shutil.copyfile(folder / "studies.db", own / "studies.db")
+    archive = Archive.open(str(own / "studies.db"))
+    elsewhere = dataclasses.replace(spec_of(name="elsewhere"), template_folder=str(own / "attention"))
+    write_study(archive, elsewhere)
+    write_study(archive, dataclasses.replace(spec_of(name="moved"), template_digest="f" * 16))
+    archive.close()
+    for source, says in (
+        (str(own / "best.h"), "say --template DIR/best.h has changed since .* exported from with template=FOLDER$"),
+        ("elsewhere", "if you trust it, name it yourself with template=FOLDER$"),
+        ("moved", r"\(what was built before is still cached\)$"),
+    ):
+        with pytest.raises(UserError, match=says):
+            evoengine.load(source, storage=str(own / "studies.db"))
+    with pytest.raises(UserError, match=r"has no space\.py: give its search space with --space FILE to `evoeng"):
+        evoengine.load(own / "best.h", template=own / "attention")
 
 
 def test_a_file_is_read_up_to_a_bound(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shlex
@@ -22,6 +23,7 @@ from evoengine.archive.study import Study
 from evoengine.cli import main, per_shape, running
 from evoengine.cli.dispatch import dispatch_row, dispatch_table
 from evoengine.cli.resolve import Target, reopen
+from evoengine.cli.storage import without_secrets
 from evoengine.devices import Work
 from evoengine.devices.cuda.results import BaselineTiming, Final, Finals, Setup, make_final
 from evoengine.errors import TemplateError
@@ -288,6 +290,20 @@ class TestGoingOn:
         monkeypatch.setattr(per_shape, "create", stop)
         assert "" == bench(code=130)
         assert "go on with the same command: evoengine search" in bench.err
+
+    @pytest.mark.parametrize(
+        ("storage", "said"),
+        [
+            ("a@b.db", "--storage a@b.db"),
+            ("postgresql://ada@host/db", "--storage postgresql://ada@host/db"),
+            ("postgresql://ada:secret@host/db", "--storage URL"),
+        ],
+    )
+    def test_the_command_names_the_storage_unless_it_holds_a_password(self, storage: str, said: str) -> None:
+        line = shlex.join(["evoengine", "search", "--storage", without_secrets(storage), "--per-shape"])
+        asked = argparse.Namespace(storage=storage, command_line=line)
+
+        assert f"evoengine search {said} --per-shape" == per_shape._same_command(asked)
 
     def test_estimates_are_called_so_and_wait_for_the_card(self, bench: Bench) -> None:
         bench.measures = False

@@ -18,6 +18,7 @@ import shape_sets
 from command_line import JOBS
 from measured_study import SPACE, TEMPLATE, check, spec_of
 
+from benchmarks import record_space
 from evoengine import confirm
 from evoengine.archive.archive import Archive
 from evoengine.archive.lease import Owner
@@ -680,3 +681,18 @@ def write_set(folder: Path) -> Study:
     study.replace_elites(confirm.elites(finals, {0: artifact}, spec.template_digest))
     study.release()
     return study
+
+
+def test_no_recorded_space_is_made_of_several_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = tmp_path / "studies.db"
+    words = ["record_space.py", "--storage", str(storage), "--output", str(tmp_path / "space.jsonl.gz")]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(UserError, match="no study database at"):
+        record_space.main()
+    assert not storage.exists()
+    members = tuple(MemberSpec(label, spec_of().problem, 1.0) for label in ("a", "b"))
+    with closing(Archive.open(str(storage))) as archive:
+        archive.create_study(dataclasses.replace(spec_of(), members=members))
+
+    with pytest.raises(UserError, match="study measured is of 2 shapes, a recorded space of one"):
+        record_space.main()

@@ -55,6 +55,12 @@ def put_section(path: Path, name: str, section: Mapping[str, Any], environment: 
         "environment": dict(environment),
         **section,
     }
+    write_document(path, document, sort_keys=True)
+
+
+def write_document(path: Path, document: Mapping[str, Any], *, sort_keys: bool = False) -> None:
+    """Write a JSON file whole: a run that is cut off leaves the one before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".new")
-    scratch.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
+    scratch.write_text(json.dumps(document, indent=1, sort_keys=sort_keys) + "\n")
     os.replace(scratch, path)

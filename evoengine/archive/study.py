@@ -26,6 +26,7 @@ from evoengine.archive.ledger import Ledger
 from evoengine.archive.peers import PeerSessions
 from evoengine.archive.records import Baseline, Elite, Record, StudySpec, fastest, shortlist
 from evoengine.archive.recovery import requeue
+from evoengine.archive.transfer import spec_of
 from evoengine.archive.trials import newborn, optuna_state
 from evoengine.archive.work import Bounds
 from evoengine.errors import Unavailable
@@ -240,14 +241,22 @@ class Study:
         self._ledger.write(lambda c: sessions.set_environment(c, self._own, environment))
 
     def set_budget(self, candidates: int) -> None:
-        """Raise the budget, so that later resumes know it too. A study that had ended has not any more."""
-        spec = replace(self.spec, budget=candidates)
+        """Raise the budget, so that later resumes know it too. A study that had ended has not any more.
+
+        Of several who share the study and raise it, the highest counts.
+        """
         mine = tables.study.c.id == self._ledger.id
-        self._ledger.update(update(tables.study).where(mine).values(spec=spec.as_json(), status="budget raised"))
-        self._ledger.write(lambda c: sessions.forget_finals(c, self._ledger.id))
+
+        def raise_to(connection: Connection) -> StudySpec:
+            known = spec_of(connection, self._ledger.id)
+            spec = replace(known, budget=max(known.budget, candidates))
+            connection.execute(update(tables.study).where(mine).values(spec=spec.as_json(), status="budget raised"))
+            sessions.forget_finals(connection, self._ledger.id)
+            return spec
+
+        self.spec = self._ledger.write(raise_to)
         if self._peers is not None:
             self._peers.expect_more()
-        self.spec = spec
 
     def set_status(self, status: str) -> None:
         """One line for `evoengine studies`."""

@@ -12,14 +12,14 @@ from pathlib import Path
 from evoengine.archive.archive import Archive
 from evoengine.archive.study import Study
 from evoengine.cli.arguments import SHAPE
-from evoengine.cli.resolve import Target, find_template, named_template, reopen, space_path, stored_limits
+from evoengine.cli.headers import open_header
+from evoengine.cli.resolve import Target, find_template, reopen, space_path, stored_limits
 from evoengine.cli.storage import existing_storage
 from evoengine.errors import UnknownStudy, UserError
 from evoengine.export.chosen import no_config
-from evoengine.export.header import MAX_BYTES, HeaderFacts, parse_header
 from evoengine.gates import Ceilings
 from evoengine.hardware import DeviceLimits, gate_limits
-from evoengine.problem import Problem, make_problem, members_of, parse_shape
+from evoengine.problem import Problem, members_of, parse_shape
 from evoengine.question import Question
 from evoengine.reading import read_text
 from evoengine.space import Config, SearchSpace, Values, load_space
@@ -102,34 +102,10 @@ def _find(what: str | None, arguments: argparse.Namespace, target: Target) -> _F
     return _study(what, arguments, target)
 
 
-def read_header(path: Path) -> HeaderFacts:
-    """The facts of an exported header.
-
-    Raises:
-        UserError: it cannot be read, is too large, or `export` did not write it as it is.
-    """
-    return parse_header(read_text(path, MAX_BYTES, "give a header that `evoengine export` wrote"))
-
-
-def header_values(path: Path, facts: HeaderFacts, space: SearchSpace) -> dict[str, int]:
-    """The config in a header.
-
-    Raises:
-        UserError: the space has an axis that the header does not know.
-    """
-    missing = [axis.name for axis in space if f"EVO_{axis.name}" not in facts.defines]
-    if missing:
-        raise UserError(f"{path} lacks EVO_{missing[0]}, which template {facts.template} now has: export it again")
-    return {axis.name: facts.defines[f"EVO_{axis.name}"] for axis in space}
-
-
 def _header(path: Path, arguments: argparse.Namespace) -> _Found:
-    facts = read_header(path)
-    template = named_template(facts.template, str(path), arguments.template)
-    space = load_space(space_path(arguments.space, template))
-    values = header_values(path, facts, space)
-    problem = make_problem(template.module.PROBLEM, facts.problem)
-    return _Found(str(path), template, space, values, problem, recorded_digest=facts.template_digest)
+    found = open_header(path, arguments.template, arguments.space)
+    digest = found.facts.template_digest
+    return _Found(str(path), found.template, found.space, found.values, found.problem, recorded_digest=digest)
 
 
 def _study(name: str, arguments: argparse.Namespace, target: Target) -> _Found:

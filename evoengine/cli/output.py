@@ -55,9 +55,13 @@ def write_folder(path: Path, kind: str, files: Mapping[str, bytes], *, force: bo
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             draft = path.parent / f".{path.name}.draft"
-            shutil.rmtree(draft, ignore_errors=True)
-            _fill(draft, whole)
-            draft.replace(path)
+            shutil.rmtree(draft, ignore_errors=True)  # of an export that was killed
+            try:
+                _fill(draft, whole)
+                draft.replace(path)
+            except OSError:
+                shutil.rmtree(draft, ignore_errors=True)
+                raise
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}): give another --output") from error
 

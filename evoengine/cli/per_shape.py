@@ -21,6 +21,7 @@ from evoengine.cli.judges import check_sanitizer
 from evoengine.cli.new_study import Asked, ask, begun, create, proposer_of
 from evoengine.cli.resolve import find_target
 from evoengine.cli.running import Ran, Run, search_study
+from evoengine.cli.storage import without_secrets
 from evoengine.cli.tables import console
 from evoengine.errors import TemplateError
 from evoengine.problem import problem_digest
@@ -147,10 +148,12 @@ def _finished(arguments: argparse.Namespace, study: Study, status: str, asked: A
 
 
 def _same_command(arguments: argparse.Namespace) -> str:
-    """The command that was given, without the storage's credentials."""
-    secret = arguments.storage if "@" in arguments.storage else None
-    words = shlex.split(arguments.command_line)
-    return shlex.join(word.replace(secret, "URL") if secret else word for word in words)
+    """The command that was given, with URL for a storage that has a password in it."""
+    hidden = without_secrets(arguments.storage)
+    command: str = arguments.command_line
+    if hidden == arguments.storage:
+        return command
+    return shlex.join(word.replace(hidden, "URL") for word in shlex.split(command))
 
 
 def _say_how_to_go_on(command: str) -> None:

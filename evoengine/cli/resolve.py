@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from evoengine.cli.remedies import OPTIONS, Remedies
 from evoengine.cli.trusted import is_trusted, trust
 from evoengine.errors import UserError
 from evoengine.gates import Ceilings
@@ -58,13 +59,13 @@ def find_template(text: str | None) -> Template:
     return load_template(trust(Path(name)))
 
 
-def named_template(name: str, by: str, folder: str | None = None) -> Template:
+def named_template(name: str, by: str, folder: str | None = None, remedies: Remedies = OPTIONS) -> Template:
     """The template that a file speaks of: a shipped one, or a folder here that the user has named before.
 
     With `folder`, what the user says it is.
 
     Raises:
-        UserError: it is neither; names the option that says which folder is meant.
+        UserError: it is neither; names the remedy that says which folder is meant.
     """
     if folder is not None:
         return find_template(folder)
@@ -73,7 +74,7 @@ def named_template(name: str, by: str, folder: str | None = None) -> Template:
         return load_template(known[name])
     if os.path.isdir(name) and is_trusted(Path(name)):
         return load_template(Path(name))
-    raise UserError(f"{by} is of template {name!r}, which is not shipped: say where it is with --template DIR")
+    raise UserError(f"{by} is of template {name!r}, which is not shipped: say where it is with {remedies.template}")
 
 
 def shipped_templates() -> dict[str, Path]:
@@ -82,8 +83,12 @@ def shipped_templates() -> dict[str, Path]:
     return {folder.name: folder for folder in folders if (folder / "template.py").is_file()}
 
 
-def space_path(text: str | None, template: Template) -> Path:
-    """`--space`, else the shipped space of the template's name, else `space.py` in the template's folder."""
+def space_path(text: str | None, template: Template, remedies: Remedies = OPTIONS) -> Path:
+    """`--space`, else the shipped space of the template's name, else `space.py` in the template's folder.
+
+    Raises:
+        UserError: there is none of them.
+    """
     if text is not None:
         return trust(Path(text))
     known = shipped("search_spaces") / f"{template.name}.py"
@@ -92,7 +97,7 @@ def space_path(text: str | None, template: Template) -> Path:
     own = template.folder / "space.py"
     if own.is_file():
         return own
-    raise UserError(f"template {template.folder} has no space.py: give its search space with --space FILE")
+    raise UserError(f"template {template.folder} has no space.py: give its search space with {remedies.space}")
 
 
 def find_target(device: str, target: str, limits: str | None, devices: str | None = None) -> Target:
@@ -193,7 +198,12 @@ def _check_macros(
 
 
 def reopen(
-    spec: StudySpec, *, template_folder: str | None = None, space_file: str | None = None, stale: bool = False
+    spec: StudySpec,
+    *,
+    template_folder: str | None = None,
+    space_file: str | None = None,
+    stale: bool = False,
+    remedies: Remedies = OPTIONS,
 ) -> Question:
     """The question of a study, from its stored paths and digests, or from the paths that the user gives.
 
@@ -203,11 +213,11 @@ def reopen(
     if template_folder is not None:
         template = find_template(template_folder)
     else:
-        template = load_template(_stored(spec, spec.template_folder, "kernel_templates", "--template DIR"))
+        template = load_template(_stored(spec, spec.template_folder, "kernel_templates", remedies.template))
     if space_file is not None or template_folder is not None:
         space = load_space(space_path(space_file, template))
     else:
-        space = load_space(_stored(spec, spec.space_path, "search_spaces", "--space FILE"))
+        space = load_space(_stored(spec, spec.space_path, "search_spaces", remedies.space))
     for what, then, now in (
         ("template", spec.template_digest, template.digest),
         ("search space", spec.space_digest, space.digest),
@@ -215,7 +225,7 @@ def reopen(
         if then != now and not stale:
             raise UserError(
                 f"the {what} of study {spec.name} has changed since ({then}, now {now}): start a new search (what was "
-                "built before is still cached), or give --force"
+                f"built before is still cached){remedies.or_force}"
             )
     if space.axes != spec.axes and not stale:
         raise UserError(
@@ -250,7 +260,7 @@ def _stored_as(kind: type[T], spec: StudySpec, document: Mapping[str, Any]) -> T
         raise UserError(f"study {spec.name} is damaged ({error}): start a new search") from error
 
 
-def _stored(spec: StudySpec, text: str, kind: Literal["kernel_templates", "search_spaces"], option: str) -> Path:
+def _stored(spec: StudySpec, text: str, kind: Literal["kernel_templates", "search_spaces"], remedy: str) -> Path:
     """A stored path; where it is gone, the shipped file of that name: a study may have come from another machine.
 
     Raises:
@@ -262,7 +272,7 @@ def _stored(spec: StudySpec, text: str, kind: Literal["kernel_templates", "searc
     if not is_trusted(path):
         raise UserError(
             f"study {spec.name} names {text!r}, which is code that was not used on this machine yet: if you trust it, "
-            f"name it yourself with {option}"
+            f"name it yourself with {remedy}"
         )
     return path
 

@@ -129,7 +129,7 @@ def _saying(go_on: str) -> Iterator[None]:
     except TemplateError:
         raise
     except EvoengineError as error:
-        raise type(error)(f"{error}; then go on with: {go_on}") from error
+        raise error.saying(f"{error}; then go on with: {go_on}") from error
 
 
 def usual_batch(jobs: int, cards: int) -> int:

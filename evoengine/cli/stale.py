@@ -1,11 +1,19 @@
-"""Elites that are no longer what they were: found before `resume` goes on with them and before `export`."""
+"""What is no longer what it was: elites, before `resume` goes on with them and before `export`; headers, before they
+are taken for kernels of a template that has changed since."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from evoengine.archive.study import Study
-from evoengine.build import Builder
-from evoengine.errors import UserError
+from evoengine.build import Builder, BuildRequest
+from evoengine.cli.headers import Header
+from evoengine.devices.interpreter.faults import Unsupported
+from evoengine.devices.interpreter.trial import Prover
+from evoengine.errors import EvoengineError, UserError
+from evoengine.export.chosen import kernel_facts
 from evoengine.question import Question
+from evoengine.verdict import Rejection
 from evoengine.verification import compiler_of, recorded_trial, stale
 
 
@@ -45,3 +53,40 @@ def _check(study: Study, question: Question, builder: Builder, numbers: set[int]
             raise UserError(
                 f"trial {record.number} of study {study.name} is stale, {why}: search again, or give --force"
             )
+
+
+def moved_on(header: Header) -> str:
+    """Why a header is not of a kernel of its template, whose digest is another now; empty where it is all the same.
+
+    The digest is of host code too, most of which decides nothing of a kernel. What it decides of macros and launch is
+    compared with the header. The compiler that the header names has to make the same cubin. Tensors and arguments no
+    header has: so the cubin's PTX is launched in the interpreter as the template now launches it, on the inputs and
+    against the reference that it now has, which takes some seconds.
+    """
+    facts, template, values = header.facts, header.template, header.values
+    try:
+        problem = header.problem
+        now = kernel_facts(template.module, problem, values)
+        for name, value in now.items():
+            if value != (then := getattr(facts, name)):
+                return f"its {name} with it ({_difference(then, value)})"
+        with Builder(template, facts.arch, compiler=compiler_of(facts.compiler), jobs=1) as builder:
+            [built] = builder.build([BuildRequest(now["defines"], now["smem_bytes"])])
+        if isinstance(built, Rejection):
+            return f"it does not build any more ({built.reason})"
+        if built.cubin_sha256 != facts.cubin_sha256:
+            return f"{built.compiler} makes another cubin of it than {facts.compiler} then"
+        proof = Prover(template, problem).prove(values, built.ptx.read_text())
+    except (EvoengineError, Unsupported) as error:
+        return f"it cannot be proven again here ({error})"
+    except Exception as error:  # of template.py, which may not know this config any more
+        return f"it cannot be proven again here ({type(error).__name__}: {error})"
+    return f"it is refused at the gate {proof.gate} ({proof.reason})" if isinstance(proof, Rejection) else ""
+
+
+def _difference(then: object, now: object) -> str:
+    """The first that differs, of macros by name."""
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        name = next(name for name in (*then, *now) if then.get(name) != now.get(name))
+        return f"{name}={then.get(name)}, now {now.get(name)}"
+    return f"{then}, now {now}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from evoengine.cli.remedies import OPTIONS
 from evoengine.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,12 +17,11 @@ if TYPE_CHECKING:
     from evoengine.build.shared import Store
 
 DATABASE = "database"
-BEGIN = "start one with `evoengine search`, or name another with --storage"
 _SECRETS = re.compile(r"(?<=://)(?P<user>[^:/@\s]*):[^@\s]*@|(?P<key>[?&](?:ssl)?password=)[^&\s]*")
 """A password before the host, as SQLAlchemy reads a URL, or among libpq's parameters."""
 
 
-def existing_storage(text: str, remedy: str = BEGIN) -> str:
+def existing_storage(text: str, remedy: str = OPTIONS.begin) -> str:
     """The same text, for a command that only makes sense where there are studies: it must not make an empty database.
 
     Raises:

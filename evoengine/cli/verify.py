@@ -16,8 +16,8 @@ from evoengine import __version__
 from evoengine.archive.archive import Archive
 from evoengine.build import Builder
 from evoengine.cli.compare import measure
-from evoengine.cli.entries import header_values, read_header
-from evoengine.cli.resolve import Target, find_target, named_template, reopen, space_path
+from evoengine.cli.headers import open_header
+from evoengine.cli.resolve import Target, find_target, reopen
 from evoengine.cli.storage import existing_storage
 from evoengine.cli.tables import console, table
 from evoengine.devices.interpreter import InterpreterDevice
@@ -25,9 +25,8 @@ from evoengine.errors import TemplateError, UserError
 from evoengine.export.chosen import chosen_row
 from evoengine.gates import Ceilings
 from evoengine.hardware import CARDS, gate_limits
-from evoengine.problem import make_problem
 from evoengine.question import Question
-from evoengine.space import Config, load_space
+from evoengine.space import Config
 from evoengine.summary import summarise
 from evoengine.verdict import Artifact, Candidate, Check, Rejection
 from evoengine.verification import (
@@ -109,13 +108,11 @@ def find_subject(arguments: argparse.Namespace, target: Target) -> Subject:
         return _of_study(arguments, target)
     if arguments.trial is not None:
         raise UserError(f"--trial {arguments.trial} means a trial of a study, and {path} is a header: leave it out")
-    facts = read_header(path)
-    template = named_template(facts.template, str(path), arguments.template)
-    space = load_space(space_path(arguments.space, template))
-    card = next((one for one in CARDS.values() if one.name == facts.device), target.limits)
+    found = open_header(path, arguments.template, arguments.space)
+    card = next((one for one in CARDS.values() if one.name == found.facts.device), target.limits)
     limits = card if target.ordinal is None else target.limits
-    question = Question(template, space, make_problem(template.module.PROBLEM, facts.problem), limits, Ceilings())
-    return Subject(str(path), question, space.config(header_values(path, facts, space)), recorded_header(facts))
+    question = Question(found.template, found.space, found.problem, limits, Ceilings())
+    return Subject(str(path), question, found.space.config(found.values), recorded_header(found.facts))
 
 
 def _of_study(arguments: argparse.Namespace, target: Target) -> Subject:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from evoengine.problem import Member, weighted_mean
-from evoengine.verdict import Artifact, Estimate, Measurement, Rejection
+from evoengine.verdict import Artifact, Estimate, Measurement, Rejection, quantile
 
 V = TypeVar("V")
 T = TypeVar("T")
@@ -89,14 +89,7 @@ def coupled(series: Sequence[Sequence[float]], weights: Sequence[float]) -> tupl
     count -= 1 - count % 2
     ranks = [at / (count - 1) if count > 1 else 0.5 for at in range(count)]
     ordered = [sorted(one) for one in series]
-    return tuple(weighted_mean([_quantile(one, rank) for one in ordered], weights) for rank in ranks)
-
-
-def _quantile(ordered: Sequence[float], share: float) -> float:
-    at = share * (len(ordered) - 1)
-    low = min(int(at), len(ordered) - 1)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
+    return tuple(weighted_mean([quantile(one, rank) for one in ordered], weights) for rank in ranks)
 
 
 def _about(one: Judged[Any]) -> dict[str, Any]:

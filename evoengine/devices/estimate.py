@@ -135,6 +135,7 @@ def candidate_us(
     problem: Problem,
     limits: DeviceLimits,
     resources: ResourceUsage | None = None,
+    costs: Costs = FITTED,
 ) -> float:
     """`estimate_us` of a config on one problem; what L2 does not hold of that comes from device memory.
 
@@ -142,7 +143,7 @@ def candidate_us(
         ValueError: as `estimate_us`.
     """
     launch, work = module.launch(values, problem), module.work(values, problem)
-    return estimate_us(launch, work, resources, limits, from_dram_bytes=dram_bytes(problem, limits))
+    return estimate_us(launch, work, resources, limits, costs, from_dram_bytes=dram_bytes(problem, limits))
 
 
 def expected_resources(launch: Launch, work: Work, limits: DeviceLimits) -> ResourceUsage:

@@ -139,7 +139,7 @@ class Fleet:
         with suppress(EvoengineError):  # a worker that cannot be killed: there is nothing more to do about it
             card.device.close()
         if not self._pool.cards:
-            raise type(error)(f"no card is left; the last was {card.uuid}: {error}") from error
+            raise error.saying(f"no card is left; the last was {card.uuid}: {error}") from error
         held = list(card.held.values())
         self._losses.update(card.held.keys())
         count = f"{len(self._pool.cards)} card{'s' * (len(self._pool.cards) > 1)}"
@@ -153,7 +153,7 @@ class Fleet:
 
 def _of_card(error: Exception, card: Card) -> Exception:
     """The same error, naming the card where evoengine knows what it is."""
-    return type(error)(f"card {card.uuid}: {error}") if isinstance(error, EvoengineError) else error
+    return error.saying(f"card {card.uuid}: {error}") if isinstance(error, EvoengineError) else error
 
 
 def _found(setup: Setup, first: Setup) -> dict[str, object]:

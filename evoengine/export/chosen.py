@@ -13,11 +13,11 @@ from evoengine.archive.study import Study
 from evoengine.errors import UserError
 from evoengine.export.header import GridDim, HeaderFacts
 from evoengine.export.wisdom import problem_macros
-from evoengine.problem import problem_fields
+from evoengine.problem import Problem, problem_fields
 from evoengine.question import Question
 from evoengine.space import SearchSpace, Values
 from evoengine.summary import SDPA, summarise
-from evoengine.template import Template
+from evoengine.template import Template, TemplateModule
 from evoengine.verdict import Rejection, on_shapes
 
 METHOD = "device time per launch, warm L2, CUDA-graph windows interleaved with the default config"
@@ -194,19 +194,16 @@ def _method(row: dict[str, Any]) -> str:
 
 
 def _facts(build: _Built, study: Study, summary: dict[str, Any], row: dict[str, Any]) -> HeaderFacts:
-    module, problem = build.question.template.module, build.question.problem
-    launch = build.question.launch(row["config"])
+    problem = build.question.problem
     sdpa = next((one for one in summary["baselines"] if one["name"] == SDPA and "median_us" in one), None)
     sdpa = None if "shapes" in summary else sdpa  # a mean over the shapes says nothing of one
     measured = row.get("median_us")
     speedup = row.get("ratio_to_sdpa") or (sdpa["median_us"] / measured if sdpa and measured else None)
-    grid, scratch = getattr(module, "grid", None), getattr(module, "scratch", None)
     return HeaderFacts(
         template=study.spec.template,
         template_digest=study.spec.template_digest,
         space=study.spec.space,
         space_digest=study.spec.space_digest,
-        entry=module.ENTRY,
         config=row["label"],
         shape=problem.label,
         problem=problem_fields(problem) if study.spec.members else study.spec.problem,
@@ -228,10 +225,20 @@ def _facts(build: _Built, study: Study, summary: dict[str, Any], row: dict[str, 
         evoengine_version=__version__,
         date=datetime.now(UTC).strftime("%Y-%m-%d"),
         command=study.spec.command,
-        defines=module.defines(row["config"], problem),
-        grid_ctas=launch.grid,
-        block_threads=launch.block,
-        smem_bytes=launch.smem_bytes,
-        grid=tuple(GridDim(*dim) for dim in grid(row["config"])) if grid else (),
-        scratch=scratch(row["config"], problem) if scratch else {},
+        **kernel_facts(build.question.template.module, problem, row["config"]),
     )
+
+
+def kernel_facts(module: TemplateModule, problem: Problem, values: Values) -> dict[str, Any]:
+    """The fields of HeaderFacts that a template's host code decides: entry, macros, launch, grid formula, scratch."""
+    launch = module.launch(values, problem)
+    grid, scratch = getattr(module, "grid", None), getattr(module, "scratch", None)
+    return {
+        "entry": module.ENTRY,
+        "defines": module.defines(values, problem),
+        "grid_ctas": launch.grid,
+        "block_threads": launch.block,
+        "smem_bytes": launch.smem_bytes,
+        "grid": tuple(GridDim(*dim) for dim in grid(values)) if grid else (),
+        "scratch": scratch(values, problem) if scratch else {},
+    }

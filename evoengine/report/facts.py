@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +12,7 @@ from evoengine.hardware import DeviceLimits
 from evoengine.problem import Problem
 from evoengine.space import Axis, Values
 from evoengine.summary import SDPA
-from evoengine.verdict import Gate
+from evoengine.verdict import Gate, quantile
 
 Row = Mapping[str, Any]
 
@@ -144,11 +143,3 @@ class Facts:
             for axis in self.axes
             if row["config"][axis.name] != self.default.get(axis.name)
         }
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """The `share` quantile of `values` (ascending), between neighbours."""
-    at = share * (len(values) - 1)
-    low = math.floor(at)
-    high = min(low + 1, len(values) - 1)
-    return values[low] + (values[high] - values[low]) * (at - low)

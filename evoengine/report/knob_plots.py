@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from evoengine.report.facts import Facts, Row, quantile
+from evoengine.report.facts import Facts, Row
 from evoengine.report.style import (
     GRID,
     INK,
@@ -23,6 +23,7 @@ from evoengine.report.style import (
 )
 from evoengine.report.words import what_weight_is
 from evoengine.space import Axis
+from evoengine.verdict import quantile
 
 COORDINATES = 12
 """Axes of the parallel coordinates: more have no room for their names at 1,180 pixels."""

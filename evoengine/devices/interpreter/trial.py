@@ -45,23 +45,28 @@ def initial_words(tensor: Tensor, inputs: Arrays) -> Array:
     return poison(tensor)
 
 
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What a candidate has passed, and how many instructions that took."""
+
+    checks: tuple[Check, ...]
+    instructions: int
+
+
 @dataclass(slots=True)
-class Trial:
-    """Judges candidates of one template on one problem; keeps the input sets it made.
+class Prover:
+    """Runs candidates of one template, tuned for one problem, on its small problems; keeps the input sets it made.
 
     With `full`, on every kind of input that the template's full checks know, each on the small problems.
     """
 
     template: Template
     problem: Problem
-    limits: DeviceLimits
     full: bool = False
     _input_sets: dict[tuple[str, Problem], oracle.InputSet] = field(default_factory=dict)
 
-    def judge(
-        self, values: Values, ptx: str, resources: ResourceUsage, proven: set[tuple[str, Problem]] | None = None
-    ) -> Rejection | Estimate:
-        """The verdict on one candidate. What of its PTX is `proven` already is left out, and what is proven now added.
+    def prove(self, values: Values, ptx: str, proven: set[tuple[str, Problem]] | None = None) -> Rejection | Proof:
+        """Of one candidate. What of its PTX is `proven` already is left out, and what is proven now added.
 
         A fault is a RUNTIME rejection, a deadlock or a launch without end TIMEOUT (what a GPU's deadline would make of
         it), wrong or mode-dependent numbers CORRECTNESS.
@@ -73,7 +78,7 @@ class Trial:
         program = Program(ptx, module.ENTRY)
         checks: list[Check] = []
         proven = set() if proven is None else proven
-        executed, start = 0, time.perf_counter()
+        executed = 0
         small = module.small_problems(values, self.problem)
         if not small:
             raise TemplateError(
@@ -99,14 +104,7 @@ class Trial:
                 reason = f"{check.reason} ({f'{kind.name} inputs, ' if kind else ''}{problem.label})"
                 return Rejection(Gate.CORRECTNESS, reason, evidence, tuple(checks))
             proven.add(what)
-        latency_us = candidate_us(module, values, self.problem, self.limits, resources)
-        evidence = {
-            "limits": self.limits.name,
-            "modes": [str(mode) for mode in MODES],
-            "instructions": executed,
-            "interpreter_seconds": time.perf_counter() - start,
-        }
-        return Estimate(latency_us, evidence, tuple(checks))
+        return Proof(tuple(checks), executed)
 
     def _kinds(self, values: Values) -> list[InputKind | None]:
         """None is the template's own `inputs`."""
@@ -162,6 +160,31 @@ class Trial:
             seconds=time.perf_counter() - start,
         )
         return oracle.check(self.template, input_set, observed), differing, instructions
+
+
+class Trial:
+    """Judges candidates of one template on one problem: a proof, and the estimate for a card with these limits."""
+
+    def __init__(self, template: Template, problem: Problem, limits: DeviceLimits, full: bool = False) -> None:
+        self._prover = Prover(template, problem, full)
+        self._limits = limits
+
+    def judge(
+        self, values: Values, ptx: str, resources: ResourceUsage, proven: set[tuple[str, Problem]] | None = None
+    ) -> Rejection | Estimate:
+        """The verdict on one candidate; `proven` and errors are those of `Prover.prove`."""
+        start = time.perf_counter()
+        proof = self._prover.prove(values, ptx, proven)
+        if isinstance(proof, Rejection):
+            return proof
+        latency_us = candidate_us(self._prover.template.module, values, self._prover.problem, self._limits, resources)
+        evidence = {
+            "limits": self._limits.name,
+            "modes": [str(mode) for mode in MODES],
+            "instructions": proof.instructions,
+            "interpreter_seconds": time.perf_counter() - start,
+        }
+        return Estimate(latency_us, evidence, proof.checks)
 
 
 class SetTrial:
