@@ -45,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # One line, whatever names a file or a database put into it.
         print(f"evoengine: {shown(str(error), MESSAGE_CHARS)}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("evoengine: stopped", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"evoengine: {stop.args[0] if stop.args else 'stopped'}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # `evoengine studies | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -67,16 +67,15 @@ def search_all(
         go_on = _same_command(arguments)
         try:
             rows, stopped = _search_each(arguments, archive, kind, labels, every, go_on, early, watch)
-        except KeyboardInterrupt:
-            _say_how_to_go_on(go_on)
-            raise
+        except KeyboardInterrupt as stop:
+            raise stop if stop.args else KeyboardInterrupt(f"stopped; {_how_to_go_on(go_on)}") from None
     document = document_of(rows)
     if arguments.json:
         print(json.dumps(document, indent=2))
     else:
         show(document)
     if stopped:
-        _say_how_to_go_on(go_on)
+        console(stderr=True).print(_how_to_go_on(go_on), soft_wrap=True)
         return INTERRUPTED
     without = [row for row in rows if "why" in row]
     for row in without:
@@ -153,5 +152,5 @@ def _same_command(arguments: argparse.Namespace) -> str:
     return shlex.join(word.replace(secret, "URL") if secret else word for word in words)
 
 
-def _say_how_to_go_on(command: str) -> None:
-    console(stderr=True).print(f"go on with the same command: {command}", soft_wrap=True)
+def _how_to_go_on(command: str) -> str:
+    return f"go on with the same command: {command}"
