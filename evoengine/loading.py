@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evoengine.cli.arguments import STORAGE
+from evoengine.cli.go_on import storage_option
 from evoengine.cli.output import LISTING, MAX_LISTING_BYTES
 from evoengine.cli.resolve import named_template
-from evoengine.errors import UserError
+from evoengine.errors import SeeStudies, UserError
 from evoengine.export.wisdom import MAX_BYTES, PACKAGE, Wisdom, merge, parse_wisdom, valid
 from evoengine.problem import AttentionProblem
 from evoengine.reading import read_bytes, read_text
@@ -56,8 +57,8 @@ def load(
     try:
         found = [_find(source, storage, folder) for source in sources or (None,)]
     except UserError as error:  # of the command line, whose options are arguments here
-        error.args = (_OPTION.sub("template=FOLDER", str(error)).removesuffix(", or give --force"),)
-        raise
+        text = error.told(storage_option(storage)) if isinstance(error, SeeStudies) else str(error)
+        raise UserError(_OPTION.sub("template=FOLDER", text).removesuffix(", or give --force")) from error
     first = found[0]
     if first.template.module.PROBLEM is not AttentionProblem:
         raise UserError(f"template {first.template.name} is not attention, all that evoengine.load can call")

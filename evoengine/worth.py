@@ -111,7 +111,8 @@ def random_search(
         return {**said, "reason": f"{why}, and the space has changed since, so its model cannot be asked"}
     space, feasible = searched()
     imagined = imagined_times(space, feasible, counted, seed=seed, count=IMAGINED)
-    mean = np.mean([expected_best(np.sort(times), len(counted)) for times in imagined], axis=0)
+    ranked = np.mean([np.sort(times) for times in imagined], axis=0)  # what is expected of them is linear in the times
+    mean = expected_best(ranked, len(counted))
     curve = [[k, float(mean[k - 1])] for k in _spread(len(counted))]
     best = curve[-1][1]
     interval = [best * factor for factor in MODEL_ERROR]

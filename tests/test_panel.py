@@ -9,6 +9,7 @@ import pytest
 from fakes import FakeGpu
 from reported import measured, rows
 from rich.console import Console
+from rich.text import Text
 
 from evoengine.cli.display import Display
 from evoengine.cli.panel import Best, Rate, State, Workers, panel, plain, progress, sparkline, workers
@@ -123,7 +124,10 @@ def test_the_panels_clock_goes_on_by_itself() -> None:
         display.phase("proving the default config")
         assert display._live is not None
         display._live.refresh()
-    assert "0/200  5 s" in console.file.getvalue()  # type: ignore[attr-defined]
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+
+    assert "0/200  5 s" in text
+    assert 78 >= max(len(line) for line in Text.from_ansi(text).plain.splitlines()), "^C must not begin a new line"
 
 
 def test_a_resumed_study_is_shown_whole() -> None:

@@ -68,6 +68,9 @@ class Card:
         finalists = tuple((one, lap(one.config.label, self._us(one.config.values))) for one, _ in work)
         return Finals(lap("default", self._control_us), finalists, (lap("sdpa", 30.0),), {"driver": "1"}, seed)
 
+    def in_hand(self) -> list[list[int]]:
+        return []
+
     def close(self) -> None:
         pass
 

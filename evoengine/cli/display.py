@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.constrain import Constrain
 from rich.live import Live
-from rich.table import Table
 
 from evoengine.archive.records import Record
 from evoengine.cli.panel import Best, State, Workers, panel, plain
@@ -130,8 +130,9 @@ class Display:
             state.best = Best(number, us, noise, config.label)
         state.trail.append(state.best.us)
 
-    def _panel(self) -> Table:
-        return panel(self._state, time.monotonic())
+    def _panel(self) -> RenderableType:
+        """With room for the ^C that a terminal puts behind it: on a line of its own it would leave one of ours."""
+        return Constrain(panel(self._state, time.monotonic()), self._console.width - len("^C"))
 
     def _refresh(self) -> None:
         """Ask what all are at, in the engine's thread: only there it stands still."""

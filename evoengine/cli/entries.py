@@ -14,7 +14,7 @@ from evoengine.archive.study import Study
 from evoengine.cli.arguments import SHAPE
 from evoengine.cli.resolve import Target, find_template, named_template, reopen, space_path, stored_limits
 from evoengine.cli.storage import existing_storage
-from evoengine.errors import UnknownStudy, UserError
+from evoengine.errors import SeeStudies, UnknownStudy, UserError
 from evoengine.export.chosen import no_config
 from evoengine.export.header import MAX_BYTES, HeaderFacts, parse_header
 from evoengine.gates import Ceilings
@@ -137,7 +137,8 @@ def _study(name: str, arguments: argparse.Namespace, target: Target) -> _Found:
         try:
             study = archive.open_study(name)
         except UnknownStudy as error:
-            raise UserError(f"{name!r} is neither a study nor a config's label: {error.hint}") from error
+            what = f"{name!r} is neither a study nor a config's label: {error.hint}"
+            raise SeeStudies(what, "evoengine studies") from error
         spec = study.spec
         question = reopen(spec, template_folder=arguments.template, space_file=arguments.space, stale=True)
         values = _best(study)

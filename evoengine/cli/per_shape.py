@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace, shapes: Sequence[str], early: Early, watc
     check_sanitizer(arguments, target)
     every = [ask(arguments, target, shape) for shape in shapes or [""]]
     distinct = list({problem_digest(asked.question.problem): asked for asked in every}.values())
-    template, storage = distinct[0].question.template, storage_option(arguments)
+    template, storage = distinct[0].question.template, storage_option(arguments.storage)
     labels = [asked.question.problem.label for asked in distinct]
     return search_all(
         arguments,
