@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-PIPE_WIDTH = 200
+PIPE_WIDTH = 224
 """Columns when standard output is not a terminal: wide enough for the longest config label beside its figures."""
 BESIDE, BELOW = 3, 2
 """Characters between two columns, where a config's label stands beside its figures, and where it stands below them."""
@@ -72,7 +72,7 @@ def labelled(
         for row, label in zip(rows, labels, strict=True):
             drawn.add_row(row[0], Label(label), *row[1:])
         return drawn
-    rule = "─" * (sum(sizes) + BELOW * (len(sizes) - 1) + 2)
+    rule = f" {'─' * (sum(sizes) + BELOW * (len(sizes) - 1))}"
     parts: list[RenderableType] = [Text(f"{title}\n", "bold"), _figures(heads, sizes, words, "bold"), Text(rule)]
     for row, label in zip(rows, labels, strict=True):
         parts += [_figures(heads, sizes, row), Padding(Label(label, "dim"), (0, 0, 0, 1 + sizes[0] + BELOW))]
