@@ -422,3 +422,6 @@ def test_what_is_wider_than_a_phone_scrolls_by_itself(plotly: str) -> None:
 
     assert 8 == len(drawn)
     assert drawn == re.findall(r'<div class="scroll"><div class="plot" id="(\w+)"', page)
+    for table in ("elites", "measured", "shortlist", "profiles"):
+        wide = rf"#table-{table} td:last-child[^{{}}]*{{ min-width: 38ch; }}"
+        assert re.search(wide, page), "its sentences would be a word wide"
