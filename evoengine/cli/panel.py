@@ -147,7 +147,7 @@ def best(state: State) -> Text:
     if found is None:
         return Text("none yet", "dim")
     if not state.measures:
-        return Text.assemble((f"{found.us:.2f} us", "yellow"), f" estimated, nothing measured  #{found.number}")
+        return Text.assemble((f"{found.us:.2f} us", "magenta"), f" estimated, nothing measured  #{found.number}")
     ratio = f"  {state.sdpa_us / found.us:.2f}x SDPA" if state.sdpa_us else ""
     return Text.assemble((f"{found.us:.3f} us", "bold green"), f" ±{found.noise:.1%}{ratio}  #{found.number}")
 
@@ -157,7 +157,7 @@ def verdicts(state: State) -> Text:
     shown = Text()
     for key in ["measured", "estimated", *map(str, Gate)]:
         if state.gates[key]:
-            style = "green" if key == "measured" else "yellow" if key == "estimated" else "red"
+            style = "green" if key == "measured" else "magenta" if key == "estimated" else "red"
             shown.append(f"{state.gates[key]} ", style).append(f"{key}  ")
     shown.rstrip()
     return shown

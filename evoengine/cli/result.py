@@ -65,7 +65,7 @@ def show_result(summary: dict[str, Any]) -> None:
                 "Nothing here was timed. These configs compile, fit and compute the right answer in the PTX "
                 "interpreter; the order is a model's guess.\nResume the study on a machine with the card to measure "
                 "them.",
-                "yellow",
+                "magenta",
             )
         )
     if summary["baselines"]:
