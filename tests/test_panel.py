@@ -82,6 +82,15 @@ def test_before_anything_is_known_there_is_nothing_to_promise() -> None:
     assert "workers" not in text
 
 
+def test_a_count_stays_with_its_gate() -> None:
+    made = state()
+    made.gates.update({"measured": 480, "compile": 3, "resources": 40, "correctness": 2, "runtime": 1, "timeout": 1})
+    lines = drawn(made, 80).splitlines()
+
+    assert max(map(len, lines)) <= 80
+    assert [] == [key for key, count in made.gates.items() if not any(f"{count} {key}" in line for line in lines)]
+
+
 @pytest.mark.parametrize(
     ("budget", "spent", "now", "line"),
     [

@@ -11,7 +11,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from evoengine.cli.tables import Label
+from evoengine.cli.tables import Label, Pieces
 from evoengine.progress import Budget
 from evoengine.verdict import Gate
 
@@ -109,7 +109,7 @@ def panel(state: State, now: float) -> Table:
         course = f"  {state.trail[0]:.2f} → {state.trail[-1]:.2f} us"
         rows.add_row("so far", Text.assemble((sparkline(state.trail, SPARK), "cyan"), course))
         rows.add_row("config", Label(state.best.label, "dim"))
-    rows.add_row("verdicts", verdicts(state))
+    rows.add_row("verdicts", Pieces(verdicts(state)))
     if at_work := workers(state):
         rows.add_row("workers", at_work)
     rows.add_row("now", activity(state, now))
@@ -118,7 +118,13 @@ def panel(state: State, now: float) -> Table:
 
 def plain(state: State, now: float) -> str:
     """The same as one line, for logs."""
-    parts = [progress(state, now), verdicts(state).plain, best(state).plain, workers(state), activity(state, now)]
+    parts = [
+        progress(state, now),
+        "".join(one.plain for one in verdicts(state)).rstrip(),
+        best(state).plain,
+        workers(state),
+        activity(state, now),
+    ]
     return " | ".join(part for part in parts if part)
 
 
@@ -152,15 +158,11 @@ def best(state: State) -> Text:
     return Text.assemble((f"{found.us:.3f} us", "bold green"), f" ±{found.noise:.1%}{ratio}  #{found.number}")
 
 
-def verdicts(state: State) -> Text:
+def verdicts(state: State) -> list[Text]:
     """The funnel: what passed every gate, then the rest by the gate that refused it, in the order of the gates."""
-    shown = Text()
-    for key in ["measured", "estimated", *map(str, Gate)]:
-        if state.gates[key]:
-            style = "green" if key == "measured" else "magenta" if key == "estimated" else "red"
-            shown.append(f"{state.gates[key]} ", style).append(f"{key}  ")
-    shown.rstrip()
-    return shown
+    styles = {"measured": "green", "estimated": "magenta", **dict.fromkeys(map(str, Gate), "red")}
+    counts = ((state.gates[key], key, style) for key, style in styles.items())
+    return [Text.assemble((f"{count} ", style), f"{key}  ") for count, key, style in counts if count]
 
 
 def workers(state: State) -> str:

@@ -26,25 +26,32 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, emoji=False, markup=False, width=width, soft_wrap=False)
 
 
-class Label:
-    """A config's label, `wm_4.bn_64...`, which is broken behind a dot where it does not fit on a line."""
+class Pieces:
+    """Texts one behind the other, broken between them alone where they do not fit on a line."""
+
+    def __init__(self, pieces: Sequence[Text]) -> None:
+        self._pieces = pieces
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        widths = [piece.cell_len for piece in self._pieces]
+        return Measurement(max(widths, default=0), sum(widths)).with_maximum(options.max_width)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        line = Text(overflow="fold")
+        for piece in self._pieces:
+            if line and line.cell_len + cell_len(piece.plain.rstrip()) > options.max_width:
+                yield line
+                line = Text(overflow="fold")
+            line.append_text(piece)
+        yield line
+
+
+class Label(Pieces):
+    """A config's label, `wm_4.bn_64...`, which is broken behind a dot."""
 
     def __init__(self, text: str, style: str = "") -> None:
         *tokens, last = text.split(".")
-        self._tokens = [*(f"{token}." for token in tokens), last]
-        self._style = style
-
-    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        widths = [cell_len(token) for token in self._tokens]
-        return Measurement(max(widths), sum(widths)).with_maximum(options.max_width)
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        lines = [""]
-        for token in self._tokens:
-            if lines[-1] and cell_len(lines[-1] + token) > options.max_width:
-                lines.append("")
-            lines[-1] += token
-        yield Text("\n".join(lines), self._style, overflow="fold")
+        super().__init__([Text(token, style) for token in [*(f"{token}." for token in tokens), last]])
 
 
 def say(out: Console, text: str, style: str = "") -> None:
