@@ -23,7 +23,7 @@ from evoengine.cli.result import show_result
 
 ROWS = 3
 """Elites in the picture."""
-COLUMNS = 132
+COLUMNS = 112
 LATER: Mapping[str, Mapping[str, Any]] = {
     "elites": {"verdict_confidence": None, "cold_median_us": None},
     "baselines": {"cold_median_us": None},

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 BUSY_PCT = 80.0
 LATENCY_PCT = 60.0
@@ -71,6 +72,29 @@ class Figures:
         total = sum(self.stalls.values())
         shares = [(name, value / total) for name, value in self.stalls.items()] if total else []
         return sorted(shares, key=lambda one: -one[1])
+
+
+def columns(profile: Mapping[str, Any]) -> dict[str, str]:
+    """A stored profile's figures as tables show them, in percent, by the heads of their columns."""
+    figures = Figures(**profile["figures"])
+    conflicts = None if figures.bank_conflicts is None else 100.0 * figures.bank_conflicts
+    shown = {
+        "SM": figures.sm_pct,
+        "tensor": figures.tensor_pct,
+        "issue": figures.issue_pct,
+        "L1": figures.l1_pct,
+        "L2": figures.l2_pct,
+        "DRAM": figures.dram_pct,
+        "warps": figures.occupancy_pct,
+        "conflicts": conflicts,
+    }
+    return {head: "-" if value is None else f"{value:.0f}" for head, value in shown.items()}
+
+
+def waits(profile: Mapping[str, Any], most: int = 3) -> str:
+    """What a warp of a stored profile waits for, the longest first."""
+    shares = [one for one in Figures(**profile["figures"]).stall_shares() if one[0] not in NOT_WAITING]
+    return ", ".join(f"{name} {share:.0%}" for name, share in shares[:most])
 
 
 def diagnose(figures: Figures) -> str:

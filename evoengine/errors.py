@@ -5,14 +5,23 @@ impossible (`UserError`, exit code 2) or that a template is broken for every con
 
     EvoengineError
     ├── UserError         bad input: the message names the value and the remedy
-    │   ├── UnknownStudy  the database has no study of that name
+    │   ├── SeeStudies    more is to be seen in the database
+    │   │   └── UnknownStudy  which has no study of that name
     │   └── Unavailable   it may be otherwise in a while: the database is away, another process has the study
     └── TemplateError     the template, its default config or its reference is broken
 """
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import Self
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`did you mean X? `, where one of those `known` is near to what was written; else nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]}? " if near else ""
 
 
 class EvoengineError(Exception):
@@ -33,12 +42,34 @@ class UserError(EvoengineError):
     exit_code = 2
 
 
-class UnknownStudy(UserError):
-    """No study has that name; `hint` says what to do instead."""
+class SeeStudies(UserError):
+    """What is wrong with a study of a database, and the `commands` that show what there is in it."""
 
-    def __init__(self, name: str, hint: str) -> None:
-        super().__init__(f"unknown study {name!r}: {hint}")
-        self.hint = hint
+    def __init__(self, what: str, *commands: str) -> None:
+        super().__init__(what)
+        self._commands = commands
+
+    def __str__(self) -> str:
+        return self.told("")
+
+    def told(self, storage: str) -> str:
+        """The message with the commands as they must be given: behind each the option `storage`."""
+        if not self._commands:
+            return str(self.args[0])
+        return f"{self.args[0]}see {' and '.join(f'`{command}{storage}`' for command in self._commands)}"
+
+    def saying(self, message: str) -> Self:
+        other = super().saying(message)
+        other._commands = ()  # the message names them, or something else
+        return other
+
+
+class UnknownStudy(SeeStudies):
+    """No study has that name; `hint` is the nearest of those that are `known`."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        self.hint = did_you_mean(name, known)
+        super().__init__(f"unknown study {name!r}: {self.hint}", "evoengine studies")
 
 
 class Unavailable(UserError):

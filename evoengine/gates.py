@@ -27,10 +27,18 @@ def hardware_rules(template: Template, axes: tuple[str, ...], ceilings: Ceilings
     A template may name the axes that its `launch` reads as LAUNCH_AXES; the rules are then tested without the others.
     """
     read = tuple(getattr(template.module, "LAUNCH_AXES", axes))
+    last: tuple[Values, Problem, Launch] | None = None
+
+    def launched(values: Values, problem: Problem) -> Launch:
+        """The rules are asked of one config after the other: its launch is a fifth of listing a space."""
+        nonlocal last
+        if last is None or last[0] != values or last[1] is not problem:
+            last = dict(values), problem, template.module.launch(values, problem)
+        return last[2]
 
     def rule(id: str, check: Callable[[Launch, DeviceLimits], str | None]) -> Rule:
         def checked(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
-            return check(template.module.launch(values, problem), limits)
+            return check(launched(values, problem), limits)
 
         return Rule(id, read, checked)
 

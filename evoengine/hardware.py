@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import asdict, dataclass, replace
 
-from evoengine.errors import UserError
+from evoengine.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +105,7 @@ def card(name: str) -> DeviceLimits:
     key = "".join(c for c in name.lower() if c.isalnum())
     if key in CARDS:
         return CARDS[key]
-    near = difflib.get_close_matches(key, CARDS, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise UserError(f"unknown card {name!r}: {hint}known are {', '.join(CARDS)}")
+    raise UserError(f"unknown card {name!r}: {did_you_mean(key, CARDS)}known are {', '.join(CARDS)}")
 
 
 def gate_limits(device: DeviceLimits, named: DeviceLimits) -> DeviceLimits:

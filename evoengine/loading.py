@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evoengine.cli.arguments import STORAGE
+from evoengine.cli.go_on import storage_option
 from evoengine.cli.output import LISTING, MAX_LISTING_BYTES
 from evoengine.cli.remedies import Remedies
 from evoengine.cli.resolve import named_template
-from evoengine.errors import UserError
+from evoengine.errors import SeeStudies, UserError
 from evoengine.export.wisdom import MAX_BYTES, PACKAGE, Wisdom, merge, parse_wisdom, valid
 from evoengine.problem import AttentionProblem
 from evoengine.reading import read_bytes, read_text
@@ -54,7 +55,10 @@ def load(
             not attention; or sources are of different templates.
     """
     folder = None if template is None else str(template)
-    found = [_find(source, storage, folder) for source in sources or (None,)]
+    try:
+        found = [_find(source, storage, folder) for source in sources or (None,)]
+    except SeeStudies as error:
+        raise error.saying(error.told(storage_option(storage))) from error
     first = found[0]
     if first.template.module.PROBLEM is not AttentionProblem:
         raise UserError(f"template {first.template.name} is not attention, all that evoengine.load can call")

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
-from evoengine.errors import UserError
+from evoengine.errors import UserError, did_you_mean
 
 DTYPE_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
 HEAD_DIMS = (32, 64, 96, 128, 256)
@@ -296,7 +296,8 @@ def parse_shape(problem_type: type[P], text: str) -> P:
         elif not equals and fields.get(item) == "bool":
             raw = "1"
         if name not in fields:
-            raise UserError(f"shape {text!r}: unknown field {name!r}; known are {', '.join(fields)}")
+            near = did_you_mean(name, fields)
+            raise UserError(f"shape {text!r}: unknown field {name!r}: {near}known are {', '.join(fields)}")
         if name in values:
             raise UserError(f"shape {text!r}: {name} is given twice")
         values[name] = _parse_field(text, name, fields[name], raw)

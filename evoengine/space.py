@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from evoengine.errors import UserError
+from evoengine.errors import UserError, did_you_mean
 from evoengine.feasible import Combinations, Group, tied
 from evoengine.hardware import DeviceLimits
 from evoengine.problem import Problem
@@ -153,7 +153,8 @@ class SearchSpace:
         for axis in self.axes:
             if axis.name == name:
                 return axis
-        raise UserError(f"unknown axis {name!r}: search space {self.name} has {', '.join(a.name for a in self.axes)}")
+        names = [axis.name for axis in self.axes]
+        raise UserError(f"unknown axis {name!r}: {did_you_mean(name, names)}known are {', '.join(names)}")
 
     def point(self, values: Values) -> Point:
         """`values` as choice indices.
@@ -242,11 +243,9 @@ class SearchSpace:
         codes: list[int] = []
         refused: dict[str, int] = dict.fromkeys((rule.id for rule in rules), 0)
         values: dict[str, int] = {}
+        deepest = len(order) - 1
 
         def descend(depth: int, code: int) -> None:
-            if depth == len(order):
-                codes.append(code)
-                return
             axis, stride = own[order[depth]], strides[order[depth]]
             for i, choice in enumerate(axis.choices):
                 values[axis.name] = choice
@@ -255,7 +254,10 @@ class SearchSpace:
                         refused[rule.id] += below[depth]
                         break
                 else:
-                    descend(depth + 1, code + i * stride)
+                    if depth == deepest:
+                        codes.append(code + i * stride)
+                    else:
+                        descend(depth + 1, code + i * stride)
             del values[axis.name]
             if len(codes) > LISTED:
                 raise UserError(

@@ -111,11 +111,12 @@ def random_search(
         return {**said, "reason": f"{why}, and the space has changed since, so its model cannot be asked"}
     space, feasible = searched()
     imagined = imagined_times(space, feasible, counted, seed=seed, count=IMAGINED)
-    mean = np.mean([expected_best(np.sort(times), len(counted)) for times in imagined], axis=0)
-    curve = [[k, float(mean[k - 1])] for k in _spread(len(counted))]
+    ranked = np.mean([np.sort(times) for times in imagined], axis=0)  # what is expected of them is linear in the times
+    mean = expected_best(ranked, len(counted))  # of as many as are imagined at most
+    curve = [[k, float(mean[k - 1])] for k in _spread(len(mean))]
     best = curve[-1][1]
-    interval = [best * factor for factor in MODEL_ERROR]
-    return {**said, "basis": "model", "best_us": best, "best_us_95": interval, "curve": curve}
+    figures = {"best_us": best, "best_us_95": [best * factor for factor in MODEL_ERROR], "curve": curve}
+    return {**said, "basis": "model", "evaluations": len(mean), **figures}
 
 
 def knobs(axes: Sequence[Axis], timed: Sequence[Seen]) -> dict[str, Any]:

@@ -148,6 +148,9 @@ class FakeDevice:
     def _verdict(self, values: Values) -> Verdict:
         return Estimate(true_us(values), {"model": "fake"})
 
+    def in_hand(self) -> list[list[int]]:
+        return []
+
     def close(self) -> None:
         pass
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
 import evoengine
 from evoengine.cli import main
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize(
@@ -73,6 +76,11 @@ def test_exit_codes_are_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["search", "--sam"], "--sampler"),
         (["search", "--sampler", "ev"], "evolution"),
         (["search", "--limits", "h2"], "h200"),
+        (["studies", "ren"], "rename"),
+        (["export", "--format", "he"], "header"),
+        (["search", "--template", "kernel_t"], "kernel_templates"),
+        (["search", "--space", "search_spaces/rms"], "search_spaces/rmsnorm.py"),
+        (["compare", "README"], "README.md"),
     ],
 )
 def test_bash_completes_verbs_and_options(words: list[str], completed: str) -> None:
@@ -82,6 +90,6 @@ def test_bash_completes_verbs_and_options(words: list[str], completed: str) -> N
     ask = (
         f'COMP_WORDS=(evoengine {" ".join(words)}); COMP_CWORD={len(words)}; _shtab_evoengine; echo "${{COMPREPLY[@]}}"'
     )
-    done = subprocess.run(["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True, check=True)
+    done = subprocess.run(["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True, check=True, cwd=ROOT)
 
     assert completed == done.stdout.strip()

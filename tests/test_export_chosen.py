@@ -111,7 +111,10 @@ def test_json_says_what_was_written(
         (("measured", "--trial", "10"), "trial 10 of measured did not pass every gate (compile: "),
         (("measured", "--trial", "9999"), "study measured has no trial 9999: its last is "),
         (("kernel.cu", "--format", "json"), "--format json with kernel.cu: a header is of one trial; name the study"),
-        (("refused",), "holds no config that passed every gate: see `evoengine show refused`; other studies: `evo"),
+        (
+            ("refused",),
+            "no config that passed every gate: see `evoengine show refused STORAGE` and `evoengine studies STORAGE`",
+        ),
         (("measured", "searched", "--trial", "1"), "--trial 1 of 2 studies"),
         (("measured", "--template", "mine"), "template 'mine' is neither a folder nor a shipped template"),
         (("measured", "--format", "bundle", "-o", "kernel.cu/x"), "cannot write kernel.cu/x"),
@@ -131,7 +134,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(
 
     assert 2 == main(["export", "-o", "x", "--storage", str(database), *arguments])
     err = capsys.readouterr().err
-    assert words in err
+    assert words.replace("STORAGE", f"--storage {database}") in err
     assert 1 == err.count("\n")
     assert ["kernel.cu"] == [path.name for path in tmp_path.iterdir()]
 

@@ -175,7 +175,7 @@ def test_a_cachefile_has_every_trial_under_its_key_with_its_error_class(written:
 
 
 # Kernel Tuner brings 22 packages of 300 MB (pymoo, scikit-learn, matplotlib): too many for the test extra.
-NO_KERNEL_TUNER = "kernel_tuner is not installed: pip install -r benchmarks/requirements-search.txt"
+NO_KERNEL_TUNER = "kernel_tuner is not installed: pip install -c constraints.txt -e '.[interop]'"
 
 
 @pytest.mark.filterwarnings("ignore:None of the tunable parameters specify thread block dimensions")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -123,6 +125,24 @@ def test_every_block_says_where_it_is_from() -> None:
 def test_what_cannot_be_one_header_is_refused(other: Chosen, says: str) -> None:
     with pytest.raises(UserError, match=says):
         render_targets([make_chosen(AttentionProblem(causal=True, diagonal=3)), other])
+
+
+@pytest.mark.parametrize("form", ["header", "wisdom", "torch"])
+def test_what_is_said_to_be_written_is_what_was(tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str) -> None:
+    """Of two configs for one shape and card one is in the file."""
+    for name, us in (("slow", 6.0), ("fast", 5.0)):
+        made = make_chosen(us=us, STAGES=int(us) - 3)
+        facts = dataclasses.replace(made.facts, trial=int(us))
+        (tmp_path / f"{name}.h").write_text(render_header(facts))
+    export = ["export", str(tmp_path / "slow.h"), str(tmp_path / "fast.h"), "--format", form, "-o"]
+
+    assert 0 == main([*export, str(tmp_path / "out")])
+    said = capsys.readouterr().out.splitlines()
+    assert 0 == main([*export, str(tmp_path / "again"), "--json"])
+    assert [5] == [row["trial"] for row in json.loads(capsys.readouterr().out)["configs"]]
+    assert [True, False] == ["trial 5 of" in line and "fast.h" in line for line in said]
+    assert said[1].startswith("left out: trial 6 of ")
+    assert said[1].endswith(f"{PROBLEM.label} on NVIDIA L4 has a better one")
 
 
 def test_several_headers_become_one_by_the_command_line(tmp_path: Path) -> None:

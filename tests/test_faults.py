@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
@@ -41,12 +42,13 @@ class Running:
         self.err = ""
 
     def wait_for(self, text: str, times: int = 1) -> None:
-        """Until standard error has said `text` so often."""
+        """Until standard error has said `text` so often. Past its buffer: `communicate` would lose what that holds."""
         assert self.process.stderr is not None
+        decode = codecs.getincrementaldecoder("utf-8")().decode
         while self.err.count(text) < times:
-            line = self.process.stderr.readline()
-            assert line, f"ended before it said {text!r}: {self.err}"
-            self.err += line
+            read = os.read(self.process.stderr.fileno(), 1 << 16)
+            assert read, f"ended before it said {text!r}: {self.err}"
+            self.err += decode(read)
 
     def end(self) -> tuple[int, str]:
         """Exit code and standard output, when it is over."""

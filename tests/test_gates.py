@@ -104,6 +104,26 @@ def test_the_spaces_own_rule_is_named_first() -> None:
     assert "uneven: ODD is 1" == static(launch(block=1025), odd=1)
 
 
+def test_a_config_is_launched_once_for_all_rules_and_anew_when_it_changes() -> None:
+    """Listing attention's space asks for 74,000 launches otherwise, a quarter of its time."""
+    asked: list[int] = []
+
+    def launch(values: Values, problem: Problem) -> Launch:
+        asked.append(values["ODD"])
+        return Launch((1, 1, 1), 2048 if values["ODD"] else 32, 0)
+
+    rules = hardware_rules(
+        Template(Path("toy"), cast(TemplateModule, SimpleNamespace(launch=launch))), ("ODD",), Ceilings()
+    )
+    values = {"ODD": 0}
+    refused = []
+    for values["ODD"], problem in ((0, PROBLEM), (1, PROBLEM), (0, PROBLEM), (0, AttentionProblem(seq_q=7))):
+        refused.append(sum(rule.check(values, problem, L4) is not None for rule in rules))
+
+    assert [0, 1, 0, 0] == [bool(count) for count in refused]
+    assert [0, 1, 0, 0] == asked
+
+
 def test_hardware_rules_prune_an_enumeration_and_are_counted() -> None:
     module = cast(
         TemplateModule, SimpleNamespace(launch=lambda values, problem: launch(block=1024 if values["ODD"] else 2048))

@@ -19,7 +19,7 @@ from evoengine.question import Question
 from evoengine.template import load_template, shipped
 
 KEPT = ("WARPS_M", "BLOCK_N", "WARPS_KV", "STAGES", "PRODUCER_WARPS")
-NO_KERNEL_TUNER = "pip install -r benchmarks/requirements-search.txt"
+NO_KERNEL_TUNER = "pip install -c constraints.txt -e '.[interop]'"
 
 
 @pytest.fixture

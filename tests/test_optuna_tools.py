@@ -18,7 +18,7 @@ from typing import Any
 
 import optuna
 import pytest
-from documented import ROOT, blocks
+from documented import README, ROOT, blocks
 
 from evoengine.archive.archive import Archive
 from evoengine.archive.lease import Owner
@@ -108,6 +108,14 @@ def test_the_best_trial_is_the_fastest_config(
     assert optuna.study.StudyDirection.MINIMIZE == study.direction
     states = [trial.state.name for trial in study.trials]
     assert (len(timed), 1) == (states.count("COMPLETE"), states.count("PRUNED"))
+
+
+def test_the_readme_s_code_draws_a_slice(study: optuna.Study, folder: Path) -> None:
+    pytest.importorskip("plotly", reason="plotly is not installed: pip install 'evoengine[report]'")
+    for _, block in blocks(README, "python"):
+        exec(block.replace("STUDY", NAME), {})
+
+    assert "BLOCK_N" in (folder / "slice.html").read_text()
 
 
 def test_the_page_s_code_runs(study: optuna.Study, capsys: pytest.CaptureFixture[str]) -> None:

@@ -106,7 +106,8 @@ def test_the_console_script_is_the_module(installed: Path, tmp_path: Path) -> No
 
 def test_every_direct_dependency_is_pinned_within_its_range() -> None:
     project = PYPROJECT["project"]
-    wanted = [Requirement(text) for text in [*project["dependencies"], *project["optional-dependencies"]["test"]]]
+    extras = project["optional-dependencies"]
+    wanted = [Requirement(text) for text in [*project["dependencies"], *extras["test"], *extras["interop"]]]
     loose = [str(need) for need in wanted if PINS.get(canonicalize_name(need.name), "none") not in need.specifier]
 
     assert [] == loose

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from fakes import FakeGpu
+from reported import measured, rows
 from rich.console import Console
+from rich.text import Text
 
 from evoengine.cli.display import Display
-from evoengine.cli.panel import Best, Rate, State, panel, plain, sparkline
+from evoengine.cli.panel import Best, Rate, State, Workers, panel, plain, progress, sparkline, workers
+from evoengine.progress import Budget
 from evoengine.space import Config
 from evoengine.verdict import Candidate, Estimate, Gate, Measurement, Rejection, Verdict
 
@@ -17,8 +21,8 @@ LABEL = "wm_2.rt_1.bn_512.wkv_2.st_1.pw_4.mb_0.un_0.ll_0.qr_1.ov_0.lr_0.sm_1.ms_
 
 
 def state() -> State:
-    made = State(budget=200, measures=True, started=100.0, phase="judging on NVIDIA L4")
-    made.spent, made.spent_before, made.building = 63, 0, (12, 32)
+    made = State(Budget(200), measures=True, started=100.0, phase="judging on NVIDIA L4")
+    made.spent, made.workers = 63, Workers(12, 2, [[64, 65]])
     made.gates.update({"measured": 60, "resources": 2, "correctness": 1})
     made.best, made.trail = Best(57, 4.151, 0.001, LABEL), [8.3, 6.1, 4.151]
     made.sdpa_us = 9.09
@@ -46,12 +50,13 @@ def test_the_panel_fits_and_hides_nothing(width: int) -> None:
     assert "60 measured  2 resources  1 correctness" in text
     assert LABEL in flat
     assert [] == [token for token in LABEL.split(".") if token not in text]
-    assert "12of32built,1.0/sbuilt,0.0/sjudged,1980MHz39°C72W,slowedbypowercap" in flat
+    assert "2 of 2 compilers busy, 10 wait; card on #64+#65" in text
+    assert "judgingonNVIDIAL4,1.0/sbuilt,0.0/sjudged,1980MHz39°C72W,slowedbypowercap" in flat
 
 
 def test_the_wish_to_stop_stays_on_the_panel() -> None:
     console = Console(width=80, file=io.StringIO(), force_terminal=True)
-    with Display(console, 200, measures=True, quiet=False, verbose=False) as display:
+    with Display(console, Budget(200), measures=True, quiet=False, verbose=False) as display:
         display.note_from_signal("stopping after the verdict in flight")
         display.phase("judging on NVIDIA L4")
         text = drawn(display._state, 80)
@@ -70,10 +75,88 @@ def test_an_estimate_is_called_one() -> None:
 
 
 def test_before_anything_is_known_there_is_nothing_to_promise() -> None:
-    text = drawn(State(budget=200, measures=True, started=100.0), 80)
+    text = drawn(State(Budget(200), measures=True, started=100.0), 80)
 
     assert "none yet" in text
     assert "left" not in text
+    assert "workers" not in text
+
+
+def test_a_count_stays_with_its_gate() -> None:
+    made = state()
+    made.gates.update({"measured": 480, "compile": 3, "resources": 40, "correctness": 2, "runtime": 1, "timeout": 1})
+    lines = drawn(made, 80).splitlines()
+
+    assert max(map(len, lines)) <= 80
+    assert [] == [key for key, count in made.gates.items() if not any(f"{count} {key}" in line for line in lines)]
+
+
+@pytest.mark.parametrize(
+    ("budget", "spent", "now", "line"),
+    [
+        (Budget(200), 63, 121.0, "63/200  21 s, about 46 s left"),
+        (Budget(200, 30.0), 63, 121.0, "63/200  21 s, about 9 s left"),
+        (Budget(200, 3600.0), 2, 121.0, "2/200  21 s, at most 60 min left"),
+        (Budget(200, None, True), 63, 121.0, "63/200  21 s, at most 46 s left"),
+        (Budget(2000), 1000, 7300.0, "1000/2000  2.0 h, about 2.0 h left"),
+        (Budget(200), 220, 121.0, "220/200  21 s, about 0 s left"),
+    ],
+)
+def test_what_is_left_heeds_candidates_time_and_convergence(budget: Budget, spent: int, now: float, line: str) -> None:
+    made = state()
+    made.budget, made.spent = budget, spent
+
+    assert line == progress(made, now)
+
+
+@pytest.mark.parametrize(
+    ("at", "measures", "line"),
+    [
+        (Workers(), True, ""),
+        (Workers(1, 4, [[]]), True, "1 of 4 compilers busy"),
+        (Workers(0, 2, [[7], [], [8, 9]]), True, "cards on #7 - #8+#9"),
+        (Workers(2, 2, [[7]]), False, "2 of 2 compilers busy; interpreter on #7"),
+    ],
+)
+def test_every_worker_says_what_it_is_at(at: Workers, measures: bool, line: str) -> None:
+    made = state()
+    made.workers, made.measures = at, measures
+
+    assert line == workers(made)
+
+
+def test_the_panels_clock_goes_on_by_itself() -> None:
+    """While the default config is proven, or a compile hangs, nothing else calls."""
+    console = Console(width=80, file=io.StringIO(), force_terminal=True)
+    with Display(console, Budget(200), measures=True, quiet=False, verbose=False) as display:
+        display._state.started -= 5.0
+        display.phase("proving the default config")
+        assert display._live is not None
+        display._live.refresh()
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+
+    assert "0/200  5 s" in text
+    assert 78 >= max(len(line) for line in Text.from_ansi(text).plain.splitlines()), "^C must not begin a new line"
+
+
+def test_a_resumed_study_is_shown_whole() -> None:
+    beaten = Measurement((2.0,), (8.0,), 8.0, 10, "warm", "beaten")
+    known = rows(measured(9.0), Rejection(Gate.RESOURCES, "spills"), measured(5.0), beaten, Estimate(1.0), None)
+    twin = replace(known[2], number=6, twin_of=2)
+    display = Display(Console(file=io.StringIO()), Budget(60), measures=True, quiet=False, verbose=False)
+    display.continues([*known, twin])
+    made = display._state
+
+    assert (5, 5) == (made.spent, made.spent_before)
+    assert {"measured": 4, "resources": 1} == dict(made.gates)
+    assert made.best is not None
+    assert (2, 5.0, [9.0, 5.0, 5.0]) == (made.best.number, made.best.us, made.trail)
+    assert 0 == display.verdicts
+    assert "5/60  0 s" == progress(made, made.started)
+
+    display.judged(Candidate(7, Config((("A", 1),), "a_1"), "model"), measured(4.0), None, 6)
+    assert (6, 1, 4.0) == (made.spent, display.verdicts, made.best.us)
+    assert 5 == made.gates["measured"]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +187,7 @@ def play(verbose: bool, quiet: bool) -> str:
         Rejection(Gate.CORRECTNESS, "error too large"),
         Estimate(3.0),
     ]
-    with Display(console, 4, measures=True, quiet=quiet, verbose=verbose) as display:
+    with Display(console, Budget(4), measures=True, quiet=quiet, verbose=verbose) as display:
         display.set_up(FakeGpu().start({"TILE": 64, "UNROLL": 4, "GRID": 1}, None))  # type: ignore[arg-type]
         display.phase("judging")
         for number, verdict in enumerate(verdicts):

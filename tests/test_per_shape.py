@@ -70,6 +70,9 @@ class Card:
         finalists = tuple((one, lap(one.config.label, self._us(one.config.values))) for one, _ in work)
         return Finals(lap("default", self._control_us), finalists, (lap("sdpa", 30.0),), {"driver": "1"}, seed)
 
+    def in_hand(self) -> list[list[int]]:
+        return []
+
     def close(self) -> None:
         pass
 
@@ -258,6 +261,24 @@ class TestGoingOn:
         after = {one.number: one for one in stored("set-N4000").records()}
         assert 2 <= len(before)
         assert before == {number: after[number] for number in before}
+
+    @pytest.mark.parametrize("times", [1, 2])
+    def test_ctrl_c_names_the_command_once_however_often(self, bench: Bench, times: int) -> None:
+        heard: list[str] = []
+
+        def stop_at_the_third(question: Question) -> None:
+            heard.append(question.problem.label)
+            if len(heard) == 3:
+                for _ in range(times):
+                    os.kill(os.getpid(), signal.SIGINT)
+
+        bench.hook = stop_at_the_third
+        bench(code=130)
+
+        assert 1 == bench.err.count("go on with")
+        assert ("stopped at once; every verdict is stored" in bench.err) == (times == 2)
+        said = bench.err.partition("go on with")[2].partition("evoengine search ")[2]
+        assert [*SEARCH[1:], *(word for shape in SHAPES for word in ("--shape", shape))] == shlex.split(said)
 
     def test_a_run_that_died_in_its_final_run_is_not_finished(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch

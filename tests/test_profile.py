@@ -198,6 +198,11 @@ class TestCommand:
         assert [row["profile"], None] == [one["profile"] for one in stored]
         assert "profiled, % of the peak" in shown
         assert row["profile"]["diagnosis"][:30] in " ".join(shown.split())
+        for form in ("html", "md"):
+            assert 0 == main(["report", study, "-o", str(tmp_path / f"report.{form}")])
+            page = (tmp_path / f"report.{form}").read_text().replace("&#x27;", "'")
+            assert "Profiled by Nsight Compute" in page
+            assert page.count(row["profile"]["diagnosis"]) >= (2 if form == "html" else 1), "beside the document"
         (asked,) = [json.loads(line) for line in (tmp_path / "asked").read_text().splitlines()]
         assert [{"n": 1000}] == asked["problems"]
         assert {"THREADS": 64, "ITEMS": 2, "IGNORED": 0} == asked["values"]

@@ -209,6 +209,15 @@ def test_the_roofline_says_what_no_kernel_can_beat(thousand: Facts) -> None:
     assert "Not drawn: the rates of NVIDIA H200 are not known." == roofline(replace(thousand, device=None)).caption
 
 
+def test_a_line_is_seen_where_a_grid_line_is(thousand: Facts) -> None:
+    """The default config is at 1.0, where the grid has a line too."""
+    plot = device_plots.finalists(thousand)
+    assert plot.figure is not None
+    lines = plot.figure["layout"]["shapes"]
+
+    assert ["above"] == [one["layer"] for one in lines if one["x0"] == 1.0]
+
+
 def test_intervals_are_those_of_the_final_run(thousand: Facts) -> None:
     plot = device_plots.finalists(thousand)
     (low, high) = thousand.summary["elites"][0]["ratio_to_default_95"]
@@ -413,3 +422,6 @@ def test_what_is_wider_than_a_phone_scrolls_by_itself(plotly: str) -> None:
 
     assert 8 == len(drawn)
     assert drawn == re.findall(r'<div class="scroll"><div class="plot" id="(\w+)"', page)
+    for table in ("elites", "measured", "shortlist", "profiles"):
+        wide = rf"#table-{table} td:last-child[^{{}}]*{{ min-width: 38ch; }}"
+        assert re.search(wide, page), "its sentences would be a word wide"

@@ -280,6 +280,7 @@ class Bench:
 
     def device_for(self, question: Question, *_: Any, **__: Any) -> tuple[Any, Any]:
         device = shape_sets.device_of(question, self.said, self.fate)
+        device.in_hand = list  # type: ignore[attr-defined]
         return device, device
 
     def run(self, *arguments: str, code: int = 0) -> str:

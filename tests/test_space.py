@@ -169,7 +169,10 @@ def test_a_digest_ignores_the_order_of_axes_and_nothing_else() -> None:
     [
         ({"WARPS": 2, "TILE": 32}, "config lacks axis LAYOUT"),
         ({"WARPS": 2, "TILE": 48, "LAYOUT": 0}, r"TILE=48 is not among its choices \(16, 32, 64\)"),
-        ({"WARPS": 2, "TILE": 32, "LAYOUT": 0, "TILES": 1}, "unknown axis 'TILES': search space toy has WARPS, TILE"),
+        (
+            {"WARPS": 2, "TILE": 32, "LAYOUT": 0, "TILES": 1},
+            "unknown axis 'TILES': did you mean TILE. known are WARPS, TILE",
+        ),
     ],
 )
 def test_values_that_are_no_config_are_refused_by_name(values: Values, message: str) -> None:
@@ -179,7 +182,7 @@ def test_values_that_are_no_config_are_refused_by_name(values: Values, message: 
 
 def test_an_unknown_axis_is_answered_with_the_known_ones() -> None:
     assert TILE is space().axis("TILE")
-    with pytest.raises(UserError, match="unknown axis 'STAGES': search space toy has WARPS, TILE, LAYOUT"):
+    with pytest.raises(UserError, match="unknown axis 'STAGES': known are WARPS, TILE, LAYOUT"):
         space().axis("STAGES")
 
 

@@ -117,7 +117,7 @@ class TestStudies:
         assert "nothing to do" not in said
 
     def test_what_compare_knows_neither_as_a_study_nor_as_a_label(self, shell: Shell) -> None:
-        assert "'wm_3' is neither a study nor a config's label: see: evoengine studies" in shell.refused(
+        assert "'wm_3' is neither a study nor a config's label: see `evoengine studies`" in shell.refused(
             "compare", "wm_3"
         )
         assert "'mesured' is neither a study nor a config's label: did you mean measured?" in shell.refused(

@@ -165,6 +165,26 @@ class TestRandomSearch:
         assert low < exact < high
         assert "the space has changed since" in judged(records, searched=None)["random"]["reason"]
 
+    def test_is_the_mean_over_the_models_draws_at_the_price_of_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The expectation of each draw takes a tenth of a report's time, of 16 it would be the most of it."""
+        rng, asked = np.random.default_rng(1), []
+        drawn = [rng.lognormal(size=200) for _ in range(16)]
+        each = np.mean([expected_best(np.sort(times), 200) for times in drawn], axis=0)
+
+        def counted(ranked: Any, budget: int) -> Any:
+            asked.append(budget)
+            return expected_best(ranked, budget)
+
+        monkeypatch.setattr("evoengine.worth.imagined_times", lambda *_, **__: drawn)
+        monkeypatch.setattr("evoengine.worth.expected_best", counted)
+        calm = [
+            record(at, point, measured(time_us(point)), "model", expected_gain=0.0) for at, point in enumerate(POINTS)
+        ]
+        found = judged(sorted(calm, key=lambda one: time_us(one.point)))["random"]
+
+        assert ("model", 200, [len(POINTS)]) == (found["basis"], found["evaluations"], asked)
+        assert [each[k - 1] for k, _ in found["curve"]] == pytest.approx([us for _, us in found["curve"]])
+
     def test_is_not_invented(self) -> None:
         unsure = judged(study(POINTS[:40]))["random"]
         drawn = judged(study(POINTS[: LEAST_RANDOM - 1], operator="random"))["random"]

@@ -43,6 +43,7 @@ class JoinedBuilder(replayed.ReplayedBuilder):
     """What the command line sees of a builder."""
 
     jobs = 2
+    unfinished = 0
     toolchain = SimpleNamespace(version="replay")
     store: Any = None
 
@@ -64,6 +65,9 @@ class Card(replayed.ReplayedDevice):
             time.sleep(self.verdict_seconds)
             yield judged
 
+    def in_hand(self) -> list[list[int]]:
+        return []
+
 
 @dataclass
 class Interpreter:
@@ -77,6 +81,9 @@ class Interpreter:
             if not isinstance(verdict, Rejection):
                 verdict = Estimate(replayed.question().recorded(candidate.config.values).median_us)
             yield candidate, verdict
+
+    def in_hand(self) -> list[list[int]]:
+        return []
 
     def close(self) -> None:
         pass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -205,9 +204,7 @@ class Archive:
         names = [summary.spec.name for summary in self.studies()]
         if not names:
             raise UserError(f"database {self.name} holds no study yet: start one with: evoengine search")
-        near = difflib.get_close_matches(str(name), names, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UnknownStudy(str(name), f"{hint}see: evoengine studies")
+        raise UnknownStudy(str(name), names)
 
     def _whole(self, name: str) -> transfer.Whole:
         """A study that exists and can be read: what is damaged must not travel."""

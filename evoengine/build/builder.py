@@ -98,6 +98,11 @@ class Builder:
         self._lock = CacheLock(self.home)
         self._closed = False
 
+    @property
+    def unfinished(self) -> int:
+        """Compiles that were begun and have not ended, of all streams; `jobs` of them run, the others wait."""
+        return sum(compiling.unfinished for compiling in self._compiling)
+
     def check_cache(self) -> None:
         """Whether anything can be built, before something is begun for it.
 
@@ -148,7 +153,7 @@ class Builder:
             digest: [f"-D{name}={value}" for name, value in parts[indices[0]].defines.items()]
             for digest, indices in to_build.items()
         }
-        elsewhere = sum(other.unfinished for other in self._compiling)
+        elsewhere = self.unfinished
         limits = Limits(self.deadline_seconds, self.memory_bytes, self.jobs, self._slots)
         compiling = Compiling(
             self.home,

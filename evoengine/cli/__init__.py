@@ -12,9 +12,10 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+from evoengine.cli.go_on import storage_option
 from evoengine.cli.parser import make_parser
 from evoengine.cli.storage import without_secrets
-from evoengine.errors import EvoengineError
+from evoengine.errors import EvoengineError, SeeStudies
 from evoengine.recorded.entry import shown
 
 INTERRUPTED = 130
@@ -42,11 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = importlib.import_module(f"evoengine.cli.{arguments.module}")
         return int(command.run(arguments))
     except EvoengineError as error:
+        text = error.told(storage_option(arguments.storage)) if isinstance(error, SeeStudies) else str(error)
         # One line, whatever names a file or a database put into it.
-        print(f"evoengine: {shown(str(error), MESSAGE_CHARS)}", file=sys.stderr)
+        print(f"evoengine: {shown(text, MESSAGE_CHARS)}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("evoengine: stopped", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"evoengine: {stop.args[0] if stop.args else 'stopped'}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # `evoengine studies | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 import shtab
 
@@ -13,6 +12,16 @@ from evoengine.cli.parser import make_parser
 from evoengine.hardware import CARDS
 from evoengine.sampler import SAMPLERS
 
+PLACES = {
+    "FILE": shtab.FILE,
+    "DIR": shtab.DIRECTORY,
+    "PATH": shtab.FILE,
+    "URL": shtab.FILE,
+    "SOURCE": shtab.FILE,
+    "WHAT": shtab.FILE,
+    "STUDY|HEADER": shtab.FILE,
+}
+"""What a shell completes for a metavar: a place where files may be meant beside names is completed with files."""
 NAMED = {"--sampler": SAMPLERS, "--target": tuple(CARDS), "--limits": tuple(CARDS)}
 """Names that an option takes and the parser leaves to be checked by those who know them."""
 
@@ -20,8 +29,8 @@ NAMED = {"--sampler": SAMPLERS, "--target": tuple(CARDS), "--limits": tuple(CARD
 def run(arguments: argparse.Namespace) -> int:
     parser = make_parser()
     for action in _actions(parser):
-        if action.type is Path:
-            action.complete = shtab.FILE  # type: ignore[attr-defined]  # where shtab looks for it
+        if place := PLACES.get(str(action.metavar)):
+            action.complete = place  # type: ignore[attr-defined]  # where shtab looks for it
         for option in NAMED.keys() & action.option_strings:
             action.choices = NAMED[option]
         if isinstance(action, Verbs):

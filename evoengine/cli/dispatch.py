@@ -87,7 +87,7 @@ def show_dispatch(document: dict[str, Any]) -> None:
     out.print(drawn)
     if any(row.get("estimated_us") for row in rows):
         out.print(
-            Text("ESTIMATED, not measured: resume the studies on a machine with the card to measure them", "yellow")
+            Text("ESTIMATED, not measured: resume the studies on a machine with the card to measure them", "magenta")
         )
     worst, mean = document["worst_over_default"], document["geometric_mean_over_default"]
     if worst is not None:

@@ -15,7 +15,7 @@ from evoengine.cli.arguments import SHAPE
 from evoengine.cli.headers import open_header
 from evoengine.cli.resolve import Target, find_template, reopen, space_path, stored_limits
 from evoengine.cli.storage import existing_storage
-from evoengine.errors import UnknownStudy, UserError
+from evoengine.errors import SeeStudies, UnknownStudy, UserError
 from evoengine.export.chosen import no_config
 from evoengine.gates import Ceilings
 from evoengine.hardware import DeviceLimits, gate_limits
@@ -113,7 +113,8 @@ def _study(name: str, arguments: argparse.Namespace, target: Target) -> _Found:
         try:
             study = archive.open_study(name)
         except UnknownStudy as error:
-            raise UserError(f"{name!r} is neither a study nor a config's label: {error.hint}") from error
+            what = f"{name!r} is neither a study nor a config's label: {error.hint}"
+            raise SeeStudies(what, "evoengine studies") from error
         spec = study.spec
         question = reopen(spec, template_folder=arguments.template, space_file=arguments.space, stale=True)
         values = _best(study)

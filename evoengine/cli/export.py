@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from evoengine.export.gather import wisdom_of
 from evoengine.export.header import render_header
 from evoengine.export.package import package_files
 from evoengine.export.t4 import render_t4
-from evoengine.export.targets import render_targets
+from evoengine.export.targets import render_targets, unique
 from evoengine.export.wisdom import MAX_BYTES, PACKAGE, Wisdom, merge, parse_wisdom, render_wisdom
 from evoengine.question import Question
 from evoengine.reading import read_text
@@ -77,8 +78,22 @@ def _configs(arguments: argparse.Namespace) -> int:
             write_folder(path, "bundle", bundle_files(chosen[0]), force=force)
         case "torch":
             write_folder(path, PACKAGE, package_files(chosen), force=force)
-    _say(arguments, chosen)
+    _say(arguments, *_parted(arguments.format, chosen))
     return 0
+
+
+def _parted(form: str, chosen: Sequence[Chosen]) -> tuple[list[Chosen], list[Chosen]]:
+    """Those that a file of this format has, and those that another of the same shape and card has made needless."""
+    if form == "header":
+        there = {id(one) for one in unique(chosen)}
+        inside = [id(one) in there for one in chosen]
+    elif form == "bundle":
+        inside = [True]
+    else:
+        rows = {(row.device, *map(row.provenance.get, ("shape", "study", "trial"))) for row in wisdom_of(chosen).rows}
+        facts = [one.facts for one in chosen]
+        inside = [(one.device, one.shape, one.study, one.trial) in rows for one in facts]
+    return list(compress(chosen, inside)), list(compress(chosen, (not taken for taken in inside)))
 
 
 def _merged(path: Path, new: Wisdom, *, force: bool) -> Wisdom:
@@ -92,7 +107,7 @@ def _merged(path: Path, new: Wisdom, *, force: bool) -> Wisdom:
         raise UserError(f"{path} {error}") from error
 
 
-def _say(arguments: argparse.Namespace, chosen: list[Chosen]) -> None:
+def _say(arguments: argparse.Namespace, chosen: list[Chosen], needless: list[Chosen]) -> None:
     if arguments.json:
         rows = [{"from": one.where, "shape": one.facts.shape, "device": one.facts.device, **one.row} for one in chosen]
         document = {"output": str(arguments.output), "format": arguments.format, "configs": rows}
@@ -102,6 +117,12 @@ def _say(arguments: argparse.Namespace, chosen: list[Chosen]) -> None:
         what = f"trial {one.row['trial']} of {one.where}, {one.row['label']}, {_worth(one.row)}"
         shape = f"{one.facts.shape}: " if len(chosen) > 1 else ""
         console().print(f"{arguments.output}: {shape}{what}", soft_wrap=True)
+    for one in needless:
+        console().print(
+            f"left out: trial {one.row['trial']} of {one.where}, {_worth(one.row)}: {one.facts.shape} on "
+            f"{one.facts.device} has a better one",
+            soft_wrap=True,
+        )
     for note in dict.fromkeys(one.note for one in chosen if one.note):
         console().print(note, soft_wrap=True)
 

@@ -18,11 +18,9 @@ def resume_command(arguments: argparse.Namespace, study: str) -> str:
     given = vars(arguments)
     flags = [f" --{name.replace('_', '-')}" for name in _FLAGS if given.get(name)]
     values = [f" --{name} {shlex.quote(str(given[name]))}" for name in _VALUES if given.get(name) is not None]
-    return f"evoengine resume {shlex.quote(study)}{''.join(flags + values)}{storage_option(arguments)}"
+    return f"evoengine resume {shlex.quote(study)}{''.join(flags + values)}{storage_option(arguments.storage)}"
 
 
-def storage_option(arguments: argparse.Namespace) -> str:
+def storage_option(storage: str) -> str:
     """What another command must be given to find the same database."""
-    if arguments.storage == STORAGE:
-        return ""
-    return f" --storage {shown_storage(arguments.storage)}"
+    return "" if storage == STORAGE else f" --storage {shown_storage(storage)}"

@@ -11,7 +11,7 @@ from typing import Any
 from evoengine.archive.study import Study
 from evoengine.cli.early import Early
 from evoengine.cli.resolve import Target
-from evoengine.devices import Device, TimingDevice
+from evoengine.devices import TimingDevice, Watched
 from evoengine.devices.cuda import CudaDevice
 from evoengine.devices.cuda.device import WORKER
 from evoengine.devices.cuda.lock import SharedLock
@@ -39,7 +39,7 @@ def device_for(
     force: bool,
     note: Callable[[str], None],
     early: Early | None = None,
-) -> tuple[Device, TimingDevice | None]:
+) -> tuple[Watched, TimingDevice | None]:
     """The device, and the same again where it times. A study that was measured before keeps its scale and its best.
 
     `note` is told when one card of several is lost.

@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace, shapes: Sequence[str], early: Early, watc
     check_sanitizer(arguments, target)
     every = [ask(arguments, target, shape) for shape in shapes or [""]]
     distinct = list({problem_digest(asked.question.problem): asked for asked in every}.values())
-    template, storage = distinct[0].question.template, storage_option(arguments)
+    template, storage = distinct[0].question.template, storage_option(arguments.storage)
     labels = [asked.question.problem.label for asked in distinct]
     return search_all(
         arguments,
@@ -68,16 +68,15 @@ def search_all(
         go_on = _same_command(arguments)
         try:
             rows, stopped = _search_each(arguments, archive, kind, labels, every, go_on, early, watch)
-        except KeyboardInterrupt:
-            _say_how_to_go_on(go_on)
-            raise
+        except KeyboardInterrupt as stop:
+            raise stop if stop.args else KeyboardInterrupt(f"stopped; {_how_to_go_on(go_on)}") from None
     document = document_of(rows)
     if arguments.json:
         print(json.dumps(document, indent=2))
     else:
         show(document)
     if stopped:
-        _say_how_to_go_on(go_on)
+        console(stderr=True).print(_how_to_go_on(go_on), soft_wrap=True)
         return INTERRUPTED
     without = [row for row in rows if "why" in row]
     for row in without:
@@ -156,5 +155,5 @@ def _same_command(arguments: argparse.Namespace) -> str:
     return shlex.join(word.replace(hidden, "URL") for word in shlex.split(command))
 
 
-def _say_how_to_go_on(command: str) -> None:
-    console(stderr=True).print(f"go on with the same command: {command}", soft_wrap=True)
+def _how_to_go_on(command: str) -> str:
+    return f"go on with the same command: {command}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from evoengine.cli.remedies import OPTIONS, Remedies
 from evoengine.cli.trusted import is_trusted, trust
-from evoengine.errors import UserError
+from evoengine.errors import UserError, did_you_mean
 from evoengine.gates import Ceilings
 from evoengine.hardware import DeviceLimits, card, gate_limits
 from evoengine.problem import Member, Problem, ProblemSet, make_problem, parse_shapes
@@ -53,8 +52,8 @@ def find_template(text: str | None) -> Template:
     if name in known:
         return load_template(known[name])
     if not os.path.isdir(name):
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f": did you mean {near[0]}?" if near else ""
+        near = did_you_mean(name, known)
+        hint = f": {near.rstrip()}" if near else ""
         raise UserError(f"template {name!r} is neither a folder nor a shipped template ({', '.join(known)}){hint}")
     return load_template(trust(Path(name)))
 

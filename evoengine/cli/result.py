@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rich.console import RenderableType
 from rich.text import Text
 
 from evoengine.archive.records import Record
 from evoengine.archive.study import Study
-from evoengine.cli.tables import Label, console, table
+from evoengine.cli.tables import Label, console, labelled, say, table
 from evoengine.cli.toolkit import show_profiles, show_sanitized
 from evoengine.cli.worth import show_worth
 from evoengine.confirm import MARGIN
@@ -66,7 +65,7 @@ def show_result(summary: dict[str, Any]) -> None:
                 "Nothing here was timed. These configs compile, fit and compute the right answer in the PTX "
                 "interpreter; the order is a model's guess.\nResume the study on a machine with the card to measure "
                 "them.",
-                "yellow",
+                "magenta",
             )
         )
     if summary["baselines"]:
@@ -86,11 +85,11 @@ def _explain(summary: dict[str, Any]) -> None:
         return
     cold = summary["default"]["cold_median_us"]
     also = "" if cold is None else f", {cold:.3f} us with cold L2"
-    console().print(f"default config in the same run: {default:.3f} us{also}", soft_wrap=True)
-    console().print(
+    say(console(), f"default config in the same run: {default:.3f} us{also}")
+    say(
+        console(),
         f"FASTER, SLOWER: by more than {MARGIN:.0%} over the whole {level:.2%} interval of the ratio, which makes 95 % "
         "for all finalists together",
-        soft_wrap=True,
     )
 
 
@@ -113,10 +112,10 @@ def _on_shapes(rows: list[dict[str, Any]]) -> None:
     for one in best["shapes"]:
         drawn.add_row(*(cell(one) for _, cell in columns))
     console().print(drawn)
-    console().print(
+    say(
+        console(),
         f"over the default config: {1 / best['ratio_to_default']:.2f}x in the geometric mean, "
         f"{1 / best['worst_ratio_to_default']:.2f}x at worst ({best['worst_shape']})",
-        soft_wrap=True,
     )
 
 
@@ -153,10 +152,10 @@ def _rejections(rows: list[dict[str, Any]]) -> None:
 def _rejudged(found: dict[str, Any]) -> None:
     out, whole, row = console(), found["factors"]["whole"], found["factors"]["row"]
     refused, open_again, old = found["refused"], found["open_again"], found["without_ratios"]
-    out.print(
+    say(
+        out,
         f"\n{found['judged']} configs judged again at {whole:g}x the baseline's error ({row:g}x for a row): "
         f"{len(refused)} would now be refused, {len(open_again)} refused ones would pass, {old} cannot be judged again",
-        soft_wrap=True,
     )
     rows = [("refused", refused), ("open again", open_again)]
     if any(changed for _, changed in rows):
@@ -172,19 +171,15 @@ def _counts(counts: dict[str, int]) -> str:
 
 
 def _configs(title: str, rows: list[dict[str, Any]], time: str) -> None:
-    """One row a config; on a narrow terminal only the columns that decide, so that labels stay readable."""
+    """Each config's figures and its label; on a narrow terminal only the columns that decide."""
     out = console()
     several = any("worst_shape" in row for row in rows)
-    ratio = ">vs SDPA" if any(row.get("ratio_to_sdpa") for row in rows) else ">vs default"
-    narrow = _NARROW_MEANS if several else {*_NARROW, ratio}
-    columns = [column for column in _COLUMNS if out.width >= WIDE or column[0] in narrow]
-    columns = [column for column in columns if several or column[0] != ">at worst"]
+    left_out = set() if out.width >= WIDE else {*_ONLY_WIDE, ">noise"} if several else _ONLY_WIDE
+    columns = [column for column in _COLUMNS if column[0] not in left_out and (several or column[0] != ">at worst")]
     if time == "estimated_us":
         columns = [(">estimated us" if head == ">us" else head, cell) for head, cell in columns if head not in _TIMED]
-    drawn = table(f"\n{title}", *(head for head, _ in columns))
-    for row in rows:
-        drawn.add_row(*(cell(row) for _, cell in columns))
-    out.print(drawn)
+    cells = [[cell(row) for _, cell in columns] for row in rows]
+    out.print(labelled(f"\n{title}", [head for head, _ in columns], cells, [row["label"] for row in rows], out.width))
 
 
 def _figure(name: str) -> Callable[[dict[str, Any]], str]:
@@ -192,10 +187,9 @@ def _figure(name: str) -> Callable[[dict[str, Any]], str]:
 
 
 WIDE = 120
-"""Width of a terminal in characters from which on every figure fits beside a label on two lines."""
-_COLUMNS: list[tuple[str, Callable[[dict[str, Any]], RenderableType]]] = [
+"""Width of a terminal in characters from which on every figure fits on a line."""
+_COLUMNS: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
     (">#", _figure("trial")),
-    ("config", lambda row: Label(row["label"])),
     (">us", lambda row: f"{row.get('median_us', row.get('estimated_us')):.3f}"),
     (">cold us", lambda row: f"{row['cold_median_us']:.3f}" if row.get("cold_median_us") else "-"),
     (">noise", lambda row: f"{row['noise']:.1%}"),
@@ -209,10 +203,9 @@ _COLUMNS: list[tuple[str, Callable[[dict[str, Any]], RenderableType]]] = [
     (">CTAs/SM", _figure("ctas_per_sm")),
     (">error", lambda row: "-" if row["error"] is None else f"{row['error']:.1e}"),
 ]
-_NARROW = {">#", "config", ">us", ">noise", ">regs", ">smem B"}
-_NARROW_MEANS = {">#", "config", ">us", ">vs default", ">at worst", ">vs SDPA"}
+_ONLY_WIDE = {">cold us", ">spill B", ">error"}
 _TIMED = {">cold us", ">noise", ">vs default", ">at worst", ">vs SDPA", "verdict"}
-_SHAPE_COLUMNS: list[tuple[str, Callable[[dict[str, Any]], RenderableType]]] = [
+_SHAPE_COLUMNS: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
     ("shape", _figure("shape")),
     (">weight", lambda row: f"{row['weight']:g}"),
     *(column for column in _COLUMNS if column[0] in {">us", *_TIMED} - {">at worst"}),

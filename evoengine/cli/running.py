@@ -16,6 +16,7 @@ from evoengine.build import Builder
 from evoengine.cli.display import Display
 from evoengine.cli.early import Early
 from evoengine.cli.judges import device_for, screening_for
+from evoengine.cli.panel import Workers
 from evoengine.cli.resolve import Target
 from evoengine.cli.storage import shared_store
 from evoengine.cli.tables import console
@@ -84,11 +85,13 @@ def search_study(arguments: argparse.Namespace, run: Run, joining: Joining | Non
         if budget.candidates > study.spec.budget:
             study.set_budget(budget.candidates)
         stack.enter_context(builder)
-        display = Display(out, budget.candidates, measures=measures, quiet=arguments.quiet, verbose=arguments.verbose)
+        display = Display(out, budget, measures=measures, quiet=arguments.quiet, verbose=arguments.verbose)
+        display.continues(study.records())
         device, timing = device_for(
             question, target, study, builder.jobs, force=arguments.force, note=display.note, early=run.early
         )
         stack.callback(device.close)
+        display.watch(lambda: Workers(builder.unfinished, builder.jobs, device.in_hand()))
         search = Search(
             question,
             study,
@@ -128,6 +131,8 @@ def _saying(go_on: str) -> Iterator[None]:
         yield
     except TemplateError:
         raise
+    except KeyboardInterrupt:  # the second Ctrl-C, or the first before the search heeds it
+        raise KeyboardInterrupt(f"stopped at once; every verdict is stored, go on with: {go_on}") from None
     except EvoengineError as error:
         raise error.saying(f"{error}; then go on with: {go_on}") from error
 

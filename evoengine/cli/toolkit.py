@@ -4,18 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from evoengine.cli.tables import console, table
-
-_COUNTED = (
-    (">SM", "sm_pct"),
-    (">tensor", "tensor_pct"),
-    (">issue", "issue_pct"),
-    (">L1", "l1_pct"),
-    (">L2", "l2_pct"),
-    (">DRAM", "dram_pct"),
-    (">warps", "occupancy_pct"),
-)
-"""Heads of columns, and the figures below them."""
+from evoengine.bottleneck import columns
+from evoengine.cli.tables import console, say, table
 
 
 def show_sanitized(elites: list[dict[str, Any]]) -> None:
@@ -39,9 +29,10 @@ def show_profiles(elites: list[dict[str, Any]]) -> None:
     profiled = [row for row in elites if row.get("profile")]
     if not profiled:
         return
-    drawn = table("\nprofiled, % of the peak", ">#", *(head for head, _ in _COUNTED), "what bounds it")
-    for row in profiled:
-        figures = row["profile"]["figures"]
-        cells = ("-" if figures[key] is None else f"{figures[key]:.0f}" for _, key in _COUNTED)
-        drawn.add_row(str(row["trial"]), *cells, row["profile"]["diagnosis"])
+    cells = [columns(row["profile"]) for row in profiled]
+    drawn = table("\nprofiled, % of the peak", ">#", *(f">{head}" for head in cells[0]))
+    for row, figures in zip(profiled, cells, strict=True):
+        drawn.add_row(str(row["trial"]), *figures.values())
     console().print(drawn)
+    for row in profiled:
+        say(console(), f"trial {row['trial']}: {row['profile']['diagnosis']}")

@@ -26,6 +26,13 @@ class Device(Protocol):
     def close(self) -> None: ...
 
 
+class Watched(Device, Protocol):
+    """A device that says what it is at."""
+
+    def in_hand(self) -> list[list[int]]:
+        """For each of its workers, the trials that it was given and has not judged. Asked between two verdicts."""
+
+
 class TimingDevice(Device, Protocol):
     """A device that measures: it proves and times a control first, and times finalists together at the end."""
 

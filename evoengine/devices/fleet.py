@@ -102,6 +102,9 @@ class Fleet:
             except EvoengineError as error:
                 self._drop(card, error)
 
+    def in_hand(self) -> list[list[int]]:
+        return self._pool.in_hand()
+
     def close(self) -> None:
         """End the workers and free the cards, whatever they are busy with: an error on its way through the caller can
         keep what `judge` returned alive."""

@@ -95,6 +95,10 @@ class CardPool:
         while returned := (yield from self._round(source)):
             source = iter(returned)
 
+    def in_hand(self) -> list[list[int]]:
+        """What each card holds, by trial number."""
+        return [list(card.held) for card in self.cards]
+
     def give_up(self) -> None:
         """Interrupt what the cards are busy with, and wait until they are not."""
         self._give_up()

@@ -47,6 +47,9 @@ class SingleCard:
         """Raises what the card's device raises."""
         return self._device.finals(work, seed)
 
+    def in_hand(self) -> list[list[int]]:
+        return self._pool.in_hand()
+
     def close(self) -> None:
         """End the worker and free the card, whatever it is busy with."""
         self._pool.give_up()

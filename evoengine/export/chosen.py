@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ from typing import Any
 from evoengine import __version__
 from evoengine.archive.records import Elite, Record
 from evoengine.archive.study import Study
-from evoengine.errors import UserError
+from evoengine.errors import SeeStudies, UserError
 from evoengine.export.header import GridDim, HeaderFacts
 from evoengine.export.wisdom import problem_macros
 from evoengine.problem import Problem, problem_fields
@@ -150,20 +151,22 @@ def chosen_row(
         return rows[0]
     default = next((row for row in rows if row["config"] == question.default.values), None)
     if default is None:
-        raise UserError(
-            f"study {summary['study']}: {summary['winner']}, which has no trial to export: choose another config of "
-            "`evoengine show` with --trial N"
+        raise SeeStudies(
+            f"study {summary['study']}: {summary['winner']}, which has no trial to export: choose another config with "
+            "--trial N, ",
+            f"evoengine show {shlex.quote(summary['study'])}",
         )
     if "verdict" in default or summary["default"]["median_us"] is None:
         return default
     return {**default, **summary["default"]}
 
 
-def no_config(study: str) -> UserError:
+def no_config(study: str) -> SeeStudies:
     """Nothing in a study passed every gate."""
-    return UserError(
-        f"study {study} holds no config that passed every gate: see `evoengine show {study}`; other studies: "
-        "`evoengine studies`"
+    return SeeStudies(
+        f"study {study} holds no config that passed every gate: ",
+        f"evoengine show {shlex.quote(study)}",
+        "evoengine studies",
     )
 
 

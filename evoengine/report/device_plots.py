@@ -86,7 +86,10 @@ def finalists(facts: Facts) -> Plot:
         "margin": {"l": 64, "r": 96, "t": 12 + LABEL * storeys, "b": 52},
         "xaxis": axis("times as fast as the default config (95 % interval)", range=[left - pad, right + pad]),
         "yaxis": axis("trial", type="category", autorange="reversed", showgrid=False),
-        "shapes": [line("x", at, MUTED, "solid" if name == "default config" else "dot") for name, at in marks.items()],
+        "shapes": [
+            *(line("x", at, MUTED, "dot") for at in near.values()),
+            line("x", 1.0, MUTED, "solid", layer="above"),  # below, the grid's line at 1 would hide it
+        ],
         "annotations": labels + top,
     }
     faster = sum(row["verdict"] == "FASTER" for row in elites)

@@ -20,8 +20,8 @@ def render_markdown(facts: Facts) -> str:
     parts.append(f"**{_text(answer(summary))}**")
     counts = ", ".join(f"{count} {name}" for name, count in summary["verdicts"].items()) or "none"
     parts.append(f"{summary['spent']} of {summary['budget']} candidates: {_text(counts)}.")
-    shown = (*tables.configs(facts), tables.shapes(facts), tables.baselines(facts), tables.rejections(facts))
-    parts += [_table(table) for table in shown]
+    shown = (tables.shapes, tables.baselines, tables.profiles, tables.rejections)
+    parts += [_table(table) for table in (*tables.configs(facts), *(of(facts) for of in shown))]
     if summary["worth"]:
         title = "What the search was worth" + ("" if facts.measured else ": ESTIMATED, not measured")
         parts.append(_table(Table("worth", title, ["", ""], worth_in_words(summary["worth"], "µs"))))

@@ -76,6 +76,7 @@ def render_page(facts: Facts, plotly: str) -> str:
 <h2>Card</h2>
 {at["resources"]}
 {at["roofline"]}
+{_table(tables.profiles(facts))}
 <h2>Provenance</h2>
 <h3>How to reproduce</h3>
 <pre>{escape(chr(10).join(tables.commands(facts)))}</pre>

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from evoengine.bottleneck import columns, waits
 from evoengine.report.facts import Facts, Row
 
 REASONS = 12
@@ -70,6 +71,19 @@ def rejections(facts: Facts) -> Table:
     hidden = sum(row["count"] for row in found[REASONS:])
     note = f"{hidden} more for {len(found) - REASONS} other reasons." if hidden else ""
     return Table("rejections", "Rejected", ["gate", ">configs", "why (an example)", ">trial"], rows, note)
+
+
+def profiles(facts: Facts) -> Table:
+    """What Nsight Compute counted of those finalists that were profiled."""
+    profiled = [(str(row["trial"]), row["profile"]) for row in facts.summary["elites"] if row["profile"]]
+    counted = [columns(profile) for _, profile in profiled]
+    rows = [
+        [trial, *figures.values(), waits(profile), profile["diagnosis"]]
+        for (trial, profile), figures in zip(profiled, counted, strict=True)
+    ]
+    heads = [">trial", *(f">{head}" for head in next(iter(counted), ())), "a warp's time waiting", "what bounds it"]
+    note = "Percent of the peak; warps: of those that an SM holds; conflicts: of the wavefronts of shared memory."
+    return Table("profiles", "Profiled by Nsight Compute", heads, rows, note)
 
 
 def cards(facts: Facts) -> Table:

@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from evoengine.errors import UserError
+from evoengine.errors import UserError, did_you_mean
 from evoengine.space import Point
 
 SAMPLERS = ("evolution", "tpe", "nsga2", "cmaes", "random")
@@ -63,6 +62,4 @@ def check_sampler(name: str) -> str:
     """
     if name in SAMPLERS:
         return name
-    near = difflib.get_close_matches(name, SAMPLERS, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise UserError(f"unknown sampler {name!r}: {hint}known are {', '.join(SAMPLERS)}")
+    raise UserError(f"unknown sampler {name!r}: {did_you_mean(name, SAMPLERS)}known are {', '.join(SAMPLERS)}")

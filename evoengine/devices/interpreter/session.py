@@ -153,6 +153,9 @@ class InterpreterDevice:
             for worker in [worker for worker in self._workers if worker.job]:
                 self._drop(worker)
 
+    def in_hand(self) -> list[list[int]]:
+        return [[worker.job[0].number] if worker.job else [] for worker in self._workers]
+
     def close(self) -> None:
         """End the workers."""
         for worker in list(self._workers):
