@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,6 +27,7 @@ from evoengine.archive.study import Study
 from evoengine.engine import Search
 from evoengine.errors import TemplateError
 from evoengine.gates import Ceilings
+from evoengine.pace import Pace
 from evoengine.peers import Peers
 from evoengine.progress import Budget, End, Outcome
 from evoengine.sampler.proposer import Proposer
@@ -69,6 +71,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> archive_databases.Sqlite
     return made
 
 
+WAIT = 20.0
+"""Seconds after which a test gives up."""
+
+
 @dataclass
 class Bench:
     """One study on a database of its own, and runs over it with whatever parts a test gives."""
@@ -95,6 +101,7 @@ class Bench:
         seconds: float | None = None,
         until_converged: bool = False,
         batch: int = 8,
+        head_start: int = 0,
         sampler: str = "evolution",
         proposer: Any = None,
         listener: Silent | None = None,
@@ -115,7 +122,7 @@ class Bench:
             device=device,
             timing=device if isinstance(device, FakeGpu | OwnThread) else None,
             budget=Budget(budget, seconds, until_converged),
-            batch=batch,
+            pace=Pace(batch, head_start),
             listener=listener or Silent(),
             screening=screening,
         )
@@ -452,6 +459,36 @@ class TestCommits:
         bench.run(Watching(), budget=8, batch=4)
 
         assert [4] == begun
+
+    def test_a_head_start_is_had_while_the_default_is_proven(self, bench: Bench) -> None:
+        class Slow(FakeGpu):
+            def start(self, values: Values, artifact: Any) -> Any:
+                deadline = time.monotonic() + WAIT
+                while len(bench.records()) < 8 and time.monotonic() < deadline:
+                    time.sleep(0.01)
+                assert [None] * 8 == [one.verdict for one in bench.records()]
+                return super().start(values, artifact)
+
+        outcome = bench.run(Slow(), budget=12, batch=4, head_start=8)
+
+        assert 12 == outcome.spent
+
+    def test_a_stop_during_the_head_start_does_not_wait_for_the_card(self, bench: Bench) -> None:
+        closed = threading.Event()
+
+        class Slow(FakeGpu):
+            def start(self, values: Values, artifact: Any) -> Any:
+                bench.search.request_stop()
+                assert closed.wait(WAIT)
+                raise TemplateError("the worker was ended")
+
+            def close(self) -> None:
+                closed.set()
+
+        outcome = bench.run(Slow(), budget=12, batch=4, head_start=8)
+
+        assert outcome.interrupted
+        assert {None} == {one.verdict for one in bench.records()}
 
     def test_optuna_is_told_of_rejections_as_pruned_and_never_of_estimates(self, bench: Bench) -> None:
         bench.run(FakeDevice(), budget=16)

@@ -132,14 +132,19 @@ class TestFailure:
 
     def test_of_the_supply_is_told_after_the_verdict_in_flight(self) -> None:
         """The user's stop comes through the scheduler."""
-        stopped = threading.Event()
+        begun, stopped = threading.Event(), threading.Event()
 
         def work() -> Iterator[Job]:
             yield from jobs(2)
+            assert begun.wait(WAIT)
             stopped.set()
             raise LookupError("stop")
 
-        fake, found = FakeCard(hook=lambda one: stopped.wait(WAIT) and None), []
+        def hook(one: Candidate) -> None:
+            begun.set()
+            stopped.wait(WAIT)
+
+        fake, found = FakeCard(hook=hook), []
         with pytest.raises(LookupError, match="stop"):
             found.extend(started(fake).judge(work()))
 

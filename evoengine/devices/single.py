@@ -13,9 +13,9 @@ from evoengine.errors import EvoengineError
 from evoengine.space import Values
 from evoengine.verdict import Artifact, Candidate, Verdict
 
-AHEAD = 2
-"""Candidates that wait for the card: a commit takes 2 ms, a proposal 5 ms and up to 0.3 s where the surrogate is fitted
-anew, a verdict 60 to 100 ms. More would be taken from the 16 to 20 in flight that are being compiled."""
+AHEAD = 8
+"""Candidates that wait for the card, if so many are built: a verdict takes 50 ms, a step of eight proposals 0.2 s and
+up to 0.5 where the surrogate is fitted anew (busy cores)."""
 
 
 class SingleCard:
@@ -27,8 +27,11 @@ class SingleCard:
         self._pool = CardPool([Card("the card", device)], _lost, AHEAD)
 
     def start(self, values: Values, artifact: Artifact) -> Setup:
-        """Raises what the card's device raises."""
-        return self._device.start(values, artifact)
+        """Raises what the card's device raises. `close` ends it, from another thread too."""
+        setups: list[Setup] = []
+        for error in self._pool.together(lambda card: setups.append(card.device.start(values, artifact))).values():
+            raise error
+        return setups[0]
 
     def judge(self, work: Iterable[Job]) -> Iterator[tuple[Candidate, Verdict]]:
         """One verdict a candidate, each as soon as it is known; those in doubt later.
