@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
@@ -51,7 +51,10 @@ class _Group:
 
 
 class Search:
-    """One run over one study, at a `pace`; other processes may be at it too. `ahead` is `Peers`'s."""
+    """One run over one study, at a `pace`; other processes may be at it too. `ahead` is `Peers`'s.
+
+    `meanwhile` is called while a final run goes on, which takes a card seconds and this process none.
+    """
 
     def __init__(
         self,
@@ -68,6 +71,7 @@ class Search:
         screening: Screening | None = None,
         stopwatch: Stopwatch | None = None,
         ahead: int | None = None,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
         self._question = question
         self._study = study
@@ -77,6 +81,7 @@ class Search:
         self._budget = budget
         self._listener = listener
         self._screening = screening
+        self._meanwhile = meanwhile
         self._watch = stopwatch or Stopwatch()
         self._peers = Peers(study, budget.candidates, ahead)
         self._known = Observations(question, measures=timing is not None or self._peers.helps)
@@ -141,14 +146,9 @@ class Search:
 
     def _confirm(self, timing: TimingDevice) -> Finals | None:
         with self._watch("final run"), kept(self._study):
+            parts = self._question, self._study, self._builder, timing, self._listener
             return confirm_best(
-                self._question,
-                self._study,
-                self._builder,
-                timing,
-                self._listener,
-                screening=self._screening,
-                check_stop=self._check_stop,
+                *parts, screening=self._screening, check_stop=self._check_stop, meanwhile=self._meanwhile
             )
 
     def _set_off(self) -> Setup | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,7 @@ class Bench:
         owner: Owner | None = None,
         shared: bool = False,
         screening: Any = None,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> Outcome:
         """As the command line runs it; a `Killed` run does not give its study back."""
         question = fakes.question(ceilings)
@@ -125,6 +126,7 @@ class Bench:
             pace=Pace(batch, head_start),
             listener=listener or Silent(),
             screening=screening,
+            meanwhile=meanwhile,
         )
         try:
             return self.search.run()
@@ -663,6 +665,18 @@ class TestConfirm:
         assert "FASTER" == first.verdict
         assert f"trial {first.number}" == bench.summary()["winner"]
         assert "none confirmed" == winner([])
+
+    def test_something_else_can_be_done_meanwhile(self, bench: Bench) -> None:
+        done = threading.Event()
+
+        class Slow(FakeGpu):
+            def finals(self, work: Any, seed: int) -> Any:
+                assert done.wait(WAIT)
+                return super().finals(work, seed)
+
+        outcome = bench.run(Slow(), meanwhile=done.set)
+
+        assert outcome.finals is not None
 
     def test_a_finalist_that_fails_is_no_elite(self, bench: Bench) -> None:
         device = FakeGpu(finals_us=lambda values: None if values["GRID"] == 1 else true_us(values))

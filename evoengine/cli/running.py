@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -62,8 +62,14 @@ class Joining:
     ahead: int | None
 
 
-def search_study(arguments: argparse.Namespace, run: Run, joining: Joining | None = None) -> Ran:
-    """Search a study until its budget is spent or the user stops it.
+def search_study(
+    arguments: argparse.Namespace,
+    run: Run,
+    joining: Joining | None = None,
+    *,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Ran:
+    """Search a study until its budget is spent or the user stops it. `meanwhile` is called during the final run.
 
     On a database server others may search it at the same time; a file is searched by one process, or by workers.
 
@@ -104,6 +110,7 @@ def search_study(arguments: argparse.Namespace, run: Run, joining: Joining | Non
             screening=screening_for(question, target, study) if arguments.sanitize else None,
             stopwatch=run.watch,
             ahead=None if joining is None else joining.ahead,
+            meanwhile=meanwhile,
         )
         stop = threading.Event() if joining is None else joining.told_to_stop
         _stop_on_signals(search, display, stop)

@@ -19,7 +19,7 @@ from evoengine.cli.go_on import resume_command
 from evoengine.cli.judges import check_sanitizer
 from evoengine.cli.new_study import ask, create, proposer_of
 from evoengine.cli.resolve import Target, find_target, reopen, resume_target, stored_limits
-from evoengine.cli.result import nothing_passed, show_result, show_seconds, summary_of
+from evoengine.cli.result import Hindsight, nothing_passed, show_result, show_seconds, summary_of
 from evoengine.cli.running import Run, search_study
 from evoengine.cli.space import show_spaces
 from evoengine.cli.stale import check_elites
@@ -27,7 +27,7 @@ from evoengine.cli.storage import existing_storage
 from evoengine.cli.tables import console
 from evoengine.convergence import check_can_converge
 from evoengine.errors import UserError
-from evoengine.progress import Budget, End, Outcome
+from evoengine.progress import Budget, End
 from evoengine.sampler import check_sampler
 from evoengine.stopwatch import Stopwatch
 from evoengine.verification import compiler_of
@@ -66,8 +66,8 @@ def _search(arguments: argparse.Namespace, shapes: Sequence[str], early: Early, 
         study, proposer = create(arguments, archive, asked, arguments.study)
         budget = Budget(arguments.budget, arguments.seconds, arguments.until_converged)
         go_on = resume_command(arguments, study.name)
-        run = Run(asked.question, target, asked.builder, proposer, study, budget, go_on, early, watch)
-        return _finish(arguments, run, search_study(arguments, run).outcome)
+        run = Run(asked.question, target, asked.builder, proposer, study, budget, go_on, early, watch=watch)
+        return _finish(arguments, run)
 
 
 def _resume(arguments: argparse.Namespace, early: Early, watch: Stopwatch) -> int:
@@ -79,7 +79,7 @@ def _resume_study(arguments: argparse.Namespace, study: Study, early: Early, wat
     if arguments.until_converged:
         check_can_converge(study.spec.sampler)
     run = dataclasses.replace(reopened(arguments, study), early=early, watch=watch)
-    return _finish(arguments, run, search_study(arguments, run).outcome)
+    return _finish(arguments, run)
 
 
 def reopened(arguments: argparse.Namespace, study: Study, *, helps: bool = False) -> Run:
@@ -115,9 +115,11 @@ def reopened(arguments: argparse.Namespace, study: Study, *, helps: bool = False
     return Run(question, target, builder, proposer, study, budget, resume_command(arguments, study.name))
 
 
-def _finish(arguments: argparse.Namespace, run: Run, outcome: Outcome) -> int:
+def _finish(arguments: argparse.Namespace, run: Run) -> int:
+    hindsight = Hindsight(run.question, run.study)
+    outcome = search_study(arguments, run, meanwhile=hindsight.begin).outcome
     with run.watch("summary"):
-        summary = summary_of(run.question, run.study, run.study.records(), arguments.top)
+        summary = summary_of(run.question, run.study, run.study.records(), arguments.top, hindsight)
     summary["stopped"] = outcome.stopped
     summary["seconds"] = {activity: round(seconds, 3) for activity, seconds in run.watch.seconds().items()}
     if arguments.json:

@@ -109,6 +109,7 @@ class Fleet:
         with ExitStack() as stack:
             stack.callback(self._after)
             for card in self._pool.cards:
+                card.device.interrupt()  # a final run, which a thread of the caller's waits for
                 stack.callback(card.device.close)
 
     def _on_scale(self, card: Card, verdict: Verdict) -> Verdict:

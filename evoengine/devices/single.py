@@ -47,8 +47,11 @@ class SingleCard:
                 yield candidate, verdict
 
     def finals(self, work: Work, seed: int) -> Finals:
-        """Raises what the card's device raises."""
-        return self._device.finals(work, seed)
+        """Raises what the card's device raises. `close` ends it, from another thread too."""
+        found: list[Finals] = []
+        for error in self._pool.together(lambda card: found.append(card.device.finals(work, seed))).values():
+            raise error
+        return found[0]
 
     def close(self) -> None:
         """End the worker and free the card, whatever it is busy with."""
