@@ -606,6 +606,20 @@ class TestStops:
         )
 
 
+def test_a_search_that_is_stopped_in_its_head_start_goes_on_as_if_it_had_not_been(
+    bench: Bench, server: archive_databases.Sqlite, tmp_path: Path
+) -> None:
+    whole = Bench(server.copy(), tmp_path / "whole")
+    (tmp_path / "whole").mkdir()
+    whole.run(FakeGpu(), budget=24, batch=4, head_start=12)
+    stop_after(bench, 6, FakeGpu(), budget=24, batch=4, head_start=12)
+    assert 6 <= sum(one.verdict is not None for one in bench.records()) < 12
+    bench.run(FakeGpu(), budget=24, batch=4, head_start=12)
+
+    assert population(whole.records()) == population(bench.records())
+    whole.archive.close()
+
+
 class TestEstimatedThenMeasured:
     def test_the_shortlist_is_measured_first_best_estimate_first_and_for_free(self, bench: Bench) -> None:
         bench.run(FakeDevice(), budget=16, sampler="random")

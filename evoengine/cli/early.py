@@ -53,8 +53,10 @@ class Early:
         try:
             self.target = find_target(arguments.device, arguments.target, arguments.limits, arguments.devices)
         except UserError:  # which is raised again in its turn
-            return
-        self.ahead.tell(arguments, self.target)
+            self.ahead.close()
+            self.ahead = None
+        else:
+            self.ahead.tell(arguments, self.target)
 
     def close(self) -> None:
         """End what nobody took."""
