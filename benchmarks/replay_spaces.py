@@ -4,8 +4,8 @@
         --output studies/replay.json
 
 What `evoengine replay FILE --runs 20 --json` says over all runs: of `--public` spaces one config at a time, in batches
-of 16, and with 2 % noise on every replayed value; of `--ours` one at a time, with the estimate and without, and with it at
-the pace of one card beside 16 cores (`cli.running.informed_pace`).
+of 16, and with 2 % noise on every replayed value; of `--ours` one at a time, with the estimate and without, and with
+it at the pace of one card beside 16 cores (`cli.running.informed_pace`).
 """
 
 from __future__ import annotations
