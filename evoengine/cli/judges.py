@@ -21,8 +21,10 @@ from evoengine.devices.cuda.spares import Spares
 from evoengine.devices.cuda.watched import require_tool
 from evoengine.devices.fleet import Fleet
 from evoengine.devices.pool import Card, CardDevice
+from evoengine.devices.prepared import Prepared
 from evoengine.devices.single import SingleCard
 from evoengine.errors import UserError
+from evoengine.final_run import FINAL_SEED
 from evoengine.problem import Problem, ProblemSet
 from evoengine.question import Question
 from evoengine.screening import Screening
@@ -63,7 +65,13 @@ def device_for(
             for _ in range(min(jobs // CORES_FOR_A_SPARE, SPARES)):
                 spares.begin()
         options: dict[str, Any] = {"ordinal": target.ordinal, "force": force, "spares": spares}
-        single = SingleCard(_device(question, target, study, measured, options))
+        if isinstance(question.problem, ProblemSet):
+            single = SingleCard(_device(question, target, study, measured, options))
+        else:
+            seed = study.spec.seed
+            made = Prepared(question.template, question.problem, question.default.values, seed, seed + FINAL_SEED)
+            options["scratch"] = made.folder
+            single = SingleCard(_device(question, target, study, measured, options), made.close)
         return single, single
     scratch = tempfile.TemporaryDirectory(prefix="evoengine-")  # the fleet's `close` removes it
     cards = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from typing import NoReturn
 
@@ -19,11 +19,15 @@ up to 0.5 where the surrogate is fitted anew (busy cores)."""
 
 
 class SingleCard:
-    """A card's verdicts as they are, reached while the caller commits the one before, proposes and begins builds."""
+    """A card's verdicts as they are, reached while the caller commits the one before, proposes and begins builds.
 
-    def __init__(self, device: CardDevice) -> None:
+    `after` frees what else was made for the card, when it is closed.
+    """
+
+    def __init__(self, device: CardDevice, after: Callable[[], None] = lambda: None) -> None:
         self.name = device.name
         self._device = device
+        self._after = after
         self._pool = CardPool([Card("the card", device)], _lost, AHEAD)
 
     def start(self, values: Values, artifact: Artifact) -> Setup:
@@ -56,7 +60,8 @@ class SingleCard:
     def close(self) -> None:
         """End the worker and free the card, whatever it is busy with."""
         self._pool.give_up()
-        self._device.close()
+        with closing(self._device):
+            self._after()
 
 
 def _lost(card: Card, error: EvoengineError) -> NoReturn:
