@@ -15,7 +15,7 @@ class Aside(Generic[T]):
 
     def __init__(self, work: Callable[[], T], give_up: Callable[[], None]) -> None:
         self._work = work
-        self._give_up = give_up
+        self.give_up = give_up
         self._results: list[T] = []
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="aside", daemon=True)
@@ -35,7 +35,7 @@ class Aside(Generic[T]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._thread.is_alive() and error is not None:
-            self._give_up()
+            self.give_up()
         self._thread.join()
 
     def _run(self) -> None:

@@ -15,6 +15,7 @@ from test_cuda_protocol import ARTIFACT, candidate, wait_for
 from test_devices_option import gpu, worker
 from test_fleet import WAIT, FakeCard, Job, jobs, numbers
 
+from evoengine.aside import Aside
 from evoengine.devices.cuda import CudaDevice
 from evoengine.devices.cuda.spares import Spares
 from evoengine.devices.single import AHEAD, SingleCard
@@ -238,3 +239,23 @@ class TestOverAWorker:
 
         assert time.monotonic() - began < 9.0, "the job's own deadline is 10 s, its sleep 600"
         assert [] == card_threads()
+
+
+def test_closing_ends_a_final_run_that_another_thread_waits_for() -> None:
+    fake, racing, freed = FakeCard(), threading.Event(), []
+
+    def at_finals() -> None:
+        racing.set()
+        assert fake.interrupted.wait(WAIT)
+        raise EvoengineError("interrupted")
+
+    fake.at_finals = at_finals
+    single = SingleCard(fake, lambda: freed.append("scratch"))
+    race = Aside(lambda: single.finals([], 3), single.close)
+    with race:
+        assert racing.wait(WAIT)
+        race.give_up()
+
+    with pytest.raises(EvoengineError, match="interrupted"):
+        race.result()
+    assert ([], 1, ["scratch"]) == (card_threads(), fake.closed, freed)

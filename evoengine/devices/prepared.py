@@ -3,7 +3,7 @@
 A worker computes them otherwise, one after the other, on cores that compilers keep busy or that wait for it: those of
 the full gate at the mission shape take 0.9 s of a quiet core, 4 s of two busy ones, of a final run of 6 s. A worker
 looks for each in its scratch folder first, and waits there for one that is being made (`devices.cuda.references`).
-Those of the default config are nearly all: of a finalist's own only the lengths around its tile differ, which are small.
+Those of the default config are nearly all: of a finalist's own only the lengths around its tile differ; they are small.
 """
 
 from __future__ import annotations
