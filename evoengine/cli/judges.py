@@ -31,10 +31,11 @@ from evoengine.screening import Screening
 from evoengine.verdict import Measurement, on_shapes
 
 SPARES = 2
-"""Workers begun while the card's first one comes up. The first fast times are too good to be believed: with 0.1 faster
-than the best so far each step down to the fastest waits for a fresh process, and all proposals with it. Begun only once
-the first is up, such a process was ready 5 s after the first verdict, the next 7 s later; two at the start make a
-search of 200 candidates 8 of 37 s shorter in a model of it, and no more are begun in all."""
+"""Workers begun while the card's first one comes up. A time over a tenth under the best so far is believed only once a
+fresh process has confirmed it (`doubt.SUSPICIOUS`), which the first fast ones of a search all need, and no proposal may
+know of any verdict behind them. Begun once the first was up, such a process was ready 5 s after the first verdict, the
+next 7 s after that; two at the start made a search of 200 candidates 8 of 37 s shorter in a model of it, and no more
+are begun in all."""
 CORES_FOR_A_SPARE = 4
 """Fewer are kept for the first, which needs 5 s of one to import torch, and for the compilers."""
 
