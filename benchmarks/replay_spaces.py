@@ -4,7 +4,8 @@
         --output studies/replay.json
 
 What `evoengine replay FILE --runs 20 --json` says over all runs: of `--public` spaces one config at a time, in batches
-of 16, and with 2 % noise on every replayed value; of `--ours` one at a time, with the estimate and without.
+of 16, and with 2 % noise on every replayed value; of `--ours` one at a time, with the estimate and without, and with
+it at the pace of one card beside 16 cores (`cli.running.informed_pace`).
 """
 
 from __future__ import annotations
@@ -24,15 +25,17 @@ from evoengine.recorded.summary import summarise
 
 RUNS = 20
 PUBLIC: dict[str, Mapping[str, Any]] = {"batch_1": {}, "batch_16": {"batch": 16}, "noise_2": {"noise_percent": 2.0}}
-OURS = {"batch_1": True, "without_estimate": False}
+PACE = {"batch": 64, "head_start": 96}
+OURS: dict[str, Mapping[str, Any]] = {"batch_1": {}, "without_estimate": {}, "head_start": PACE}
+UNTOLD = ("without_estimate",)
 
 
 def measure(task: tuple[Path, str, bool]) -> tuple[str, str, dict[str, Any], dict[str, Any]]:
     """Name of the space, kind of replay, random search's figures and those over all runs."""
     path, kind, ours = task
     space = load(path)
-    forecast = forecast_of(space) if ours and OURS[kind] else None
-    options = {} if ours else PUBLIC[kind]
+    forecast = forecast_of(space) if ours and kind not in UNTOLD else None
+    options = OURS[kind] if ours else PUBLIC[kind]
     traces = [
         replay(space, sampler="evolution", seed=seed, budget=BUDGET, sources=estimated(forecast, seed), **options)
         for seed in range(RUNS)

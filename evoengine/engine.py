@@ -11,14 +11,15 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 from evoengine.archive.heartbeat import kept
 from evoengine.archive.sessions import Turn
 from evoengine.archive.study import Study
-from evoengine.build import Builder, BuildRequest
+from evoengine.aside import Aside
+from evoengine.build import Builder
 from evoengine.build.builder import Building
 from evoengine.confirm import baselines_at_start
 from evoengine.devices import Device, TimingDevice
@@ -50,7 +51,10 @@ class _Group:
 
 
 class Search:
-    """One run over one study, at the `Pace` of `batch`; other processes may be at it too. `ahead` is `Peers`'s."""
+    """One run over one study, at a `pace`; other processes may be at it too. `ahead` is `Peers`'s.
+
+    `meanwhile` is called while a final run goes on, which takes a card seconds and this process none.
+    """
 
     def __init__(
         self,
@@ -62,11 +66,12 @@ class Search:
         device: Device,
         timing: TimingDevice | None,
         budget: Budget,
-        batch: int,
+        pace: Pace,
         listener: Listener,
         screening: Screening | None = None,
         stopwatch: Stopwatch | None = None,
         ahead: int | None = None,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
         self._question = question
         self._study = study
@@ -76,12 +81,14 @@ class Search:
         self._budget = budget
         self._listener = listener
         self._screening = screening
+        self._meanwhile = meanwhile
         self._watch = stopwatch or Stopwatch()
         self._peers = Peers(study, budget.candidates, ahead)
         self._known = Observations(question, measures=timing is not None or self._peers.helps)
         self._scheduler = Scheduler(
-            study, self._peers, proposer, self._known, budget, Pace(batch), self._watch, measures=timing is not None
+            study, self._peers, proposer, self._known, budget, pace, self._watch, measures=timing is not None
         )
+        self._pace = pace
         self._begun: deque[_Group] = deque()
         self._flying: set[int] = set()
         self._proof: tuple[str, Verdict] | None = None
@@ -139,14 +146,9 @@ class Search:
 
     def _confirm(self, timing: TimingDevice) -> Finals | None:
         with self._watch("final run"), kept(self._study):
+            parts = self._question, self._study, self._builder, timing, self._listener
             return confirm_best(
-                self._question,
-                self._study,
-                self._builder,
-                timing,
-                self._listener,
-                screening=self._screening,
-                check_stop=self._check_stop,
+                *parts, screening=self._screening, check_stop=self._check_stop, meanwhile=self._meanwhile
             )
 
     def _set_off(self) -> Setup | None:
@@ -154,16 +156,15 @@ class Search:
         self._listener.phase("proving the default config")
         default = self._question.default
         with closing(self._builder.stream([self._question.build_request(default.values)])) as building:
-            self._fill()
+            self._fill(self._pace.batch)
             with self._watch("waiting for builds"):
                 [(_, built)] = building
-        with self._watch("proving the default"), kept(self._study):
-            return self._prove(Candidate(-1, default, "default"), built)
+        return self._prove(Candidate(-1, default, "default"), built)
 
-    def _fill(self) -> None:
-        """Have as many candidates in flight as may be."""
+    def _fill(self, most: float = float("inf")) -> None:
+        """Have as many candidates in flight as may be, and no step that begins beyond `most`."""
         self._check_stop()
-        while not self._time_is_over and (group := self._scheduler.next(self._flying)):
+        while not self._time_is_over and len(self._flying) < most and (group := self._scheduler.next(self._flying)):
             self._flying |= {candidate.number for candidate in group}
             self._begun.append(self._begin(group))
             self._check_stop()
@@ -199,7 +200,8 @@ class Search:
                 fits.append(candidate)
             else:
                 self._commit(candidate, refusal, None)
-        return _Group(fits, self._builder.stream([self._request(candidate) for candidate in fits]))
+        requests = [self._question.build_request(candidate.config.values) for candidate in fits]
+        return _Group(fits, self._builder.stream(requests))
 
     def _abandon(self) -> None:
         """Stop all builds; what is left of their candidates goes back to the queue with the study."""
@@ -211,8 +213,13 @@ class Search:
         label, values = default.config.label, default.config.values
         if isinstance(built, Rejection):
             raise TemplateError(f"the default config {label} does not build: {built.reason}")
-        if self._timing is not None:
-            setup = self._timing.start(values, built)
+        if (timing := self._timing) is not None:
+            # Most of that is waiting for the card's worker: meanwhile this thread gets its head start.
+            with Aside(lambda: timing.start(values, built), timing.close) as proof:
+                self._fill()
+                self._scheduler.prepare()
+                with self._watch("proving the default"), kept(self._study):
+                    setup = proof.result()
             self._listener.set_up(setup)
             self._study.set_environment(setup.environment)
             self._reference_us = self._study.peers.agree_on_reference(setup.control_us)
@@ -224,14 +231,12 @@ class Search:
         twin = self._known.twin(identity)
         if twin is not None and not isinstance(twin[1], Rejection):
             return None  # proven by an earlier run of this study
-        for _, verdict in self._device.judge([(default, built)]):
-            if isinstance(verdict, Rejection):
-                raise TemplateError(f"the default config {label} is rejected: {verdict.reason}")
-            self._proof = (identity, verdict)
+        with self._watch("proving the default"), kept(self._study):
+            for _, verdict in self._device.judge([(default, built)]):
+                if isinstance(verdict, Rejection):
+                    raise TemplateError(f"the default config {label} is rejected: {verdict.reason}")
+                self._proof = (identity, verdict)
         return None
-
-    def _request(self, candidate: Candidate) -> BuildRequest:
-        return self._question.build_request(candidate.config.values)
 
     def _check_stop(self) -> None:
         """Between any two steps: heed a stop, and say in time that this process is alive."""

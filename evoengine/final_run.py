@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from evoengine import confirm
 from evoengine.archive.study import Study
+from evoengine.aside import Aside
 from evoengine.build import Builder
 from evoengine.devices import TimingDevice
 from evoengine.devices.cuda.results import Finals
@@ -31,11 +33,12 @@ def confirm_best(
     *,
     screening: Screening | None,
     check_stop: Callable[[], None],
+    meanwhile: Callable[[], None],
 ) -> Finals | None:
     """Time the best against default and baselines, together; keep what is confirmed. None where nothing is right.
 
     A finalist that is refused loses its measurement: the verdict of the stricter gate replaces it. Where all are, the
-    next best have their turn.
+    next best have their turn. `meanwhile` is called while they run.
 
     Raises:
         TemplateError: the default config fails.
@@ -57,7 +60,9 @@ def confirm_best(
         notes: dict[int, Evidence] = {}
         if screening is not None:
             work, notes = screening(work, study, listener, check_stop)
-        finals = timing.finals(work, study.spec.seed + FINAL_SEED)
+        with Aside(partial(timing.finals, work, study.spec.seed + FINAL_SEED), timing.close) as race:
+            meanwhile()
+            finals = race.result()
         study.renew()  # whoever has taken it over meanwhile keeps elites of its own
         artifacts = {candidate.number: artifact for candidate, artifact in work}
         elites = confirm.elites(finals, artifacts, question.template.digest)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from evoengine.devices.estimate import candidate_us
 from evoengine.hardware import DeviceLimits
 from evoengine.problem import Problem, members_of, weighted_mean
+from evoengine.question import Question
 from evoengine.sampler.source import Source, make_source
 from evoengine.space import Point, SearchSpace
 from evoengine.template import TemplateModule
@@ -57,3 +58,8 @@ class Forecast:
         except ValueError:  # so many registers are expected that no CTA fits
             return None
         return weighted_mean(times, [member.weight for member in members]) if len(times) > 1 else times[0]
+
+
+def forecast(question: Question, card: DeviceLimits) -> Forecast:
+    """That of a question's feasible configs."""
+    return Forecast(question.template.module, question.problem, card, question.space, question.feasible.points)

@@ -46,6 +46,10 @@ class Question:
         """Every config that passes the static gate."""
         return self.space.feasible(self.problem, self.limits, self.hardware)
 
+    def take(self, feasible: FeasibleSet) -> None:
+        """Take over as `feasible` what another process has listed."""
+        self.__dict__["feasible"] = feasible
+
     @property
     def default(self) -> Config:
         """The default config, or the feasible one nearest to it.

@@ -60,7 +60,7 @@ class Scheduler:
         Raises:
             UserError: the database is gone or somebody else took the study over.
         """
-        room = min(self._pace.step, self._pace.batch - len(flying))
+        room = min(self._pace.step, self._pace.most - len(flying))
         if self._study.peers.shared:
             return self._shared(room, flying)
         number = self._known.next_number
@@ -79,6 +79,11 @@ class Scheduler:
         if affordable <= 0 and not flying:  # what is free among those that were counted as paid
             known, affordable = number, min(self._pace.batch, self.left)
         return self._propose(affordable, known) if affordable > 0 and not self._nothing_to_gain(known) else []
+
+    def prepare(self) -> None:
+        """What the next proposals need, in a moment in which nothing else is to be done."""
+        with self._watch("proposing"):
+            self._proposer.prepare()
 
     def catch_up(self) -> None:
         """What is in the database is known, and what dead processes had in flight waits again."""

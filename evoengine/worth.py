@@ -65,12 +65,16 @@ def worth(
         "best_trial": best.number,
         "evaluations": len(counted),
         **{f"evaluations_to_{close}_percent": _reached(counted, _time(best) * (1 + close / 100)) for close in CLOSE},
-        "elites": elites,
-        "evaluations_per_elite": len(counted) / elites if elites else None,
+        **per_elite(len(counted), elites),
         "converged": None if end is None else asdict(end),
         "random": random_search(counted, searched, end, seed, measured=measured),
         "knobs": knobs(axes, [one for one in done if one.value is not None]),
     }
+
+
+def per_elite(evaluations: int, elites: int) -> dict[str, Any]:
+    """What `worth` says of confirmed configs."""
+    return {"elites": elites, "evaluations_per_elite": evaluations / elites if elites else None}
 
 
 def random_search(

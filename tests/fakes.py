@@ -227,6 +227,9 @@ class Script:
         self._points: list[Point] = [SPACE.point({**SPACE.default, **values}) for values in proposed]
         self._operator = operator
 
+    def prepare(self) -> None:
+        """Nothing."""
+
     def observe(self, seen: Iterable[Seen]) -> None:
         known = {one.point for one in seen}
         self._points = [point for point in self._points if point not in known]

@@ -391,10 +391,10 @@ class TestDatabase:
         one_line(run("studies", "--storage", "oracle9://x/y"), 2, "oracle9", "sqlite:///FILE")
 
     def test_one_that_is_locked_in_the_search(self, run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def locked(*given: Any) -> Any:
+        def locked(*given: Any, **more: Any) -> Any:
             with closing(sqlite3.connect("lk.db", isolation_level=None)) as other:
                 other.execute("BEGIN EXCLUSIVE")
-                return search_study(*given)
+                return search_study(*given, **more)
 
         monkeypatch.setattr("evoengine.cli.search.search_study", locked)
         monkeypatch.setattr("evoengine.archive.database.PATIENCE_SECONDS", 0.2)

@@ -9,6 +9,7 @@ import math
 import random
 import statistics
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 import torch
 from fake_card import COLD, QUANTUM_US, FakeCard, SimulatedEvents, SimulatedWindow
 
-from evoengine.devices.cuda import bench, cold, control, timer, windows
+from evoengine.devices.cuda import bench, cold, control, references, timer, windows
 from evoengine.devices.cuda.baselines import sdpa
 from evoengine.devices.cuda.buffers import GUARD_BYTES, GuardedBuffer, ProblemBuffers, observe
 from evoengine.devices.cuda.driver import CudaError
@@ -37,6 +38,8 @@ from evoengine.devices.cuda.prove import CHECK_REPEATS
 from evoengine.devices.cuda.references import derive_seed, input_set
 from evoengine.devices.cuda.results import ratio_interval
 from evoengine.devices.cuda.serve import FatalCudaError, Tainted
+from evoengine.devices.prepared import Prepared
+from evoengine.devices.prepared import main as prepare
 from evoengine.errors import TemplateError, UserError
 from evoengine.oracle import POISON
 from evoengine.problem import AttentionProblem
@@ -410,6 +413,35 @@ def test_a_kernel_that_leaves_a_finished_output_alone_is_seen() -> None:
 
     assert 0 == observed.poison_left
     assert 1 == observed.repeat_mismatches
+
+
+def test_a_worker_finds_all_that_was_prepared_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_orphans: None
+) -> None:
+    """The same list in two places: what prove.py asks for must be what prepared.py makes."""
+    template = load_template(AXPB)
+    values = {"BUG": 0, "WORK": 1}
+    monkeypatch.setattr(bench, "Card", FakeCard)
+    monkeypatch.setattr(windows, "WARM_UP_SECONDS", 0.01)
+    with closing(Prepared(template, template.module.PROBLEM(rows=64), values, 1, 2)) as prepared:
+        assert 0 == prepared.wait()
+        monkeypatch.setattr(references, "make_input_set", lambda *_: pytest.fail("computed again"))
+        Bench(prepared.folder, seed=1).set_up().judge()
+        final = Bench(prepared.folder, seed=2)
+        raced = final.bench.run_finals(RunFinals(final.subject(name="default"), (final.subject(name="2"),), 3))
+
+    assert isinstance(raced, Raced)
+    assert not prepared.folder.exists()
+
+
+def test_what_takes_all_cores_is_left_to_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = load_template(AXPB)
+    problem = template.module.PROBLEM(rows=64)
+    monkeypatch.setattr("evoengine.devices.prepared.MOST_FLOPS", 0.0)
+    prepare([json.dumps([str(AXPB), {"rows": 64}, {"BUG": 0, "WORK": 1}, 1, 2, str(tmp_path)])])
+
+    assert problem.flops > 0
+    assert [] == list(tmp_path.glob("*.npz"))
 
 
 def test_references_are_computed_once_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from evoengine.archive.study import Study
 from evoengine.engine import Search
 from evoengine.errors import TemplateError
 from evoengine.gates import Ceilings
+from evoengine.pace import Pace
 from evoengine.peers import Peers
 from evoengine.progress import Budget, End, Outcome
 from evoengine.sampler.proposer import Proposer
@@ -69,6 +71,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> archive_databases.Sqlite
     return made
 
 
+WAIT = 20.0
+"""Seconds after which a test gives up."""
+
+
 @dataclass
 class Bench:
     """One study on a database of its own, and runs over it with whatever parts a test gives."""
@@ -95,6 +101,7 @@ class Bench:
         seconds: float | None = None,
         until_converged: bool = False,
         batch: int = 8,
+        head_start: int = 0,
         sampler: str = "evolution",
         proposer: Any = None,
         listener: Silent | None = None,
@@ -102,6 +109,7 @@ class Bench:
         owner: Owner | None = None,
         shared: bool = False,
         screening: Any = None,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> Outcome:
         """As the command line runs it; a `Killed` run does not give its study back."""
         question = fakes.question(ceilings)
@@ -115,9 +123,10 @@ class Bench:
             device=device,
             timing=device if isinstance(device, FakeGpu | OwnThread) else None,
             budget=Budget(budget, seconds, until_converged),
-            batch=batch,
+            pace=Pace(batch, head_start),
             listener=listener or Silent(),
             screening=screening,
+            meanwhile=meanwhile,
         )
         try:
             return self.search.run()
@@ -453,6 +462,36 @@ class TestCommits:
 
         assert [4] == begun
 
+    def test_a_head_start_is_had_while_the_default_is_proven(self, bench: Bench) -> None:
+        class Slow(FakeGpu):
+            def start(self, values: Values, artifact: Any) -> Any:
+                deadline = time.monotonic() + WAIT
+                while len(bench.records()) < 8 and time.monotonic() < deadline:
+                    time.sleep(0.01)
+                assert [None] * 8 == [one.verdict for one in bench.records()]
+                return super().start(values, artifact)
+
+        outcome = bench.run(Slow(), budget=12, batch=4, head_start=8)
+
+        assert 12 == outcome.spent
+
+    def test_a_stop_during_the_head_start_does_not_wait_for_the_card(self, bench: Bench) -> None:
+        closed = threading.Event()
+
+        class Slow(FakeGpu):
+            def start(self, values: Values, artifact: Any) -> Any:
+                bench.search.request_stop()
+                assert closed.wait(WAIT)
+                raise TemplateError("the worker was ended")
+
+            def close(self) -> None:
+                closed.set()
+
+        outcome = bench.run(Slow(), budget=12, batch=4, head_start=8)
+
+        assert outcome.interrupted
+        assert {None} == {one.verdict for one in bench.records()}
+
     def test_optuna_is_told_of_rejections_as_pruned_and_never_of_estimates(self, bench: Bench) -> None:
         bench.run(FakeDevice(), budget=16)
         before = optuna_trials(bench.url)
@@ -567,6 +606,20 @@ class TestStops:
         )
 
 
+def test_a_search_that_is_stopped_in_its_head_start_goes_on_as_if_it_had_not_been(
+    bench: Bench, server: archive_databases.Sqlite, tmp_path: Path
+) -> None:
+    whole = Bench(server.copy(), tmp_path / "whole")
+    (tmp_path / "whole").mkdir()
+    whole.run(FakeGpu(), budget=24, batch=4, head_start=12)
+    stop_after(bench, 6, FakeGpu(), budget=24, batch=4, head_start=12)
+    assert 6 <= sum(one.verdict is not None for one in bench.records()) < 12
+    bench.run(FakeGpu(), budget=24, batch=4, head_start=12)
+
+    assert population(whole.records()) == population(bench.records())
+    whole.archive.close()
+
+
 class TestEstimatedThenMeasured:
     def test_the_shortlist_is_measured_first_best_estimate_first_and_for_free(self, bench: Bench) -> None:
         bench.run(FakeDevice(), budget=16, sampler="random")
@@ -626,6 +679,18 @@ class TestConfirm:
         assert "FASTER" == first.verdict
         assert f"trial {first.number}" == bench.summary()["winner"]
         assert "none confirmed" == winner([])
+
+    def test_something_else_can_be_done_meanwhile(self, bench: Bench) -> None:
+        done = threading.Event()
+
+        class Slow(FakeGpu):
+            def finals(self, work: Any, seed: int) -> Any:
+                assert done.wait(WAIT)
+                return super().finals(work, seed)
+
+        outcome = bench.run(Slow(), meanwhile=done.set)
+
+        assert outcome.finals is not None
 
     def test_a_finalist_that_fails_is_no_elite(self, bench: Bench) -> None:
         device = FakeGpu(finals_us=lambda values: None if values["GRID"] == 1 else true_us(values))

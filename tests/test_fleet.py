@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from evoengine.archive.documents import typed
+from evoengine.aside import Aside
 from evoengine.cli.running import usual_batch
 from evoengine.devices.cuda import references
 from evoengine.devices.cuda.results import BaselineTiming, Final, Finals, Setup, make_final
@@ -421,6 +422,26 @@ class TestEnd:
         assert [] == card_threads()
         assert [1, 1] == [card.closed for card in cards]
         judged.close()  # type: ignore[attr-defined]
+
+    def test_closing_ends_a_final_run_that_another_thread_waits_for_and_begins_none_elsewhere(self) -> None:
+        cards, racing = [FakeCard(), FakeCard()], threading.Event()
+
+        def at_finals() -> None:
+            racing.set()
+            assert cards[0].interrupted.wait(WAIT)
+            raise EvoengineError("interrupted")
+
+        cards[0].at_finals = at_finals
+        cards[1].at_finals = lambda: _raise(AssertionError("begun elsewhere"))
+        bench = Bench(*cards)
+        race = Aside(lambda: bench.fleet.finals([], 3), bench.fleet.close)
+        with race:
+            assert racing.wait(WAIT)
+            race.give_up()
+
+        with pytest.raises(EvoengineError, match="interrupted"):
+            race.result()
+        assert [] == bench.notes
 
     def test_closing_frees_every_card_whatever_one_of_them_says(self) -> None:
         cards = [FakeCard(), FakeCard(), FakeCard()]

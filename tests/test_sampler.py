@@ -374,7 +374,7 @@ class TestValidSet:
         middle = FEASIBLE.points[len(FEASIBLE.points) // 2]
         expected = [SPACE.distance(middle, point) for point in FEASIBLE.points]
         # From Python 3.12 on `sum` rounds once, at the end.
-        assert expected == pytest.approx(valid.distance(middle, np.arange(len(valid))), rel=1e-15)
+        assert expected == pytest.approx(valid.distances(middle, valid.at(np.arange(len(valid)))), rel=1e-15)
 
     @pytest.mark.parametrize("taken_share", [0.0, 0.3, 1.0])
     def test_nearest_is_the_closest_that_is_free(self, feasible: FeasibleSet, taken_share: float) -> None:
@@ -383,7 +383,7 @@ class TestValidSet:
         rng = np.random.default_rng(7)
         for point in itertools.product(*(range(len(a.choices)) for a in AXES)):
             taken = set(rng.choice(len(valid), round(taken_share * len(valid)), replace=False).tolist())
-            far = valid.distance(point, every)
+            far = valid.distances(point, valid.at(every))
             far[list(taken)] = np.inf
             assert (int(far.argmin()) if far.min() < np.inf else None) == valid.nearest(point, taken)
 

@@ -15,6 +15,7 @@ from test_cuda_protocol import ARTIFACT, candidate, wait_for
 from test_devices_option import gpu, worker
 from test_fleet import WAIT, FakeCard, Job, jobs, numbers
 
+from evoengine.aside import Aside
 from evoengine.devices.cuda import CudaDevice
 from evoengine.devices.cuda.spares import Spares
 from evoengine.devices.single import AHEAD, SingleCard
@@ -132,14 +133,19 @@ class TestFailure:
 
     def test_of_the_supply_is_told_after_the_verdict_in_flight(self) -> None:
         """The user's stop comes through the scheduler."""
-        stopped = threading.Event()
+        begun, stopped = threading.Event(), threading.Event()
 
         def work() -> Iterator[Job]:
             yield from jobs(2)
+            assert begun.wait(WAIT)
             stopped.set()
             raise LookupError("stop")
 
-        fake, found = FakeCard(hook=lambda one: stopped.wait(WAIT) and None), []
+        def hook(one: Candidate) -> None:
+            begun.set()
+            stopped.wait(WAIT)
+
+        fake, found = FakeCard(hook=hook), []
         with pytest.raises(LookupError, match="stop"):
             found.extend(started(fake).judge(work()))
 
@@ -233,3 +239,23 @@ class TestOverAWorker:
 
         assert time.monotonic() - began < 9.0, "the job's own deadline is 10 s, its sleep 600"
         assert [] == card_threads()
+
+
+def test_closing_ends_a_final_run_that_another_thread_waits_for() -> None:
+    fake, racing, freed = FakeCard(), threading.Event(), []
+
+    def at_finals() -> None:
+        racing.set()
+        assert fake.interrupted.wait(WAIT)
+        raise EvoengineError("interrupted")
+
+    fake.at_finals = at_finals
+    single = SingleCard(fake, lambda: freed.append("scratch"))
+    race = Aside(lambda: single.finals([], 3), single.close)
+    with race:
+        assert racing.wait(WAIT)
+        race.give_up()
+
+    with pytest.raises(EvoengineError, match="interrupted"):
+        race.result()
+    assert ([], 1, ["scratch"]) == (card_threads(), fake.closed, freed)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from optuna.distributions import IntDistribution
 from rich.console import Console
 
 from evoengine.archive.records import Record
+from evoengine.cli import result
 from evoengine.cli import worth as words
 from evoengine.recorded.score import expected_best
 from evoengine.sampler.encoding import Distributions
@@ -268,3 +272,25 @@ def test_the_weights_are_had_without_a_copy_of_every_axis_for_every_trial(monkey
     assert importance(AXES, trials) == found
     assert 60 * 4 == len(copied) - shared, "what it would be otherwise; FIXED is no parameter"
     assert 0 == shared
+
+
+def test_hindsight_of_before_the_final_run_holds_as_long_as_no_verdict_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A final run takes seconds in which nothing else is to be done; it may refuse what it has measured."""
+    reckoned: list[int] = []
+
+    def counted(records: Sequence[Record], *rest: Any) -> Any:
+        reckoned.append(len(records))
+        return worth(records, *rest)
+
+    monkeypatch.setattr(result, "worth", counted)
+    records = study(POINTS[:5])
+    spec = SimpleNamespace(space_digest="s", template_digest="t", axes=AXES, seed=0)
+    question = SimpleNamespace(space=SimpleNamespace(digest="s"), template=SimpleNamespace(digest="t"))
+    hindsight = result.Hindsight(question, SimpleNamespace(spec=spec, records=lambda: list(records)))  # type: ignore[arg-type]
+    hindsight.begin()
+
+    assert {**judged(records, 2, None), "random": ANY} == {**(hindsight.of(list(records), 2) or {}), "random": ANY}
+    assert [5] == reckoned
+    refused = [replace(records[0], verdict=Rejection(Gate.CORRECTNESS, "in the final run")), *records[1:]]
+    assert {**judged(refused, 1, None), "random": ANY} == {**(hindsight.of(refused, 1) or {}), "random": ANY}
+    assert [5, 5] == reckoned

@@ -23,6 +23,7 @@ from evoengine.devices.cuda.results import BaselineTiming, Final, Finals, Setup,
 from evoengine.engine import Search
 from evoengine.gates import Ceilings
 from evoengine.hardware import card
+from evoengine.pace import Pace
 from evoengine.problem import problem_digest, problem_fields
 from evoengine.progress import Budget, Listener, Outcome
 from evoengine.question import Question
@@ -205,6 +206,6 @@ def search(study: Study, folder: Path, listener: Listener, *, seed: int) -> Outc
         device=device,
         timing=device,
         budget=Budget(study.spec.budget),
-        batch=BATCH,
+        pace=Pace(BATCH),
         listener=listener,
     ).run()

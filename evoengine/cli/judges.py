@@ -20,14 +20,24 @@ from evoengine.devices.cuda.shapes import ShapesDevice
 from evoengine.devices.cuda.spares import Spares
 from evoengine.devices.cuda.watched import require_tool
 from evoengine.devices.fleet import Fleet
-from evoengine.devices.interpreter.session import InterpreterDevice
 from evoengine.devices.pool import Card, CardDevice
+from evoengine.devices.prepared import Prepared
 from evoengine.devices.single import SingleCard
 from evoengine.errors import UserError
+from evoengine.final_run import FINAL_SEED
 from evoengine.problem import Problem, ProblemSet
 from evoengine.question import Question
 from evoengine.screening import Screening
 from evoengine.verdict import Measurement, on_shapes
+
+SPARES = 2
+"""Workers begun while the card's first one comes up. A time over a tenth under the best so far is believed only once a
+fresh process has confirmed it (`doubt.SUSPICIOUS`), which the first fast ones of a search all need, and no proposal may
+know of any verdict behind them. Begun once the first was up, such a process was ready 5 s after the first verdict, the
+next 7 s after that; two at the start made a search of 200 candidates 8 of 37 s shorter in a model of it, and no more
+are begun in all."""
+CORES_FOR_A_SPARE = 4
+"""Fewer are kept for the first, which needs 5 s of one to import torch, and for the compilers."""
 
 
 def device_for(
@@ -45,13 +55,24 @@ def device_for(
     `note` is told when one card of several is lost.
     """
     if target.ordinal is None:
+        from evoengine.devices.interpreter.session import InterpreterDevice  # 0.05 s, which no search on a card pays
+
         return InterpreterDevice(question.template, question.problem, question.limits, jobs=jobs), None
     measured = [record.verdict for record in study.records() if isinstance(record.verdict, Measurement)]
     if len(target.cards) < 2:
         started = None if early is None else early.take(target.ordinal)
         spares = Spares((*WORKER, str(target.ordinal)), started)
+        if started is not None:
+            for _ in range(min(jobs // CORES_FOR_A_SPARE, SPARES)):
+                spares.begin()
         options: dict[str, Any] = {"ordinal": target.ordinal, "force": force, "spares": spares}
-        single = SingleCard(_device(question, target, study, measured, options))
+        if isinstance(question.problem, ProblemSet):
+            single = SingleCard(_device(question, target, study, measured, options))
+        else:
+            seed = study.spec.seed
+            made = Prepared(question.template, question.problem, question.default.values, seed, seed + FINAL_SEED)
+            options["scratch"] = made.folder
+            single = SingleCard(_device(question, target, study, measured, options), made.close)
         return single, single
     scratch = tempfile.TemporaryDirectory(prefix="evoengine-")  # the fleet's `close` removes it
     cards = []

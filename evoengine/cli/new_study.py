@@ -14,12 +14,13 @@ from evoengine.archive.archive import Archive, StudyExists
 from evoengine.archive.records import MemberSpec, StudySpec, StudySummary
 from evoengine.archive.study import Study
 from evoengine.build import Builder
+from evoengine.cli.ahead import Ahead, Listed
 from evoengine.cli.go_on import resume_command
 from evoengine.cli.resolve import Target, find_question, stored_limits
 from evoengine.cli.tables import console
 from evoengine.cli.warm_start import find_sources
 from evoengine.errors import UserError
-from evoengine.forecast import Forecast
+from evoengine.forecast import forecast
 from evoengine.problem import Member, Problem, ProblemSet, problem_digest, problem_fields
 from evoengine.question import Question
 from evoengine.sampler import INFORMED
@@ -29,16 +30,18 @@ from evoengine.sampler.source import Source
 
 @dataclass(frozen=True)
 class Asked:
-    """What `search` is asked: a question with where its space came from, the card, and what builds for it."""
+    """What `search` is asked: a question with where its space came from, the card, what builds for it, and who lists
+    the configs."""
 
     question: Question
     space_path: Path
     target: Target
     builder: Builder
+    ahead: Ahead | None = None
 
 
-def ask(arguments: argparse.Namespace, target: Target, *shapes: str) -> Asked:
-    """What the options ask of a shape, or of several at once; none is the template's own.
+def ask(arguments: argparse.Namespace, target: Target, *shapes: str, ahead: Ahead | None = None) -> Asked:
+    """What the options ask of a shape, or of several at once; none is the template's own. `ahead` has begun to list it.
 
     Raises:
         UserError: they cannot be read, nothing is feasible or nothing can be built, which must not leave an empty study
@@ -46,9 +49,10 @@ def ask(arguments: argparse.Namespace, target: Target, *shapes: str) -> Asked:
     """
     question, path = find_question(arguments, target, *shapes)
     builder = Builder(question.template, target.device.arch, compiler=arguments.compiler, jobs=arguments.jobs)
-    _ = question.default
+    if question.static_gate(question.space.default) is not None:
+        _ = question.default
     builder.check_cache()
-    return Asked(question, path, target, builder)
+    return Asked(question, path, target, builder, ahead)
 
 
 def create(
@@ -60,7 +64,10 @@ def create(
         UserError: the name is taken, or a study to start from cannot be used.
     """
     question = asked.question
-    sources = _sources(arguments, archive, question, asked.target, before)
+    listed = None if asked.ahead is None else asked.ahead.listed(question)
+    if listed is not None:
+        question.take(listed.feasible)
+    sources = _sources(arguments, archive, question, asked.target, before, listed)
     proposer = Proposer(
         question.space, question.feasible, sampler=arguments.sampler, seed=arguments.seed, sources=sources
     )
@@ -107,18 +114,21 @@ def _same_search(spec: StudySpec, arguments: argparse.Namespace, asked: Asked) -
 
 
 def _sources(
-    arguments: argparse.Namespace, archive: Archive, question: Question, target: Target, before: Sequence[StudySpec]
+    arguments: argparse.Namespace,
+    archive: Archive,
+    question: Question,
+    target: Target,
+    before: Sequence[StudySpec],
+    listed: Listed | None,
 ) -> tuple[Source, ...]:
-    """What the search is told before it begins: the estimate, and what other studies measured."""
+    """What the search is told before it begins: the estimate, which may be `listed`, and what others measured."""
     informed = arguments.sampler in INFORMED
     studies = find_sources(arguments.warm_start or (), archive, question, target, before if informed else ())
     if arguments.warm_start and not studies:
         console(stderr=True).print(f"no study of another shape or card in {archive.name} to start from")
     if not informed:
         return studies
-    feasible = question.feasible.points
-    forecast = Forecast(question.template.module, question.problem, target.device, question.space, feasible)
-    estimated = forecast.source(arguments.seed)
+    estimated = listed.estimate if listed else forecast(question, target.device).source(arguments.seed)
     return studies if estimated is None else (*studies, estimated)
 
 

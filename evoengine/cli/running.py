@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -22,6 +22,7 @@ from evoengine.cli.storage import shared_store
 from evoengine.cli.tables import console
 from evoengine.engine import Search
 from evoengine.errors import EvoengineError, TemplateError
+from evoengine.pace import Pace
 from evoengine.progress import Budget, Outcome
 from evoengine.question import Question
 from evoengine.sampler.proposer import Proposer
@@ -62,8 +63,14 @@ class Joining:
     ahead: int | None
 
 
-def search_study(arguments: argparse.Namespace, run: Run, joining: Joining | None = None) -> Ran:
-    """Search a study until its budget is spent or the user stops it.
+def search_study(
+    arguments: argparse.Namespace,
+    run: Run,
+    joining: Joining | None = None,
+    *,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Ran:
+    """Search a study until its budget is spent or the user stops it. `meanwhile` is called during the final run.
 
     On a database server others may search it at the same time; a file is searched by one process, or by workers.
 
@@ -82,7 +89,8 @@ def search_study(arguments: argparse.Namespace, run: Run, joining: Joining | Non
         study.acquire(Owner.current(), shared=joining is not None or study.on_server)
         stack.callback(study.release)
         builder.store = shared_store(arguments.cache, study)
-        if budget.candidates > study.spec.budget:
+        raised = budget.candidates > study.spec.budget
+        if raised:
             study.set_budget(budget.candidates)
         stack.enter_context(builder)
         display = Display(out, budget, measures=measures, quiet=arguments.quiet, verbose=arguments.verbose)
@@ -100,11 +108,12 @@ def search_study(arguments: argparse.Namespace, run: Run, joining: Joining | Non
             device=device,
             timing=timing,
             budget=budget,
-            batch=arguments.batch or usual_batch(builder.jobs, len(target.cards)),
+            pace=_pace(arguments, run, alone=joining is None and not study.on_server, begun=raised),
             listener=stack.enter_context(display),
             screening=screening_for(question, target, study) if arguments.sanitize else None,
             stopwatch=run.watch,
             ahead=None if joining is None else joining.ahead,
+            meanwhile=meanwhile,
         )
         stop = threading.Event() if joining is None else joining.told_to_stop
         _stop_on_signals(search, display, stop)
@@ -135,6 +144,30 @@ def _saying(go_on: str) -> Iterator[None]:
         raise KeyboardInterrupt(f"stopped at once; every verdict is stored, go on with: {go_on}") from None
     except EvoengineError as error:
         raise error.saying(f"{error}; then go on with: {go_on}") from error
+
+
+def _pace(arguments: argparse.Namespace, run: Run, *, alone: bool, begun: bool) -> Pace:
+    """At `--batch`, else as fast as one card and its compilers can go where a search knows what to begin with, else at
+    the usual batch. A study that was `begun` with a smaller budget has verdicts that need not be waited for."""
+    jobs, cards = run.builder.jobs, len(run.target.cards)
+    if arguments.batch:
+        return Pace(arguments.batch)
+    usual = usual_batch(jobs, cards)
+    if run.study.spec.sources and alone and cards < 2 and run.target.ordinal is not None:
+        return informed_pace(jobs, usual, run.budget.candidates, begun=begun)
+    return Pace(usual)
+
+
+def informed_pace(jobs: int, usual: int, budget: int, *, begun: bool) -> Pace:
+    """Of one card and a search that is told of its space: six builds a core before the first verdict, then as many in
+    flight as keep all cores busy, in spite of the slowest compile (40 for 16 cores), and never most of the budget.
+
+    Replayed on four recorded spaces with the estimate (benchmarks/replay_spaces.py, 20 seeds) all runs are at the
+    optimum after 100 evaluations, as one at a time are; after 50 they are at 99.0 % of it on average. Without the
+    estimate a head start costs 5 % after 100, and on public spaces still 0.7 % after 200.
+    """
+    batch = max(usual, min(4 * jobs, 64, budget // 3))
+    return Pace(batch, 0 if begun else min(6 * jobs, 96, budget // 2))
 
 
 def usual_batch(jobs: int, cards: int) -> int:

@@ -12,14 +12,14 @@ from contextlib import closing
 from evoengine.archive.archive import Archive
 from evoengine.archive.study import Study
 from evoengine.build import Builder
-from evoengine.cli import INTERRUPTED, per_device, per_shape
+from evoengine.cli import INTERRUPTED
 from evoengine.cli.early import Early
 from evoengine.cli.entries import shapes_in
 from evoengine.cli.go_on import resume_command
 from evoengine.cli.judges import check_sanitizer
 from evoengine.cli.new_study import ask, create, proposer_of
 from evoengine.cli.resolve import Target, find_target, reopen, resume_target, stored_limits
-from evoengine.cli.result import nothing_passed, show_result, show_seconds, summary_of
+from evoengine.cli.result import Hindsight, nothing_passed, show_result, show_seconds, summary_of
 from evoengine.cli.running import Run, search_study
 from evoengine.cli.space import show_spaces
 from evoengine.cli.stale import check_elites
@@ -27,7 +27,7 @@ from evoengine.cli.storage import existing_storage
 from evoengine.cli.tables import console
 from evoengine.convergence import check_can_converge
 from evoengine.errors import UserError
-from evoengine.progress import Budget, End, Outcome
+from evoengine.progress import Budget, End
 from evoengine.sampler import check_sampler
 from evoengine.stopwatch import Stopwatch
 from evoengine.verification import compiler_of
@@ -43,8 +43,12 @@ def run(arguments: argparse.Namespace, early: Early, watch: Stopwatch) -> int:
     if arguments.until_converged:
         check_can_converge(arguments.sampler)
     if arguments.per_device:
+        from evoengine.cli import per_device  # 0.1 s with what it imports, which few searches need
+
         return per_device.run(arguments, shapes, early, watch)
     if arguments.per_shape:
+        from evoengine.cli import per_shape
+
         return per_shape.run(arguments, shapes, early, watch)
     return _search(arguments, shapes, early, watch)
 
@@ -59,15 +63,15 @@ def _shapes(arguments: argparse.Namespace) -> list[str]:
 
 
 def _search(arguments: argparse.Namespace, shapes: Sequence[str], early: Early, watch: Stopwatch) -> int:
-    target = find_target(arguments.device, arguments.target, arguments.limits, arguments.devices)
+    target = early.target or find_target(arguments.device, arguments.target, arguments.limits, arguments.devices)
     check_sanitizer(arguments, target)
-    asked = ask(arguments, target, *shapes)
+    asked = ask(arguments, target, *shapes, ahead=early.ahead)
     with closing(Archive.open(arguments.storage)) as archive:
         study, proposer = create(arguments, archive, asked, arguments.study)
         budget = Budget(arguments.budget, arguments.seconds, arguments.until_converged)
         go_on = resume_command(arguments, study.name)
-        run = Run(asked.question, target, asked.builder, proposer, study, budget, go_on, early, watch)
-        return _finish(arguments, run, search_study(arguments, run).outcome)
+        run = Run(asked.question, target, asked.builder, proposer, study, budget, go_on, early, watch=watch)
+        return _finish(arguments, run)
 
 
 def _resume(arguments: argparse.Namespace, early: Early, watch: Stopwatch) -> int:
@@ -79,7 +83,7 @@ def _resume_study(arguments: argparse.Namespace, study: Study, early: Early, wat
     if arguments.until_converged:
         check_can_converge(study.spec.sampler)
     run = dataclasses.replace(reopened(arguments, study), early=early, watch=watch)
-    return _finish(arguments, run, search_study(arguments, run).outcome)
+    return _finish(arguments, run)
 
 
 def reopened(arguments: argparse.Namespace, study: Study, *, helps: bool = False) -> Run:
@@ -115,9 +119,11 @@ def reopened(arguments: argparse.Namespace, study: Study, *, helps: bool = False
     return Run(question, target, builder, proposer, study, budget, resume_command(arguments, study.name))
 
 
-def _finish(arguments: argparse.Namespace, run: Run, outcome: Outcome) -> int:
+def _finish(arguments: argparse.Namespace, run: Run) -> int:
+    hindsight = Hindsight(run.question, run.study)
+    outcome = search_study(arguments, run, meanwhile=hindsight.begin).outcome
     with run.watch("summary"):
-        summary = summary_of(run.question, run.study, run.study.records(), arguments.top)
+        summary = summary_of(run.question, run.study, run.study.records(), arguments.top, hindsight)
     summary["stopped"] = outcome.stopped
     summary["seconds"] = {activity: round(seconds, 3) for activity, seconds in run.watch.seconds().items()}
     if arguments.json:

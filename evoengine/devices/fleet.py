@@ -10,7 +10,7 @@ from typing import Any
 
 from evoengine.devices import Work
 from evoengine.devices.cuda.results import Finals, Setup
-from evoengine.devices.pool import Card, CardPool, Job
+from evoengine.devices.pool import Card, CardDevice, CardPool, Job
 from evoengine.errors import EvoengineError, TemplateError
 from evoengine.space import Values
 from evoengine.verdict import Artifact, Candidate, Estimate, Rejection, Verdict, on_shapes
@@ -44,6 +44,8 @@ class Fleet:
         self._reference_us = float("nan")
         self._shape_us: dict[str, float] = {}
         self._losses: Counter[int] = Counter()
+        self._racing: CardDevice | None = None
+        self._closed = False
 
     def start(self, values: Values, artifact: Artifact) -> Setup:
         """Prove and time the default config and the baselines on every card at the same time.
@@ -95,12 +97,17 @@ class Fleet:
         """
         while True:
             card = self._pool.cards[0]
+            self._racing = card.device
             try:
                 return card.device.finals(work, seed)
             except TemplateError:
                 raise
             except EvoengineError as error:
+                if self._closed:
+                    raise
                 self._drop(card, error)
+            finally:
+                self._racing = None
 
     def in_hand(self) -> list[list[int]]:
         return self._pool.in_hand()
@@ -108,7 +115,10 @@ class Fleet:
     def close(self) -> None:
         """End the workers and free the cards, whatever they are busy with: an error on its way through the caller can
         keep what `judge` returned alive."""
+        self._closed = True
         self._pool.give_up()
+        if (racing := self._racing) is not None:  # in another thread, which is waited for
+            racing.interrupt()
         with ExitStack() as stack:
             stack.callback(self._after)
             for card in self._pool.cards:

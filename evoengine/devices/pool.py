@@ -176,9 +176,10 @@ class CardPool:
 
         def give_up() -> None:
             end()
-            for card in running:
+            left = dict(running)  # who waits for the cards may be another thread than this
+            for card in left:
                 card.device.interrupt()
-            for thread in running.values():
+            for thread in left.values():
                 if thread.ident is not None:  # the interrupt may have come before it was started
                     thread.join()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from typing import NoReturn
 
@@ -13,22 +13,29 @@ from evoengine.errors import EvoengineError
 from evoengine.space import Values
 from evoengine.verdict import Artifact, Candidate, Verdict
 
-AHEAD = 2
-"""Candidates that wait for the card: a commit takes 2 ms, a proposal 5 ms and up to 0.3 s where the surrogate is fitted
-anew, a verdict 60 to 100 ms. More would be taken from the 16 to 20 in flight that are being compiled."""
+AHEAD = 8
+"""Candidates that wait for the card, if so many are built: a verdict takes 50 ms, a step of eight proposals 0.2 s and
+up to 0.5 where the surrogate is fitted anew (busy cores)."""
 
 
 class SingleCard:
-    """A card's verdicts as they are, reached while the caller commits the one before, proposes and begins builds."""
+    """A card's verdicts as they are, reached while the caller commits the one before, proposes and begins builds.
 
-    def __init__(self, device: CardDevice) -> None:
+    `after` frees what else was made for the card, when it is closed.
+    """
+
+    def __init__(self, device: CardDevice, after: Callable[[], None] = lambda: None) -> None:
         self.name = device.name
         self._device = device
+        self._after = after
         self._pool = CardPool([Card("the card", device)], _lost, AHEAD)
 
     def start(self, values: Values, artifact: Artifact) -> Setup:
-        """Raises what the card's device raises."""
-        return self._device.start(values, artifact)
+        """Raises what the card's device raises. `close` ends it, from another thread too."""
+        setups: list[Setup] = []
+        for error in self._pool.together(lambda card: setups.append(card.device.start(values, artifact))).values():
+            raise error
+        return setups[0]
 
     def judge(self, work: Iterable[Job]) -> Iterator[tuple[Candidate, Verdict]]:
         """One verdict a candidate, each as soon as it is known; those in doubt later.
@@ -44,8 +51,11 @@ class SingleCard:
                 yield candidate, verdict
 
     def finals(self, work: Work, seed: int) -> Finals:
-        """Raises what the card's device raises."""
-        return self._device.finals(work, seed)
+        """Raises what the card's device raises. `close` ends it, from another thread too."""
+        found: list[Finals] = []
+        for error in self._pool.together(lambda card: found.append(card.device.finals(work, seed))).values():
+            raise error
+        return found[0]
 
     def in_hand(self) -> list[list[int]]:
         return self._pool.in_hand()
@@ -53,7 +63,8 @@ class SingleCard:
     def close(self) -> None:
         """End the worker and free the card, whatever it is busy with."""
         self._pool.give_up()
-        self._device.close()
+        with closing(self._device):
+            self._after()
 
 
 def _lost(card: Card, error: EvoengineError) -> NoReturn:

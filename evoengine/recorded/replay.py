@@ -50,13 +50,14 @@ def replay(
     seed: int,
     budget: int,
     batch: int = 1,
+    head_start: int = 0,
     noise_percent: float = 0.0,
     until_converged: bool = False,
     sources: Sequence[Source] = (),
 ) -> Trace:
     """Search `space` with `budget` evaluations by batches of `batch`; equal arguments give equal traces.
 
-    A proposal knows what it would know in a real search (`Pace`).
+    A proposal knows what it would know in a real search (`Pace`, with `head_start`).
     With `noise_percent` each config's time is told with an error that is fixed for (seed, config): log-normal, of that
     standard deviation. `until_converged` stops as a real search does, at that noise or the least that the timer has.
     `sources` are other searches to start from.
@@ -73,7 +74,7 @@ def replay(
     trials: list[Seen] = []
     level = max(timer_noise([]), Noise(noise_percent / 100, "as told"), key=lambda one: one.share)
     end: Converged | None = None
-    pace = Pace(batch)
+    pace = Pace(batch, head_start)
     while True:
         known = pace.known(len(trials))
         if until_converged and (end := converged(trials[:known], level)):

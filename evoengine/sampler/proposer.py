@@ -78,6 +78,12 @@ class Proposer:
         if sampler == "cmaes":
             stock_sampler(sampler, seed, [])  # now, and not after the starts, is the time to miss a package
 
+    def prepare(self) -> None:
+        """Do beforehand what proposals need once verdicts are known: in an idle moment, or the first of them does."""
+        if self._evolution is not None:
+            with threadpool_limits(BLAS_THREADS, "blas"):
+                self._evolution.prepare()
+
     def observe(self, seen: Iterable[Seen]) -> None:
         """Take in new or changed trials; what is known already changes nothing."""
         fresh = sorted((one for one in seen if self._seen.get(one.number) != one), key=lambda one: one.number)

@@ -45,15 +45,16 @@ def spread(valid: ValidSet, seen: Collection[int], rng: np.random.Generator) -> 
     taken = set(seen)
     sample = np.sort(rng.choice(len(valid), min(SPREAD_SAMPLE, -(-len(valid) // 2)), replace=False))
     sample = sample[~np.isin(sample, np.fromiter(taken, dtype=np.intp, count=len(taken)))]
+    points = valid.at(sample)
     gap = np.full(len(sample), np.inf, dtype=np.float64)
     for row in sorted(taken):
-        gap = np.minimum(gap, valid.distance(valid.point(row), sample))
+        gap = np.minimum(gap, valid.distances(valid.point(row), points))
     while len(sample):
         at = int(np.argmax(gap))
         row = int(sample[at])
         yield row
-        gap = np.minimum(gap, valid.distance(valid.point(row), sample))
-        sample, gap = np.delete(sample, at), np.delete(gap, at)
+        gap = np.minimum(gap, valid.distances(valid.point(row), points))
+        sample, points, gap = np.delete(sample, at), np.delete(points, at, axis=0), np.delete(gap, at)
 
 
 def design(

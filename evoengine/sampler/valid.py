@@ -102,10 +102,9 @@ class ValidSet:
             inside &= own >= 0
         return np.where(inside, rows, -1)
 
-    def distance(self, point: Point, among: Rows) -> NDArray[np.float64]:
-        """`SearchSpace.distance` from `point` to the rows `among`."""
-        points = self.at(among)
-        total = np.zeros(len(among), dtype=np.float64)
+    def distances(self, point: Point, points: NDArray[np.int16]) -> NDArray[np.float64]:
+        """`SearchSpace.distance` from `point` to each of `points` (points, axes)."""
+        total = np.zeros(len(points), dtype=np.float64)
         for axis, index in enumerate(point):
             total += self._steps[axis][index][points[:, axis]]
         return total
