@@ -31,13 +31,13 @@ from evoengine.template import Launch
 
 pytestmark = pytest.mark.gpu
 
-SHAPES = ("1,8,512,64", "1,8,777,128,kv_heads=2,dtype=bf16,causal")
+SHAPES = ("1,8,512,64", "1,8,1024,64", "1,8,777,128,kv_heads=2,dtype=bf16,causal")
 TUNED = [parse_shape(AttentionProblem, shape) for shape in SHAPES]
 OTHERS = [
     (TUNED[0], AttentionProblem(seq_q=333)),
-    (TUNED[0], AttentionProblem(seq_q=640)),
+    (TUNED[1], AttentionProblem(seq_q=900)),
     (TUNED[0], AttentionProblem(seq_q=1, seq_k=1023)),
-    (TUNED[1], dataclasses.replace(TUNED[1], seq_q=501, seq_k=1301)),
+    (TUNED[2], dataclasses.replace(TUNED[2], seq_q=501, seq_k=1301)),
 ]
 """Lengths without an elite, and the problem whose elite is for them."""
 OURS = "error:evoengine"
@@ -49,7 +49,7 @@ Model = Callable[[Tensors, bool], torch.Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Searched:
-    """Two finished studies, in the order of `SHAPES`, and the rows of their table."""
+    """A finished study a shape, in the order of `SHAPES`, and the rows of their table."""
 
     folder: Path
     rows: list[dict[str, Any]]
@@ -90,7 +90,7 @@ class Asked:
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
     folder = tmp_path_factory.mktemp("searched")
     shapes = [word for shape in SHAPES for word in ("--shape", shape)]
-    rows = json.loads(evoengine(folder, "search", "--per-shape", "--budget", "8", *shapes, "--json"))["shapes"]
+    rows = json.loads(evoengine(folder, "search", "--per-shape", "--budget", "6", *shapes, "--json"))["shapes"]
     assert [problem.label for problem in TUNED] == [row["shape"] for row in rows]
     return Searched(folder, rows)
 
@@ -151,7 +151,7 @@ def test_a_profile_of_the_fastest_elite_is_counted_and_stored(searched: Searched
     figures = Figures(**profile["figures"])
 
     assert profile == fastest["profile"]
-    assert {None} >= {one["profile"] for one in others}
+    assert all(one["profile"] is None for one in others)
     assert fastest["cubin_sha256"] == profile["cubin_sha256"]
     percentages = {name: value for name, value in profile["figures"].items() if name.endswith("_pct")}
     assert [] == [name for name, value in percentages.items() if value is None or not 0 <= value <= 101], percentages
@@ -227,12 +227,12 @@ def model_of(tuned: Attention) -> Model:
 
 
 @pytest.mark.filterwarnings("default", OURS)
-@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+@pytest.mark.parametrize(("mode", "dynamic"), [("default", True), ("reduce-overhead", None)])
 def test_one_compiled_model_computes_the_same_at_every_shape(
-    tuned: Attention, calls: list[tuple[Asked, torch.Tensor]], started: list[Launch], mode: str
+    tuned: Attention, calls: list[tuple[Asked, torch.Tensor]], started: list[Launch], mode: str, dynamic: bool | None
 ) -> None:
     torch.compiler.reset()
-    compiled = torch.compile(model_of(tuned), fullgraph=True, mode=mode)
+    compiled = torch.compile(model_of(tuned), fullgraph=True, mode=mode, dynamic=dynamic)
     with torch.no_grad():
         for _ in range(ROUNDS):
             started.clear()
