@@ -18,7 +18,7 @@ from test_cuda_protocol import ARTIFACT, candidate, judge, make, own_temporary_f
 
 from evoengine import doctor
 from evoengine.build import Builder, BuildRequest
-from evoengine.cli import judges, main, search
+from evoengine.cli import early, judges, main
 from evoengine.cli.resolve import Target
 from evoengine.devices import Work
 from evoengine.devices.cuda import CudaDevice
@@ -477,7 +477,7 @@ class TestCommand:
         monkeypatch.setenv("PATH", str(folder))
         monkeypatch.delenv("CUDA_HOME", raising=False)
         limits = card("l4")
-        monkeypatch.setattr(search, "find_target", lambda *_: Target(limits, limits, 0))
+        monkeypatch.setattr(early, "find_target", lambda *_: Target(limits, limits, 0))
         monkeypatch.setattr(judges, "CudaDevice", MeasuringCard)
         options = ["--template", "mine", "--shape", "1000", "--jobs", "2", "--budget", "3", "--sampler", "random"]
         code = main(["search", *options, "--sanitize", "--json"])
