@@ -25,7 +25,7 @@ from evoengine.archive.lease import Owner
 from evoengine.archive.records import MemberSpec
 from evoengine.archive.study import Study
 from evoengine.build import Builder, BuildRequest
-from evoengine.cli import judges, main, running, search
+from evoengine.cli import early, judges, main, running, search
 from evoengine.cli.entries import entries
 from evoengine.cli.resolve import Target, reopen
 from evoengine.cli.sources import find_chosen
@@ -301,7 +301,7 @@ class Bench:
 def bench(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Bench:
     made, here = Bench(capfd), card("l4")
     monkeypatch.setattr(running, "device_for", made.device_for)
-    monkeypatch.setattr(search, "find_target", lambda *_: Target(here, here, 0))
+    monkeypatch.setattr(early, "find_target", lambda *_: Target(here, here, 0))
     monkeypatch.setattr(search, "resume_target", lambda *_: (Target(here, here, 0), ""))
     return made
 
