@@ -29,7 +29,8 @@ class Observations:
 
     @property
     def paid(self) -> int:
-        """Candidates paid for. A trial is paid for once: measured after its estimate, it costs nothing more."""
+        """Candidates paid for. A trial is paid for once: measured after its estimate, it costs nothing more, and it is
+        free if it then proves to be a twin."""
         return len(self._paid)
 
     @property
@@ -43,8 +44,7 @@ class Observations:
             self._seen[record.number] = record.seen(measures=self._measures)
             if record.verdict is None:
                 continue
-            if is_paid(record.verdict, record.twin_of):
-                self._paid.add(record.number)
+            self._pay(record.number, record.verdict, record.twin_of)
             provisional = isinstance(record.verdict, Estimate) and self._measures
             if record.build is not None and record.twin_of is None and not provisional:
                 identity = self._question.identity(record.config.values, record.build.cubin_sha256)
@@ -67,8 +67,7 @@ class Observations:
             )
 
     def judged(self, candidate: Candidate, verdict: Verdict, twin_of: int | None) -> None:
-        if is_paid(verdict, twin_of):
-            self._paid.add(candidate.number)
+        self._pay(candidate.number, verdict, twin_of)
         seen = self._seen[candidate.number]
         if isinstance(verdict, Estimate) and self._measures:  # as `Record.seen` has it
             seen = dataclasses.replace(seen, expected_gain=None)
@@ -78,6 +77,12 @@ class Observations:
             value = verdict.median_us if isinstance(verdict, Measurement) else None
             seen = dataclasses.replace(seen, value=value, state="done")
         self._seen[candidate.number] = seen
+
+    def _pay(self, number: int, verdict: Verdict, twin_of: int | None) -> None:
+        if is_paid(verdict, twin_of):
+            self._paid.add(number)
+        else:
+            self._paid.discard(number)
 
     def twin(self, identity: str) -> tuple[int, Verdict] | None:
         """The trial that runs the same, and its verdict."""

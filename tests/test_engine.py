@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from evoengine.archive.study import Study
 from evoengine.engine import Search
 from evoengine.errors import TemplateError
 from evoengine.gates import Ceilings
+from evoengine.observations import Observations
 from evoengine.pace import Pace
 from evoengine.peers import Peers
 from evoengine.progress import Budget, End, Outcome
@@ -266,6 +267,25 @@ class TestTwins:
 
         assert [Measurement, Measurement] == [type(one.verdict) for one in bench.records()]
         assert 1 == len(device.judged)
+
+    def test_what_was_estimated_elsewhere_and_proves_to_be_a_twin_is_free(self, bench: Bench) -> None:
+        """Two that a process without a card has estimated are paid for, until one of them is the other's twin: what
+        others have measured since, or this process."""
+        bench.run(FakeGpu(), proposer=Script(first := dict(TILE=32, UNROLL=2), {**first, "PAD": 1}))
+        one, twin = bench.records()
+        guessed = [replace(each, verdict=Estimate(5.0, {}), twin_of=None) for each in (one, twin)]
+        paid = []
+        for measured_here in (False, True):
+            known = Observations(fakes.question(), measures=True)
+            known.remember(guessed)
+            paid.append(known.paid)
+            if measured_here and twin.verdict is not None:
+                known.judged(Candidate(twin.number, twin.config, twin.operator), twin.verdict, one.number)
+            else:
+                known.remember([one, twin])
+            paid.append(known.paid)
+
+        assert [2, 1, 2, 1] == paid
 
 
 class TestBudget:
