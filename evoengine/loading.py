@@ -60,8 +60,7 @@ def load(
     except SeeStudies as error:
         raise error.saying(error.told(storage_option(storage))) from error
     first = found[0]
-    if first.template.module.PROBLEM is not AttentionProblem:
-        raise UserError(f"template {first.template.name} is not attention, all that evoengine.load can call")
+    _check_attention(first.template)
     wisdom = first.wisdom
     for other in found[1:]:
         if other.template.digest != first.template.digest:
@@ -99,8 +98,19 @@ def _find(source: str | Path | None, storage: str, template: str | None) -> _Sou
     from evoengine.export.gather import wisdom_of
 
     chosen = find_chosen(None if source is None else str(source), storage, template=template, remedies=_ARGUMENTS)
+    _check_attention(chosen[0].template)  # before it is told to measure what can never be loaded
     cubins = {_sha256(one.cubin): one.cubin for one in chosen if one.cubin is not None}
     return _Source(wisdom_of(chosen), chosen[0].template, cubins)
+
+
+def _check_attention(template: Template) -> None:
+    """Refuse what the function cannot call.
+
+    Raises:
+        UserError: the template is of another operation.
+    """
+    if template.module.PROBLEM is not AttentionProblem:
+        raise UserError(f"template {template.name} is not attention, all that evoengine.load can call")
 
 
 def _package(folder: Path) -> _Source:

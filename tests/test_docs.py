@@ -6,6 +6,8 @@ import ast
 import importlib
 import json
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -104,6 +106,29 @@ def test_examples_are_json() -> None:
     for example in examples:
         for document in [example] if example.startswith("{\n") else example.splitlines():
             assert json.loads(document)
+
+
+def test_the_parameters_of_the_attention_kernel_are_its_own() -> None:
+    """The scalars word for word, in the prototype; in the launch by name and in order."""
+    prototype, launch = (block for _, block in blocks(FORMATS, "cpp"))
+    kernel = " ".join((ROOT / "kernel_templates" / "attention" / "kernel.cu").read_text().split())
+    scalars = prototype[prototype.index("int seq_q") : prototype.index(")", prototype.index("int seq_q"))]
+    names = re.findall(r"(\w+)(?:,|$)", scalars)
+
+    assert f"SPLIT_PARAMETERS {scalars})" in kernel
+    assert f"{{&q, &k, &v, &o, {', '.join(f'&{name}' for name in names)}}}" in launch
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc here")
+def test_the_launch_of_the_attention_kernel_compiles(tmp_path: Path) -> None:
+    [*_, (_, launch)] = blocks(FORMATS, "cpp")
+    header = ROOT / "studies" / "elites" / "B1_H8_S512_D64_fp16.h"
+    (tmp_path / "attention_config.h").write_text(header.read_text())
+    (tmp_path / "launch.cu").write_text(launch)
+    command = ["nvcc", "-arch=sm_90", "-std=c++20", "-I", str(ROOT), "-c", "launch.cu", "-o", "launch.o"]
+
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert 0 == ran.returncode, ran.stderr
 
 
 def test_every_column_of_the_database_is_told() -> None:

@@ -171,6 +171,40 @@ def make_stale(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Cal
     return make
 
 
+@pytest.mark.parametrize("form", ["header", "bundle", "wisdom", "torch"])
+def test_the_last_study_that_holds_a_config_is_the_default(
+    tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database = empty_database(tmp_path / "studies.db")
+    archive = Archive.open(str(database))
+    write_study(archive, spec_of(name="older"))
+    write_study(archive, spec_of())
+    write_study(archive, spec_of(name="refused"), verdicts()[9:], final=False)
+    archive.close()
+    command = ["export", "--format", form, "-o", str(tmp_path / "out"), "--storage", str(database)]
+
+    assert 0 == main(command)
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"trial {FASTEST} of measured" in said
+    assert "the last study, refused, holds no config that passed every gate" in said
+    # A number is of the study that was used last, whatever it holds.
+    assert 2 == main([*command, "--trial", "0", "--force"])
+    assert "trial 0 of refused did not pass every gate" in capsys.readouterr().err
+
+
+def test_where_no_study_holds_a_config_the_last_one_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database = empty_database(tmp_path / "studies.db")
+    archive = Archive.open(str(database))
+    for name in ("first", "last"):
+        write_study(archive, spec_of(name=name), verdicts()[9:], final=False)
+    archive.close()
+
+    assert 2 == main(["export", "-o", str(tmp_path / "out"), "--storage", str(database)])
+    assert "study last holds no config that passed every gate" in capsys.readouterr().err
+
+
 def test_find_chosen_knows_a_header_from_a_study(database: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="did you mean measured"):
         find_chosen("measurd", str(database))

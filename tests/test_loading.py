@@ -34,7 +34,7 @@ from evoengine.export.chosen import Chosen
 from evoengine.export.gather import wisdom_of
 from evoengine.export.header import render_header
 from evoengine.problem import AttentionProblem
-from evoengine.template import Launch
+from evoengine.template import Launch, load_template, shipped
 
 SMALL = AttentionProblem(batch=2, heads=4, kv_heads=2, seq_q=40, seq_k=56)
 CAUSAL = AttentionProblem(batch=1, heads=2, seq_q=48, head_dim=32, causal=True)
@@ -412,6 +412,17 @@ def test_what_cannot_be_loaded_is_one_line(folder: Path, tmp_path: Path) -> None
         evoengine.load("measurd", storage=storage)
     with pytest.raises(UserError, match=r"start one with `evoengine search`, or name another with storage=$"):
         evoengine.load(storage=str(tmp_path / "none.db"))
+
+
+def test_a_header_of_another_kernel_is_not_told_to_be_measured_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = dataclasses.replace(make_chosen(us=None), template=load_template(shipped("kernel_templates") / "rmsnorm"))
+    monkeypatch.setattr(sources, "find_chosen", lambda *_, **__: [other])
+    (tmp_path / "rmsnorm.h").write_text(render_header(other.facts))
+
+    with pytest.raises(UserError, match=r"^template rmsnorm is not attention, all that evoengine\.load can call$"):
+        evoengine.load(tmp_path / "rmsnorm.h")
 
 
 def test_what_to_do_is_said_in_words_of_python(folder: Path, tmp_path: Path) -> None:

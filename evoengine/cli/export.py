@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -32,6 +33,7 @@ from evoengine.export.targets import render_targets, unique
 from evoengine.export.wisdom import MAX_BYTES, PACKAGE, Wisdom, merge, parse_wisdom, render_wisdom
 from evoengine.question import Question
 from evoengine.reading import read_text
+from evoengine.verdict import Estimate, Measurement
 
 Render = Callable[[Question, Study, list[Record]], str]
 """From a study and its trials to the text of a file."""
@@ -46,7 +48,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _configs(arguments: argparse.Namespace) -> int:
     """The formats that hold configs: one or, but for the bundle, several."""
-    sources = arguments.study or [None]
+    sources, passed_over = arguments.study or [None], ""
+    if not arguments.study and arguments.trial is None:
+        sources[0], passed_over = _last_with_config(arguments.storage)
     if len(sources) > 1 and arguments.trial is not None:
         raise UserError(f"--trial {arguments.trial} of {len(sources)} studies: name one study")
     if len(sources) > 1 and arguments.format == "bundle":
@@ -66,6 +70,8 @@ def _configs(arguments: argparse.Namespace) -> int:
     ]
     if len(chosen) > 1 and arguments.format == "bundle":
         raise UserError(f"study {chosen[0].where} is of {len(chosen)} shapes, a bundle of one: give --format header")
+    if passed_over:
+        chosen = [dataclasses.replace(one, note="; ".join(filter(None, (passed_over, one.note)))) for one in chosen]
     path, force = arguments.output, arguments.force
     match arguments.format:
         case "header":
@@ -80,6 +86,25 @@ def _configs(arguments: argparse.Namespace) -> int:
             write_folder(path, PACKAGE, package_files(chosen), force=force)
     _say(arguments, *_parted(arguments.format, chosen))
     return 0
+
+
+def _last_with_config(storage: str) -> tuple[str | None, str]:
+    """The last study that holds a config, and what to say of a later one that holds none.
+
+    None, which stands for the last study, where that holds one or none does.
+    """
+    with closing(Archive.open(existing_storage(storage))) as archive:
+        last = archive.open_study()
+        if _holds_config(last):
+            return None, ""
+        for summary in archive.studies():
+            if summary.spec.name != last.name and _holds_config(archive.open_study(summary.spec.name)):
+                return summary.spec.name, f"the last study, {last.name}, holds no config that passed every gate"
+    return None, ""
+
+
+def _holds_config(study: Study) -> bool:
+    return any(isinstance(record.verdict, Measurement | Estimate) for record in study.records())
 
 
 def _parted(form: str, chosen: Sequence[Chosen]) -> tuple[list[Chosen], list[Chosen]]:

@@ -85,8 +85,9 @@ def add_export(verbs: Verbs[argparse.ArgumentParser]) -> None:
         "study",
         metavar="STUDY|HEADER",
         nargs="*",
-        help="study (default: the last one, so the last shape's of search --per-shape, which ends with the commands "
-        "for all) or exported header; several for header, wisdom and torch",
+        help="study (default: the last one, passing over those without a config unless the format holds all trials; so "
+        "the last shape's of search --per-shape, which ends with the commands for all) or exported header; several for "
+        "header, wisdom and torch",
     )
     parser.add_argument(
         "--format",
