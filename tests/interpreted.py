@@ -85,11 +85,15 @@ def succeed(result: tuple[nvrtc.nvrtcResult, ...]) -> None:
 
 def compile_ptx(template: Template, values: Values, problem: Problem) -> str:
     """PTX alone, which takes a third of a whole build."""
-    status, handle = nvrtc.nvrtcCreateProgram(template.kernel.read_bytes(), b"kernel.cu", 0, [], [])
-    succeed((status,))
     defines = template.module.defines(values, problem)
-    options = [b"-arch=compute_89", b"-std=c++17", f"-I{template.folder}".encode()]
-    options += [f"-D{name}={value}".encode() for name, value in defines.items()]
+    more = [f"-I{template.folder}", *(f"-D{name}={value}" for name, value in defines.items())]
+    return compile_source(template.kernel.read_bytes(), more)
+
+
+def compile_source(source: bytes, more_options: Sequence[str] = ()) -> str:
+    status, handle = nvrtc.nvrtcCreateProgram(source, b"kernel.cu", 0, [], [])
+    succeed((status,))
+    options = [b"-arch=compute_89", b"-std=c++17", *(option.encode() for option in more_options)]
     (status,) = nvrtc.nvrtcCompileProgram(handle, len(options), options)
     log = bytearray(nvrtc.nvrtcGetProgramLogSize(handle)[1])
     nvrtc.nvrtcGetProgramLog(handle, log)

@@ -247,7 +247,7 @@ def test_an_inner_scope_shadows_a_register() -> None:
     "instruction",
     [
         "wgmma.fence.sync.aligned;",
-        "add.rz.f32 %out, %in0, %in0;",
+        "add.rz.f64 %out, %in0, %in0;",
         "cvt.rz.f16.f32 %out, %in0;",
         "mul.f32 %out, %in0, %nosuch;",
         "mov.u32 %out, %clock;",

@@ -2,7 +2,7 @@
 
 Semantics are those of the PTX ISA 9.0. Approximate instructions (ex2, rcp, rsqrt, lg2, tanh .approx) are computed to
 within one unit in the last place, better than hardware's few: a kernel that passes only thanks to that is caught by
-the GPU's own check. fma.f32 is computed in float64 and rounded twice, which differs from one rounding in about one
+the GPU's own check. fma.rn.f32 is computed in float64 and rounded twice, which differs from one rounding in about one
 result in 2^29.
 """
 
@@ -15,6 +15,7 @@ import numpy as np
 from evoengine.devices.interpreter.faults import Unsupported
 from evoengine.devices.interpreter.layout import TYPES, Array, Frame, Layout, Mask, Step
 from evoengine.devices.interpreter.parser import Instruction
+from evoengine.devices.interpreter.rounding import MODES, directed
 
 Builder = Callable[[Instruction, Layout], Step]
 _IGNORED = frozenset({"rn", "approx", "full", "lo", "ftz"})
@@ -91,6 +92,21 @@ def _simple(function: Callable[..., Array]) -> Builder:
     return build
 
 
+def _directed(instruction: Instruction, layout: Layout) -> Step | None:
+    """add, sub, mul, mad or fma of f32 with a rounding modifier other than .rn; None for all others."""
+    mode = next((modifier for modifier in instruction.opcode[1:-1] if modifier in MODES), None)
+    if mode is None or instruction.opcode[-1] != "f32":
+        return None
+    return _build(directed(instruction.opcode[0], mode), instruction, layout, _type(instruction, mode))
+
+
+def _sum(function: np.ufunc) -> Builder:
+    def build(instruction: Instruction, layout: Layout) -> Step:
+        return _directed(instruction, layout) or _build(function, instruction, layout, _type(instruction))
+
+    return build
+
+
 def _div(instruction: Instruction, layout: Layout) -> Step:
     type_ = _type(instruction)
     return _build(np.divide if type_[0] == "f" else _quotient, instruction, layout, type_)
@@ -126,6 +142,9 @@ def _quotient(a: Array, b: Array) -> Array:
 
 
 def _mul(instruction: Instruction, layout: Layout) -> Step:
+    step = _directed(instruction, layout)
+    if step is not None:
+        return step
     kind, type_ = instruction.opcode[1], _type(instruction, "wide", "hi")
     if kind == "wide":
         wide = f"{type_[0]}{int(type_[1:]) * 2}"
@@ -161,6 +180,9 @@ def _high(type_: str) -> Callable[[Array, Array], Array]:
 
 
 def _mad(instruction: Instruction, layout: Layout) -> Step:
+    step = _directed(instruction, layout)
+    if step is not None:
+        return step
     type_ = _type(instruction, "wide", "hi")
     if type_ in ("f32", "f16", "f16x2"):
         return _build(_fma, instruction, layout, type_)
@@ -208,7 +230,7 @@ def _reciprocal(values: Array) -> Array:
 
 
 BUILDERS: dict[str, Builder] = {
-    "add": _simple(np.add), "sub": _simple(np.subtract), "mul": _mul, "mad": _mad, "fma": _mad,
+    "add": _sum(np.add), "sub": _sum(np.subtract), "mul": _mul, "mad": _mad, "fma": _mad,
     "div": _div, "rem": _simple(_remainder),
     "min": _extreme(np.fmin, np.minimum, -1), "max": _extreme(np.fmax, np.maximum, 1),
     "neg": _simple(np.negative), "abs": _simple(np.abs),

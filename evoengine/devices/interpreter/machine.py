@@ -61,7 +61,9 @@ def execute(
     Raises:
         Fault: what no GPU allows; Hang on a deadlock or after `step_limit` instructions; Unsupported.
     """
-    memory = GlobalMemory(buffers, len(modes), launch.ctas)
+    tables = {name: np.frombuffer(content, np.uint8) for name, content in program.entry.tables.items()}
+    memory = GlobalMemory({**buffers, **tables}, len(modes), launch.ctas)
+    program.layout.symbols.update({name: memory.address(name) for name in tables})
     passed = [memory.address(argument) if isinstance(argument, str) else argument for argument in arguments]
     machine = Machine(program, launch, passed, memory, modes)
     machine.run(step_limit)

@@ -20,6 +20,7 @@ _VARIABLE = re.compile(
 _PARAMETER = re.compile(
     r"\.param\s+(?:\.align\s+\d+\s+)?\.[busf](\d+)\s+(?:\.ptr\s*[^,]*?\s)?([\w$]+)(\[\d+\])?$", re.S
 )
+_TABLE = re.compile(r"\.global\s+(?:\.align\s+\d+\s+)?\.b8\s+(__cudart_\w+)\[\d+\]\s*=\s*\{([^}]*)\}")
 _LABEL = re.compile(r"([\w$]+)\s*:(?!:)")
 _NAME = re.compile(r"%?[A-Za-z_$][\w$]*")
 
@@ -50,13 +51,18 @@ class Variable:
 
 @dataclass(slots=True)
 class Entry:
-    """One kernel: parameter names with their widths, registers with their widths (0 for predicates), code, labels."""
+    """One kernel: parameter names with their widths, registers with their widths (0 for predicates), code, labels.
+
+    `tables` are the bytes of the compiler's own tables, which sinf and cosf read of large arguments. A __device__
+    variable of the user's is none: it would keep what a launch writes, which is lost here.
+    """
 
     name: str
     parameters: dict[str, int] = field(default_factory=dict)
     registers: dict[str, int] = field(default_factory=dict)
     shared: list[Variable] = field(default_factory=list)
     local: list[Variable] = field(default_factory=list)
+    tables: dict[str, bytes] = field(default_factory=dict)
     instructions: list[Instruction] = field(default_factory=list)
     labels: dict[str, int] = field(default_factory=dict)
 
@@ -81,6 +87,7 @@ def parse(ptx: str, name: str) -> Entry:
     module = text[: head.start()] + text[_closing(text, head.end()) :]
     for match in re.finditer(r"(?:\.extern|\.weak|\.visible)?\s*(\.shared[^;]*);", module):
         entry.shared.append(_variable(match[1]))
+    entry.tables = {match[1]: bytes(map(int, match[2].split(","))) for match in _TABLE.finditer(module)}
     _Body(entry).read(text[head.end() : _closing(text, head.end()) - 1])
     return entry
 

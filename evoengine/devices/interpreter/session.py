@@ -16,6 +16,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from evoengine.devices.interpreter.faults import Unsupported
+from evoengine.devices.interpreter.remedies import remedy
 from evoengine.devices.interpreter.trial import SetTrial
 from evoengine.devices.signals import SHOT
 from evoengine.errors import EvoengineError, TemplateError
@@ -206,7 +207,8 @@ class InterpreterDevice:
         if isinstance(message, _Failure):
             if message.unsupported:
                 raise TemplateError(
-                    f"the interpreter does not model {message.text}: this kernel needs a GPU to be judged"
+                    f"the interpreter does not model {message.text}: this kernel needs a GPU to be judged; "
+                    f"{remedy(message.text)}"
                 )
             raise EvoengineError(f"the interpreter failed on candidate {job[0].number}:\n{message.text}")
         yield job[0], message
