@@ -186,7 +186,7 @@ WIDE = (RANDOM.uniform(-1, 1, 1000) * 10.0 ** RANDOM.uniform(-5, 30, 1000)).asty
         ("tanf(x)", WIDE, np.tan, 4),
     ],
 )
-def test_math_functions_are_right_to_a_few_units_in_the_last_place(call: str, values: Array, exact: Any, ulps: int) -> None:
+def test_math_functions_are_right_to_a_few_ulps(call: str, values: Array, exact: Any, ulps: int) -> None:
     """One wrong direction in an argument reduction is off by thousands."""
     truth = exact(values.astype(np.float64))
 

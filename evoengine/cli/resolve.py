@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from evoengine.cli.remedies import OPTIONS, Remedies
 from evoengine.cli.trusted import is_trusted, trust
-from evoengine.errors import UserError, did_you_mean
+from evoengine.declared import check_arguments, guarded
+from evoengine.errors import EvoengineError, UserError, did_you_mean
 from evoengine.gates import Ceilings
 from evoengine.hardware import DeviceLimits, card, gate_limits
 from evoengine.problem import Member, Problem, ProblemSet, make_problem, parse_shapes
@@ -161,17 +162,19 @@ def _try_out(question: Question, space: Path) -> None:
 
     Raises:
         UserError: they fail on it.
+        TemplateError: a tensor or an argument is declared as what does not exist.
     """
     module, values = question.template.module, question.space.default
     try:
         question.static_gate(values)
         for one in question.members:
             macros = module.defines(values, one.problem)
-            module.arguments(values, one.problem)
+            tensors = guarded(question.template).module.tensors(one.problem)
+            check_arguments(question.template, module.arguments(values, one.problem), tensors)
             for name in ("check_problems", "small_problems"):
                 for other in getattr(module, name)(values, one.problem):
                     _check_macros(f"{question.template.folder / 'template.py'}: {name}", other, macros, module, values)
-    except UserError:
+    except EvoengineError:
         raise
     except Exception as error:
         raise UserError(

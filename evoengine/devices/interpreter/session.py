@@ -14,12 +14,13 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Literal
 
 from evoengine.devices.interpreter.faults import Unsupported
 from evoengine.devices.interpreter.remedies import remedy
 from evoengine.devices.interpreter.trial import SetTrial
 from evoengine.devices.signals import SHOT
-from evoengine.errors import EvoengineError, TemplateError
+from evoengine.errors import EvoengineError, TemplateError, UserError
 from evoengine.hardware import DeviceLimits
 from evoengine.problem import Member, Problem, members_of, problem_fields
 from evoengine.template import Template, load_template
@@ -33,9 +34,12 @@ _MOST_SHOT = 16
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """What a worker reports instead of a verdict: an exception that is not the candidate's."""
+    """What a worker reports instead of a verdict: an exception that is not the candidate's.
 
-    unsupported: bool
+    `of` is whose it is: the template's, the user's, or a failure of the interpreter itself, told with its traceback.
+    """
+
+    of: Literal["template", "user", "interpreter"]
     text: str
 
 
@@ -59,9 +63,14 @@ def _serve(
         try:
             answer = trial.judge(values, artifact)
         except Unsupported as error:
-            answer = _Failure(True, str(error))
+            text = f"the interpreter does not model {error}: this kernel needs a GPU to be judged; {remedy(str(error))}"
+            answer = _Failure("template", text)
+        except TemplateError as error:
+            answer = _Failure("template", str(error))
+        except UserError as error:
+            answer = _Failure("user", str(error))
         except Exception:
-            answer = _Failure(False, traceback.format_exc())  # raised again by the parent
+            answer = _Failure("interpreter", traceback.format_exc())  # raised again by the parent
         try:
             connection.send(answer)
         except (BrokenPipeError, ConnectionResetError):
@@ -138,7 +147,8 @@ class InterpreterDevice:
         All of `work` is drawn first: building and interpreting want the same cores.
 
         Raises:
-            TemplateError: a kernel holds an instruction that the interpreter does not model.
+            TemplateError: template.py fails, or a kernel holds an instruction that the interpreter does not model.
+            UserError: the problem overflows its dtype, or template.py refuses one of its own.
             EvoengineError: the interpreter itself failed.
         """
         queue = deque(work)
@@ -205,11 +215,10 @@ class InterpreterDevice:
             return
         worker.job = None
         if isinstance(message, _Failure):
-            if message.unsupported:
-                raise TemplateError(
-                    f"the interpreter does not model {message.text}: this kernel needs a GPU to be judged; "
-                    f"{remedy(message.text)}"
-                )
+            if message.of == "template":
+                raise TemplateError(message.text)
+            if message.of == "user":
+                raise UserError(message.text)
             raise EvoengineError(f"the interpreter failed on candidate {job[0].number}:\n{message.text}")
         yield job[0], message
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from evoengine import oracle
+from evoengine.declared import check_count, guarded, template_code
 from evoengine.devices.combine import Judged, estimated, refused
 from evoengine.devices.estimate import candidate_us
 from evoengine.devices.interpreter.faults import Fault, Hang, Unsupported
@@ -64,6 +65,11 @@ class Prover:
     problem: Problem
     full: bool = False
     _input_sets: dict[tuple[str, Problem], oracle.InputSet] = field(default_factory=dict)
+    guarded: Template = field(init=False)
+    """The template as it is called here: what it does wrong is a TemplateError."""
+
+    def __post_init__(self) -> None:
+        self.guarded = guarded(self.template)
 
     def prove(self, values: Values, ptx: str, proven: set[tuple[str, Problem]] | None = None) -> Rejection | Proof:
         """Of one candidate. What of its PTX is `proven` already is left out, and what is proven now added.
@@ -73,8 +79,9 @@ class Prover:
 
         Raises:
             Unsupported: the PTX holds something the interpreter does not model.
+            TemplateError, UserError: template.py fails, or gives what cannot be used.
         """
-        module = self.template.module
+        module = self.guarded.module
         program = Program(ptx, module.ENTRY)
         checks: list[Check] = []
         proven = set() if proven is None else proven
@@ -109,7 +116,7 @@ class Prover:
     def _kinds(self, values: Values) -> list[InputKind | None]:
         """None is the template's own `inputs`."""
         module = self.template.module
-        wanted = full_checks(module, values, self.problem) if self.full else ()
+        wanted = full_checks(self.guarded.module, values, self.problem) if self.full else ()
         return [None, *{one.kind.name: one.kind for one in wanted if one.kind.draw is not module.inputs}.values()]
 
     def _check(
@@ -122,12 +129,16 @@ class Prover:
         start = time.perf_counter()
         name = f"interpreted {kind.name}" if kind else "interpreted"
         if (name, problem) not in self._input_sets:
-            self._input_sets[name, problem] = oracle.make_input_set(self.template, problem, SEED, name, kind)
+            with template_code(self.template, f"{kind.name} of full_checks" if kind else "reference"):
+                made = oracle.make_input_set(self.guarded, problem, SEED, name, kind)
+            self._input_sets[name, problem] = made
         input_set = self._input_sets[name, problem]
-        launch = self.template.module.launch(values, problem)
-        arguments = [argument.value for argument in self.template.module.arguments(values, problem)]
+        module = self.guarded.module
+        launch, declared = module.launch(values, problem), module.arguments(values, problem)
+        check_count(self.template, declared, len(program.entry.parameters))
+        arguments = [argument.value for argument in declared]
         # scratch that this config has no use for stays away, and with it the second launch
-        tensors = [t for t in self.template.module.tensors(problem) if t.role != "scratch" or t.name in arguments]
+        tensors = [t for t in module.tensors(problem) if t.role != "scratch" or t.name in arguments]
         initial = {tensor.name: initial_words(tensor, input_set.inputs) for tensor in tensors}
         execution = execute(program, launch, arguments, initial)
         runs = list(zip(map(str, MODES), execution.buffers, strict=True))
@@ -177,7 +188,7 @@ class Trial:
         proof = self._prover.prove(values, ptx, proven)
         if isinstance(proof, Rejection):
             return proof
-        latency_us = candidate_us(self._prover.template.module, values, self._prover.problem, self._limits, resources)
+        latency_us = candidate_us(self._prover.guarded.module, values, self._prover.problem, self._limits, resources)
         evidence = {
             "limits": self._limits.name,
             "modes": [str(mode) for mode in MODES],
