@@ -18,6 +18,7 @@ import pytest
 import torch
 from command_line import empty_database
 from cuda.bindings import driver
+from documented import ROOT, blocks
 from fake_deployed import FakeCards
 from measured_study import BEST, PROBLEM, SPACE, TEMPLATE, cubin, make_chosen, spec_of, write_study
 from torch.nn.functional import scaled_dot_product_attention as sdpa
@@ -482,3 +483,18 @@ def test_a_function_says_what_is_tuned_in_it() -> None:
 
     assert f"{SMALL.label} on NVIDIA L4: 5.000 us" in repr(function)
     assert f"{CAUSAL.label} on NVIDIA L4: 7.250 us" in repr(function)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/formats.md"])
+def test_a_page_s_code_computes_attention(page: str) -> None:
+    """On the CPU, with a shipped header for the study or the folder that the page names."""
+    [code] = [block for _, block in blocks(ROOT / page, "python") if "evoengine.load(" in block]
+    header = str(ROOT / "studies" / "elites" / "B1_H8_S512_D64_fp16_l4.h")
+    for name in ('"STUDY"', '"attention_kernels"'):
+        code = code.replace(name, repr(header))
+    known: dict[str, Any] = {}
+    with pytest.warns(UserWarning, match="tensors are on cpu: PyTorch's own attention is used"):
+        exec(code.replace('"cuda"', '"cpu"'), known)
+
+    wanted = sdpa(known["q"], known["k"], known["v"], is_causal="is_causal=True)" in code)
+    assert torch.equal(wanted, known["out"])

@@ -113,7 +113,12 @@ def test_a_header_whose_kernel_is_still_the_same_is_taken(
             "[]",
             "it cannot be proven again here .scale/template.py: small_problems",
         ),
-        ("template.py", "[ScaleProblem(n=100)]", "[1 / 0]", "it cannot be proven again here .ZeroDivisionError"),
+        (
+            "template.py",
+            "[ScaleProblem(n=100)]",
+            "[1 / 0]",
+            r"it cannot be proven again here .scale/template.py:\d+: small_problems fails: ZeroDivisionError",
+        ),
     ],
 )
 def test_a_header_whose_kernel_has_changed_is_refused(
