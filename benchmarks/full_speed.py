@@ -31,6 +31,7 @@ from typing import Any
 
 from benchmarks.build_rate import measure, sample
 from benchmarks.first_search import first_search
+from benchmarks.trust.document import write_document
 from evoengine import __version__
 from evoengine.build import Builder, BuildRequest
 from evoengine.devices.cuda.device import WORKER
@@ -191,12 +192,10 @@ def main() -> None:
 
 
 def put(output: Path | None, document: dict[str, Any]) -> None:
-    text = json.dumps(document, indent=1) + "\n"
     if output is None:
-        print(text, end="")
+        print(json.dumps(document, indent=1))
     else:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text)
+        write_document(output, document)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from optuna.trial import TrialState
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, exists, insert, select, update
 
 from evoengine.archive import claims, results, sessions, tables, work
 from evoengine.archive.blobs import DatabaseStore
@@ -233,6 +233,13 @@ class Study:
     def shortlist(self, n: int) -> list[Record]:
         """The `n` configs that wait for a measurement with the lowest estimates, twins left out."""
         return shortlist(self.records(), n)
+
+    def holds_config(self) -> bool:
+        """Whether any trial has passed every gate, asked without reading them."""
+        right = tables.verdict.c.kind.in_(("measurement", "estimate"))
+        mine = candidates.c.study_id == self._ledger.id
+        query = select(exists().select_from(tables.verdict.join(candidates)).where(mine, right))
+        return bool(self._ledger.read(lambda c: c.scalar(query)))
 
     # *** beside the trials ***
 

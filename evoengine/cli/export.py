@@ -33,7 +33,6 @@ from evoengine.export.targets import render_targets, unique
 from evoengine.export.wisdom import MAX_BYTES, PACKAGE, Wisdom, merge, parse_wisdom, render_wisdom
 from evoengine.question import Question
 from evoengine.reading import read_text
-from evoengine.verdict import Estimate, Measurement
 
 Render = Callable[[Question, Study, list[Record]], str]
 """From a study and its trials to the text of a file."""
@@ -95,16 +94,12 @@ def _last_with_config(storage: str) -> tuple[str | None, str]:
     """
     with closing(Archive.open(existing_storage(storage))) as archive:
         last = archive.open_study()
-        if _holds_config(last):
+        if last.holds_config():
             return None, ""
         for summary in archive.studies():
-            if summary.spec.name != last.name and _holds_config(archive.open_study(summary.spec.name)):
+            if summary.spec.name != last.name and archive.open_study(summary.spec.name).holds_config():
                 return summary.spec.name, f"the last study, {last.name}, holds no config that passed every gate"
     return None, ""
-
-
-def _holds_config(study: Study) -> bool:
-    return any(isinstance(record.verdict, Measurement | Estimate) for record in study.records())
 
 
 def _parted(form: str, chosen: Sequence[Chosen]) -> tuple[list[Chosen], list[Chosen]]:

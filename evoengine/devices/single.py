@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from evoengine.devices import Work
 from evoengine.devices.cuda.results import Finals, Setup
@@ -13,6 +13,7 @@ from evoengine.errors import EvoengineError
 from evoengine.space import Values
 from evoengine.verdict import Artifact, Candidate, Verdict
 
+T = TypeVar("T")
 AHEAD = 8
 """Candidates that wait for the card, if so many are built: a verdict takes 50 ms, a step of eight proposals 0.2 s and
 up to 0.5 where the surrogate is fitted anew (busy cores)."""
@@ -32,10 +33,7 @@ class SingleCard:
 
     def start(self, values: Values, artifact: Artifact) -> Setup:
         """Raises what the card's device raises. `close` ends it, from another thread too."""
-        setups: list[Setup] = []
-        for error in self._pool.together(lambda card: setups.append(card.device.start(values, artifact))).values():
-            raise error
-        return setups[0]
+        return self._ended_by_close(lambda device: device.start(values, artifact))
 
     def judge(self, work: Iterable[Job]) -> Iterator[tuple[Candidate, Verdict]]:
         """One verdict a candidate, each as soon as it is known; those in doubt later.
@@ -52,10 +50,7 @@ class SingleCard:
 
     def finals(self, work: Work, seed: int) -> Finals:
         """Raises what the card's device raises. `close` ends it, from another thread too."""
-        found: list[Finals] = []
-        for error in self._pool.together(lambda card: found.append(card.device.finals(work, seed))).values():
-            raise error
-        return found[0]
+        return self._ended_by_close(lambda device: device.finals(work, seed))
 
     def in_hand(self) -> list[list[int]]:
         return self._pool.in_hand()
@@ -65,6 +60,13 @@ class SingleCard:
         self._pool.give_up()
         with closing(self._device):
             self._after()
+
+    def _ended_by_close(self, work: Callable[[CardDevice], T]) -> T:
+        """What the pool's thread returns or raises: `close` interrupts those of the pool."""
+        found: list[T] = []
+        for error in self._pool.together(lambda card: found.append(work(card.device))).values():
+            raise error
+        return found[0]
 
 
 def _lost(card: Card, error: EvoengineError) -> NoReturn:
