@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args, get_type_hints
 
 from evoengine.errors import EvoengineError, TemplateError
 from evoengine.problem import Problem
@@ -20,7 +20,7 @@ DTYPES = {
     "scratch": ("fp16", "bf16", "fp32", "int32"),
 }
 """Of a tensor, by its role; int32 is for counters alone."""
-KINDS = ("tensor", "int32", "float32")
+KINDS: tuple[str, ...] = get_args(get_type_hints(Argument)["kind"])
 _MEMBERS = {name for name in vars(TemplateModule) if not name.startswith("_")} | {"full_checks"}
 
 
