@@ -77,6 +77,7 @@ VARIANTS = {
     "ours: without the estimate, the compiler's report": Variant("ours", features="compiled"),
     "ours: the compiler's report": Variant("ours", knows_estimate=True, features="compiled"),
     "no surrogate": Variant("public", {"evolution.MIN_FINISHED": NEVER}),
+    "length scales around 0.7": Variant("public", {"surrogate.LENGTH": (0.7, 1.0)}),
     "no power-of-two features": Variant("public", {"features.POWER_OF_TWO_FROM": NEVER}),
     "slow half not compressed": Variant("public", {"model.standardise": uncompressed}),
     "lowest mean, not expected improvement": Variant("public", {"model.log_improvement": lowest_mean}),
