@@ -37,35 +37,35 @@ QUARTERS = 4
 """Sub-partitions of an SM, each with a scheduler, a tensor core and a quarter of the special-function units."""
 INSTRUCTIONS_PER_EXP = 4.5
 """Of a softmax, for each score: maximum, multiply-add, exponential, sum, and half a conversion to 16 bits."""
-LAUNCH_US = 1.2
-"""The fixed part of a launch inside a graph, held while `Costs` were fitted; an empty kernel takes 0.55 on an H200."""
+LAUNCH_US = 0.55
+"""The fixed part of a launch inside a graph: what an empty kernel takes on an H200. Held while `Costs` were fitted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What vendors' figures leave open, fitted by `benchmarks/fit_estimate.py` to one half of the 2,820 attention
-    kernels recorded at B=1 H=8 S=512 D=64 on an H200 (2026), to three digits: `studies/h200/estimate.json`.
+    """What vendors' figures leave open, fitted by `benchmarks/fit_estimate.py` to one half of the 18,300 attention
+    kernels recorded at three shapes on an H200 (2026), to three digits: `studies/h200/estimate.json`.
 
     Clocks are the SM's.
     """
 
-    step_clocks: float = 456.0
+    step_clocks: float = 484.0
     """One trip through the main loop beyond its instructions: barriers, ldmatrix and mma latency, shuffles."""
-    issue_clocks: float = 4.27
+    issue_clocks: float = 3.31
     """From one dependent instruction of a warp's softmax to the next."""
-    load_clocks: float = 728.0
+    load_clocks: float = 1040.0
     """From the last copy of a tile until it has landed from L2."""
-    copy_clocks: float = 13.8
+    copy_clocks: float = 17.0
     """From one copy instruction of a warp to its next."""
-    slow_copy_clocks: float = 59.2
+    slow_copy_clocks: float = 67.7
     """What a copy with a bound check in a loop takes longer."""
-    spill_clocks: float = 4.03
+    spill_clocks: float = 3.56
     """Each spilled word of a thread that is stored or loaded; all are taken to lie in the main loop."""
-    merge_line_clocks: float = 7.95
+    merge_line_clocks: float = 6.34
     """Leave 128 bytes of partial results in shared memory, read and weigh them."""
-    unit_overlap: float = 1.55
+    unit_overlap: float = 1.29
     """Exponent with which tensor cores, shared memory, exponentials and a warp's own chains overlap; 1: they do not."""
-    load_overlap: float = 4.21
+    load_overlap: float = 8.88
     """Exponent with which loads from L2 overlap with computing."""
 
 
