@@ -24,11 +24,6 @@ from evoengine.cli.result import show_result
 ROWS = 3
 """Elites in the picture."""
 COLUMNS = 112
-LATER: Mapping[str, Mapping[str, Any]] = {
-    "elites": {"verdict_confidence": None, "cold_median_us": None},
-    "baselines": {"cold_median_us": None},
-}
-"""Members of rows that the recorded documents are too old for, as a summary has them where nothing is known."""
 
 
 class Terminal(io.StringIO):
@@ -40,10 +35,7 @@ class Terminal(io.StringIO):
 
 def draw(document: Mapping[str, Any]) -> str:
     """The picture as SVG, without anything that a browser would have to fetch."""
-    shown = {"default": None, **document, "elites": document["elites"][:ROWS]}
-    for rows, members in LATER.items():
-        shown[rows] = [{**members, **row} for row in shown[rows]]
-    shown["default"] = shown["default"] or {"median_us": None}
+    shown = {**document, "elites": document["elites"][:ROWS]}
     screen = Terminal()
     wide = {"COLUMNS": str(COLUMNS), "TERM": "xterm-256color", "NO_COLOR": ""}
     with patch.dict("os.environ", wide), contextlib.redirect_stdout(screen):

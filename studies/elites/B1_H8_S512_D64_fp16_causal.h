@@ -1,15 +1,15 @@
 // evoengine header, format 1
 //
 //   template: attention
-//   template_digest: 6b338e187b9268d1
+//   template_digest: 1b075cc9c2a3a6cd
 //   space: attention
-//   space_digest: 7b3c5cda9b17
+//   space_digest: eb01fc07177d
 //   entry: evo_attention
 //   config: wm_2.rt_1.bn_256.wkv_2.st_2.pw_4.mb_0.un_0.ll_0.qr_1.ov_0.lr_0.sm_1.ms_0.ot_0.hf_0.sp_1.mc_1
 //   shape: B1_H8_S512_D64_fp16_causal
 //   problem: {"batch": 1, "heads": 8, "kv_heads": 8, "seq_q": 512, "seq_k": 512, "head_dim": 64, "dtype": "fp16", "causal": true, "diagonal": 0, "scale": 0.125, "lse": false}
-//   study: 1_8_512_64_causal
-//   trial: 78
+//   study: B1_H8_S512_D64_fp16_causal
+//   trial: 103
 //   device: NVIDIA H200
 //   arch: sm_90
 //   driver: 580.159.04
@@ -17,15 +17,15 @@
 //   cubin_sha256: 6c39ccaa4ed47523e4898df81ec4eeb2e68fc7026c90354f3daadfeb836a2708
 //   registers: 187
 //   spill_bytes: 0
-//   method: device time per launch, warm L2, CUDA-graph windows interleaved with the default config and the baselines
-//   median_us: 4.580701414442741
-//   noise: 0.015593933366466068
-//   speedup_over_sdpa: 2.087959742776869
-//   speedup_over_default: 1.7982524224655045
+//   method: device time per launch, warm L2, CUDA-graph windows interleaved with the default config and the baselines in a final run: FASTER against the default config
+//   median_us: 4.504373836740156
+//   noise: 0.007859446749932284
+//   speedup_over_sdpa: 2.1414918450145426
+//   speedup_over_default: 1.8195682106229456
 //   estimated_us: none
 //   evoengine_version: 0.1.0
-//   date: 2026-11-21
-//   command: evoengine search --device cuda:0 --jobs 15 --budget 250 --seconds 30 --shape 1,8,512,64,causal --study 1_8_512_64_causal --json -q
+//   date: 2026-11-30
+//   command: evoengine search --shape 1,8,512,64,causal --budget 250 --seconds 40 --warm-start auto --study B1_H8_S512_D64_fp16_causal --storage /tmp/e0.db --json -q
 //   min_arch: 80
 //   grid: seq_q/32 heads/1 batch/1
 
@@ -181,4 +181,4 @@ static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, un
 #endif
 #endif
 #endif
-// sha256 of the lines above: 19b7337833a3b68e2ac46a0a4b6b6e621c68ae64bebe1a6006dea39945975fb6
+// sha256 of the lines above: da9e84991e871fd56d9d5ea8089ff9635c9250d5ff83ace2be644444272e0dc2

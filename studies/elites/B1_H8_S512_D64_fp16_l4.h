@@ -1,15 +1,15 @@
 // evoengine header, format 1
 //
 //   template: attention
-//   template_digest: 6b338e187b9268d1
+//   template_digest: 1b075cc9c2a3a6cd
 //   space: attention
-//   space_digest: 7b3c5cda9b17
+//   space_digest: eb01fc07177d
 //   entry: evo_attention
 //   config: wm_2.rt_1.bn_256.wkv_2.st_1.pw_4.mb_1.un_0.ll_0.qr_1.ov_0.lr_0.sm_1.ms_1.ot_0.hf_0.sp_1.mc_1
 //   shape: B1_H8_S512_D64_fp16
 //   problem: {"batch": 1, "heads": 8, "kv_heads": 8, "seq_q": 512, "seq_k": 512, "head_dim": 64, "dtype": "fp16", "causal": false, "diagonal": 0, "scale": 0.125, "lse": false}
-//   study: 1_8_512_64_l4
-//   trial: 90
+//   study: B1_H8_S512_D64_fp16_l4
+//   trial: 98
 //   device: NVIDIA H200
 //   arch: sm_90
 //   driver: 580.159.04
@@ -17,15 +17,15 @@
 //   cubin_sha256: a4b43f14bb6b09d3fd0bb5c291a6c48a6ade0e58a8bf75d804793c38fd4439c0
 //   registers: 182
 //   spill_bytes: 0
-//   method: device time per launch, warm L2, CUDA-graph windows interleaved with the default config and the baselines
-//   median_us: 4.449259213827275
-//   noise: 0.002289178972740701
-//   speedup_over_sdpa: 2.10511755924811
-//   speedup_over_default: 1.875617861533393
+//   method: device time per launch, warm L2, CUDA-graph windows interleaved with the default config and the baselines in a final run: FASTER against the default config
+//   median_us: 4.4412476207138205
+//   noise: 0.0012311489977015102
+//   speedup_over_sdpa: 2.0758546527094053
+//   speedup_over_default: 1.876492879718178
 //   estimated_us: none
 //   evoengine_version: 0.1.0
-//   date: 2026-11-21
-//   command: evoengine search --device cuda:0 --jobs 15 --budget 250 --seconds 30 --shape 1,8,512,64 --limits l4 --study 1_8_512_64_l4 --json -q
+//   date: 2026-11-30
+//   command: evoengine search --shape 1,8,512,64 --budget 250 --seconds 40 --limits l4 --warm-start auto --study B1_H8_S512_D64_fp16_l4 --storage /tmp/e0.db --json -q
 //   min_arch: 80
 //   grid: seq_q/32 heads/1 batch/1
 
@@ -181,4 +181,4 @@ static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, un
 #endif
 #endif
 #endif
-// sha256 of the lines above: f03f4cd9f05672435cccffda9a4a34cd2e4a7907290fa0533b067debb361849a
+// sha256 of the lines above: 354927b3a619311076d0c19485379d4a62c501312aa0462e725760f57b153c60
