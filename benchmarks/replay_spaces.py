@@ -25,7 +25,7 @@ from evoengine.recorded.summary import summarise
 
 RUNS = 20
 PUBLIC: dict[str, Mapping[str, Any]] = {"batch_1": {}, "batch_16": {"batch": 16}, "noise_2": {"noise_percent": 2.0}}
-PACE = {"batch": 64, "head_start": 96}
+PACE = {"batch": 64, "head_start": 80}
 OURS: dict[str, Mapping[str, Any]] = {"batch_1": {}, "without_estimate": {}, "head_start": PACE}
 UNTOLD = ("without_estimate",)
 

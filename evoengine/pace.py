@@ -8,8 +8,8 @@ stopped and resumed in between or not, and lacks as many as it would lack on ave
 Replayed on five public spaces with batches of 16 that scores 0.77 over random search, whole batches 0.79, two halves
 in turn 0.75.
 
-A card takes some ten seconds to come up (torch, references, the default's proof), in which every core compiles six
-candidates. A search that is told of its space beforehand can have more than a batch ready by then, a head start.
+A card takes some ten seconds to come up (torch, references, the default's proof), in which every core compiles five or
+six candidates. A search that is told of its space beforehand can have more than a batch ready by then, a head start.
 """
 
 from __future__ import annotations

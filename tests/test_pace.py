@@ -85,15 +85,15 @@ def test_what_a_proposal_may_not_know_runs() -> None:
 @pytest.mark.parametrize(
     ("jobs", "budget", "batch", "most"),
     [
-        (16, 200, 64, 96),
-        (16, 1000, 64, 96),
-        (16, 90, 32, 44),  # never most of a search
+        (16, 200, 64, 80),
+        (16, 1000, 64, 80),
+        (16, 90, 32, 36),  # never most of a search
         (16, 40, 32, 32),
-        (2, 200, 8, 12),
-        (64, 200, 64, 96),
+        (2, 200, 8, 10),
+        (64, 200, 64, 80),
     ],
 )
-def test_an_informed_search_has_a_head_start_of_six_builds_a_core(
+def test_an_informed_search_has_a_head_start_of_five_builds_a_core(
     jobs: int, budget: int, batch: int, most: int
 ) -> None:
     fresh, begun = (informed_pace(jobs, usual_batch(jobs, 1), budget, begun=begun) for begun in (False, True))
