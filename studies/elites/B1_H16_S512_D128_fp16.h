@@ -25,7 +25,7 @@
 //   estimated_us: none
 //   evoengine_version: 0.1.0
 //   date: 2026-11-30
-//   command: evoengine search --shape 1,16,512,128 --budget 250 --seconds 40 --study B1_H16_S512_D128_fp16 --storage /tmp/e1.db --json -q
+//   command: evoengine search --shape 1,16,512,128 --budget 250 --seconds 40 --study B1_H16_S512_D128_fp16 --storage e1.db --json -q
 //   min_arch: 80
 //   grid: seq_q/64 heads/1 batch/1
 
@@ -181,4 +181,4 @@ static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, un
 #endif
 #endif
 #endif
-// sha256 of the lines above: d81cca45aad51b0b0557dbf7d35076a692b24fd51ed49a2c82e0c7316bf55970
+// sha256 of the lines above: e4c517ce627f1c7a21519d3fd14364cb6a4d4172a7ff11fd32577043f27bade0

@@ -25,7 +25,7 @@
 //   estimated_us: none
 //   evoengine_version: 0.1.0
 //   date: 2026-11-30
-//   command: evoengine search --shape 1,32,2048,128,kv_heads=8,causal,dtype=bf16 --budget 250 --seconds 45 --study B1_H32_KV8_S2048_D128_bf16_causal --storage /tmp/e1.db --json -q
+//   command: evoengine search --shape 1,32,2048,128,kv_heads=8,causal,dtype=bf16 --budget 250 --seconds 45 --study B1_H32_KV8_S2048_D128_bf16_causal --storage e1.db --json -q
 //   min_arch: 80
 //   grid: heads/1 batch/1 seq_q/128
 
@@ -181,4 +181,4 @@ static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, un
 #endif
 #endif
 #endif
-// sha256 of the lines above: 4deb78b3a96446658a4ad2a77dfde94bb244e887cb10926936dede8bac1cbb59
+// sha256 of the lines above: f785cf82795ec7027dd8147c8a448871ded4fa1a16577ec409c48a06394239d2

@@ -25,7 +25,7 @@
 //   estimated_us: none
 //   evoengine_version: 0.1.0
 //   date: 2026-11-30
-//   command: evoengine search --shape 1,32,4096,128,dtype=bf16 --budget 250 --seconds 80 --warm-start auto --study B1_H32_S4096_D128_bf16 --storage /tmp/e1.db --json -q
+//   command: evoengine search --shape 1,32,4096,128,dtype=bf16 --budget 250 --seconds 80 --warm-start auto --study B1_H32_S4096_D128_bf16 --storage e1.db --json -q
 //   min_arch: 80
 //   grid: seq_q/128 heads/1 batch/1
 
@@ -181,4 +181,4 @@ static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, un
 #endif
 #endif
 #endif
-// sha256 of the lines above: 369706957209020554ad69a5c1cee15f0b02dd8dc6095d5556747626e3f51ee6
+// sha256 of the lines above: 90bd25b1d802b45a70f2a3d2df1fb264cea26b9a3bc6b5ee4fe1afef5a2cea29

@@ -25,7 +25,7 @@
 //   estimated_us: none
 //   evoengine_version: 0.1.0
 //   date: 2026-11-30
-//   command: evoengine search --shape 1,8,1024,64 --budget 250 --seconds 40 --warm-start auto --study B1_H8_S1024_D64_fp16 --storage /tmp/e0.db --json -q
+//   command: evoengine search --shape 1,8,1024,64 --budget 250 --seconds 40 --warm-start auto --study B1_H8_S1024_D64_fp16 --storage e0.db --json -q
 //   min_arch: 80
 //   grid: seq_q/64 heads/1 batch/1
 
@@ -181,4 +181,4 @@ static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, un
 #endif
 #endif
 #endif
-// sha256 of the lines above: 09d73fcf165c7e9028a3ef6648b3ab986e42413e86574c084358659327ddae2f
+// sha256 of the lines above: 405d58a17ede04e01c888af934e991ef26497bc484f47559366dac5f587c4d37

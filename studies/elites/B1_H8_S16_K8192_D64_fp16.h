@@ -25,7 +25,7 @@
 //   estimated_us: none
 //   evoengine_version: 0.1.0
 //   date: 2026-11-30
-//   command: evoengine search --shape head_dim=64,batch=1,heads=8,seq_q=16,seq_k=8192 --budget 250 --seconds 25 --study B1_H8_S16_K8192_D64_fp16 --storage /tmp/e0.db --json -q
+//   command: evoengine search --shape head_dim=64,batch=1,heads=8,seq_q=16,seq_k=8192 --budget 250 --seconds 25 --study B1_H8_S16_K8192_D64_fp16 --storage e0.db --json -q
 //   min_arch: 80
 //   grid: seq_q/16*16 heads/1 batch/1
 //   scratch: {"partials": 540672, "arrivals": 32}
@@ -185,4 +185,4 @@ static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, un
 #endif
 #endif
 #endif
-// sha256 of the lines above: f0ebe15ce6a98bb2a62abc5e065811292504e35f1d9835ca6f0fd4e6255faf96
+// sha256 of the lines above: 03494f2ed6ce8068450d0be946d0c185e188d557be4638f6f6b65d723f2fa03b

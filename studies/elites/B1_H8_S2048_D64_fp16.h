@@ -25,7 +25,7 @@
 //   estimated_us: none
 //   evoengine_version: 0.1.0
 //   date: 2026-11-30
-//   command: evoengine search --shape 1,8,2048,64 --budget 250 --seconds 40 --warm-start auto --study B1_H8_S2048_D64_fp16 --storage /tmp/e0.db --json -q
+//   command: evoengine search --shape 1,8,2048,64 --budget 250 --seconds 40 --warm-start auto --study B1_H8_S2048_D64_fp16 --storage e0.db --json -q
 //   min_arch: 80
 //   grid: seq_q/64 heads/1 batch/1
 
@@ -181,4 +181,4 @@ static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, un
 #endif
 #endif
 #endif
-// sha256 of the lines above: 39c6b7885cd87bf9cb53febc270fab1bd30c545e935de496060df825e0c5e9dc
+// sha256 of the lines above: b265178f06bf05f8ad44720b3f17c33f812eeb110188d99bb10771c860567ea0

@@ -25,7 +25,7 @@
 //   estimated_us: none
 //   evoengine_version: 0.1.0
 //   date: 2026-11-30
-//   command: evoengine search --shape 1,8,512,64 --budget 250 --seconds 40 --study B1_H8_S512_D64_fp16 --storage /tmp/e0.db --json -q
+//   command: evoengine search --shape 1,8,512,64 --budget 250 --seconds 40 --study B1_H8_S512_D64_fp16 --storage e0.db --json -q
 //   min_arch: 80
 //   grid: seq_q/32 heads/1 batch/1
 
@@ -181,4 +181,4 @@ static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, un
 #endif
 #endif
 #endif
-// sha256 of the lines above: 979103365c09bf12392fd2dfe53a28a13363926239f59156e619121599d6c614
+// sha256 of the lines above: 794b7e94c9abad4197fb6c090a8c1ce59c9b2a3c0b463db649fa9f67c00a4f01

@@ -25,7 +25,7 @@
 //   estimated_us: none
 //   evoengine_version: 0.1.0
 //   date: 2026-11-30
-//   command: evoengine search --shape 1,8,512,64,causal --budget 250 --seconds 40 --warm-start auto --study B1_H8_S512_D64_fp16_causal --storage /tmp/e0.db --json -q
+//   command: evoengine search --shape 1,8,512,64,causal --budget 250 --seconds 40 --warm-start auto --study B1_H8_S512_D64_fp16_causal --storage e0.db --json -q
 //   min_arch: 80
 //   grid: seq_q/32 heads/1 batch/1
 
@@ -181,4 +181,4 @@ static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, un
 #endif
 #endif
 #endif
-// sha256 of the lines above: da9e84991e871fd56d9d5ea8089ff9635c9250d5ff83ace2be644444272e0dc2
+// sha256 of the lines above: fa45325ea4e9846f86c4a358669468334664cfcdcc7b4ceae1e15e92c5281136

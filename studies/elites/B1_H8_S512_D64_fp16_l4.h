@@ -25,7 +25,7 @@
 //   estimated_us: none
 //   evoengine_version: 0.1.0
 //   date: 2026-11-30
-//   command: evoengine search --shape 1,8,512,64 --budget 250 --seconds 40 --limits l4 --warm-start auto --study B1_H8_S512_D64_fp16_l4 --storage /tmp/e0.db --json -q
+//   command: evoengine search --shape 1,8,512,64 --budget 250 --seconds 40 --limits l4 --warm-start auto --study B1_H8_S512_D64_fp16_l4 --storage e0.db --json -q
 //   min_arch: 80
 //   grid: seq_q/32 heads/1 batch/1
 
@@ -181,4 +181,4 @@ static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, un
 #endif
 #endif
 #endif
-// sha256 of the lines above: 354927b3a619311076d0c19485379d4a62c501312aa0462e725760f57b153c60
+// sha256 of the lines above: e1967a51369bdd13b31254f8372a04e32b4ce897bf4f0cd4130ad514846fc9b0

@@ -25,7 +25,7 @@
 //   estimated_us: none
 //   evoengine_version: 0.1.0
 //   date: 2026-11-30
-//   command: evoengine search --shape 2,16,4096,64 --budget 250 --seconds 50 --warm-start auto --study B2_H16_S4096_D64_fp16 --storage /tmp/e1.db --json -q
+//   command: evoengine search --shape 2,16,4096,64 --budget 250 --seconds 50 --warm-start auto --study B2_H16_S4096_D64_fp16 --storage e1.db --json -q
 //   min_arch: 80
 //   grid: seq_q/128 heads/1 batch/1
 
@@ -181,4 +181,4 @@ static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, un
 #endif
 #endif
 #endif
-// sha256 of the lines above: 21490f244f828f33e9d0337fc094f4b8ed4330927b9c70f9bf4bbc59cbc6fd9a
+// sha256 of the lines above: 851c6ef1710f6a6e995ecae527ab4d19166042fa5afb0a9d8a9ce80464cee0f8

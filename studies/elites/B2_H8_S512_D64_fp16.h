@@ -25,7 +25,7 @@
 //   estimated_us: none
 //   evoengine_version: 0.1.0
 //   date: 2026-11-30
-//   command: evoengine search --shape 2,8,512,64 --budget 250 --seconds 45 --warm-start auto --study B2_H8_S512_D64_fp16 --storage /tmp/e0.db --json -q
+//   command: evoengine search --shape 2,8,512,64 --budget 250 --seconds 45 --warm-start auto --study B2_H8_S512_D64_fp16 --storage e0.db --json -q
 //   min_arch: 80
 //   grid: seq_q/64 heads/1 batch/1
 
@@ -181,4 +181,4 @@ static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, un
 #endif
 #endif
 #endif
-// sha256 of the lines above: bb23ec75386257353187f14a218715d2b7f88fd7bb3336bcd639a5f4ba5d688b
+// sha256 of the lines above: fe58f5c78750df4e7fbbaa651a870a1c8eccfac313bfc422c47dc538d0436792

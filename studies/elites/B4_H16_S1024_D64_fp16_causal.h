@@ -25,7 +25,7 @@
 //   estimated_us: none
 //   evoengine_version: 0.1.0
 //   date: 2026-11-30
-//   command: evoengine search --shape 4,16,1024,64,causal --budget 250 --seconds 36 --study B4_H16_S1024_D64_fp16_causal --storage /tmp/e1.db --json -q
+//   command: evoengine search --shape 4,16,1024,64,causal --budget 250 --seconds 36 --study B4_H16_S1024_D64_fp16_causal --storage e1.db --json -q
 //   min_arch: 80
 //   grid: heads/1 batch/1 seq_q/128
 
@@ -181,4 +181,4 @@ static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, un
 #endif
 #endif
 #endif
-// sha256 of the lines above: deff002dd1db23801425f13027dff56b5bccc8d4fd01f5d4d798dc783291129e
+// sha256 of the lines above: 18a4e25aa4f2c75504e0993ba3f4b3bf694722fabf9ed3c2d17adaee7d6b37cb
