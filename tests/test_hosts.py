@@ -36,7 +36,7 @@ def test_nothing_is_lost_or_done_twice(tmp_path: Path) -> None:
     fate = hosts.share(hosts.binaries(), tmp_path, PLAN)
 
     assert [0, 0, 0, 0] == list(fate.exit_codes.values()), fate
-    assert (0, 0, 0) == (fate.lost, fate.doubled, fate.unfinished)
+    assert (0, 0, 0) == (fate.lost, fate.doubled, fate.unfinished), fate
     assert PLAN.budget == fate.spent
     assert 1 == fate.final_runs
     assert fate.helped

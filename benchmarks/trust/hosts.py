@@ -61,8 +61,8 @@ class Fate:
     """What became of the study.
 
     `lost`: verdicts whose commit came back and that the study does not have. `doubled`: configs, trial numbers and
-    final verdicts beyond one each. `stale_seconds`: for how long what a vanished machine had in flight was kept from
-    the others. `exposed`: places where the password was seen.
+    final verdicts beyond one each, and `twice` says which. `stale_seconds`: for how long what a vanished machine had in
+    flight was kept from the others. `exposed`: places where the password was seen.
     """
 
     machines: int = 0
@@ -71,6 +71,7 @@ class Fate:
     spent: int = 0
     lost: int = 0
     doubled: int = 0
+    twice: list[str] = field(default_factory=list)
     unfinished: int = 0
     final_runs: int = 0
     helped: int = 0
@@ -283,11 +284,15 @@ def _hold_against(fate: Fate, place: Server, folder: Path) -> None:
     fate.trials = len(records)
     fate.spent = sum(is_paid(one.verdict, one.twin_of) for one in records)
     fate.lost = sum(verdict not in known for verdict in final)
-    fate.doubled = sum(
-        count - 1
-        for found in ([one.config.digest for one in records], [one.number for one in records], final)
-        for count in Counter(found).values()
-    )
+    there: dict[str, list[Any]] = {
+        "config": [one.config.digest for one in records],
+        "trial": [one.number for one in records],
+        "said": final,
+    }
+    for name, found in there.items():
+        again = {one: count - 1 for one, count in Counter(found).items() if count > 1}
+        fate.doubled += sum(again.values())
+        fate.twice += [f"{name} {one}" for one in again]
     fate.unfinished = sum(one.state != "done" for one in records)
     fate.helped = sum(one.estimate is not None for one in records)
 
