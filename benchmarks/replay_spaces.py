@@ -11,6 +11,7 @@ it at the pace of one card beside 16 cores (`cli.running.informed_pace`).
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Mapping
@@ -19,13 +20,15 @@ from typing import Any
 
 from benchmarks.replay_figures import BUDGET, in_processes
 from evoengine.cli.replay import estimated, forecast_of
+from evoengine.cli.running import informed_pace, usual_batch
 from evoengine.recorded.load import load
 from evoengine.recorded.replay import replay
 from evoengine.recorded.summary import summarise
 
 RUNS = 20
 PUBLIC: dict[str, Mapping[str, Any]] = {"batch_1": {}, "batch_16": {"batch": 16}, "noise_2": {"noise_percent": 2.0}}
-PACE = {"batch": 64, "head_start": 80}
+JOBS = 16
+PACE = dataclasses.asdict(informed_pace(JOBS, usual_batch(JOBS, 1), BUDGET, begun=False))
 OURS: dict[str, Mapping[str, Any]] = {"batch_1": {}, "without_estimate": {}, "head_start": PACE}
 UNTOLD = ("without_estimate",)
 

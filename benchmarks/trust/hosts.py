@@ -289,10 +289,9 @@ def _hold_against(fate: Fate, place: Server, folder: Path) -> None:
         "trial": [one.number for one in records],
         "said": final,
     }
-    for name, found in there.items():
-        again = {one: count - 1 for one, count in Counter(found).items() if count > 1}
-        fate.doubled += sum(again.values())
-        fate.twice += [f"{name} {one}" for one in again]
+    beyond_one = {name: Counter(found) - Counter(set(found)) for name, found in there.items()}
+    fate.twice = [f"{name} {one}" for name, found in beyond_one.items() for one in found.elements()]
+    fate.doubled = len(fate.twice)
     fate.unfinished = sum(one.state != "done" for one in records)
     fate.helped = sum(one.estimate is not None for one in records)
 
