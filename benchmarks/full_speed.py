@@ -9,7 +9,8 @@ start and end. `first_verdict_seconds` and `last_verdict_seconds` count from the
 the compilers say: busy job-seconds over all that there were between start-up and the last verdict, and the median of
 one. Then `steps` of the start, each alone on the idle machine; how many candidates a second the compilers reach when
 nothing else goes on (`builds`); and what the card's worker needs for each of its jobs (`card`). The goal is 25 s on an
-H200 with 16 cores.
+H200 with 16 cores and `bytecode`, as pip leaves it: where an installation has none, every process compiles torch's
+Python code anew (PYTHONPYCACHEPREFIX names a folder for it).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import argparse
 import contextlib
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import os
 import statistics
@@ -145,6 +147,14 @@ def card_steps(template: Template, limits: DeviceLimits) -> dict[str, float]:
         return found
 
 
+def has_bytecode() -> bool:
+    """Whether torch's Python code is there compiled."""
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
+        return False
+    return Path(importlib.util.cache_from_source(found.origin)).exists()
+
+
 def source_digest() -> str:
     """Of evoengine's Python code, templates and spaces."""
     hasher = hashlib.sha256()
@@ -180,6 +190,7 @@ def main() -> None:
         "gpu": gpu and gpu.name,
         "driver": Nvml(find_uuid() or "").settings().get("driver") if gpu else None,
         "cores": len(os.sched_getaffinity(0)),
+        "bytecode": has_bytecode(),
         "goal_seconds": GOAL_SECONDS,
         "median_wall_seconds": statistics.median(run["wall_seconds"] for run in runs),
         "runs": runs,
