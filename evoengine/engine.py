@@ -1,9 +1,8 @@
 """The loop: propose a few candidates, build them while those before them are judged, commit every verdict, until the
 budget is spent; then confirm.
 
-One unit of the budget is one distinct candidate that passed the static gate and was sent to the compiler. Static
-rejections, repeats and cubin twins are free. Every verdict is committed before a proposal may know it (`pace`), so that
-kill -9 loses at most what was in flight.
+One unit of the budget is a distinct candidate that was sent to the compiler: static rejections, repeats and cubin twins
+are free. A verdict is committed before a proposal may know it (`pace`): kill -9 loses at most what was in flight.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from evoengine.pace import Pace
 from evoengine.peers import POLL_SECONDS, Peers
 from evoengine.progress import Budget, End, Listener, Outcome
 from evoengine.question import Question
-from evoengine.sampler.proposer import Proposer
+from evoengine.sampler import Proposing
 from evoengine.scheduler import Scheduler
 from evoengine.screening import Screening
 from evoengine.stopwatch import Stopwatch
@@ -51,9 +50,8 @@ class _Group:
 
 
 class Search:
-    """One run over one study, at a `pace`; other processes may be at it too. `ahead` is `Peers`'s.
-
-    `meanwhile` is called while a final run goes on, which takes a card seconds and this process none.
+    """One run over one study, at a `pace`; other processes may be at it too. `ahead` is `Peers`'s; `meanwhile` is
+    called while a final run goes on, which takes a card seconds and this process none.
     """
 
     def __init__(
@@ -61,7 +59,7 @@ class Search:
         question: Question,
         study: Study,
         *,
-        proposer: Proposer,
+        proposer: Proposing,
         builder: Builder,
         device: Device,
         timing: TimingDevice | None,
@@ -156,16 +154,17 @@ class Search:
         self._listener.phase("proving the default config")
         default = self._question.default
         with closing(self._builder.stream([self._question.build_request(default.values)])) as building:
-            self._fill(self._pace.batch)
+            self._fill(self._pace.batch, wait=True)
             with self._watch("waiting for builds"):
                 [(_, built)] = building
         return self._prove(Candidate(-1, default, "default"), built)
 
-    def _fill(self, most: float = float("inf")) -> None:
-        """Have as many candidates in flight as may be, and no step that begins beyond `most`."""
+    def _fill(self, most: float = float("inf"), *, wait: bool = False) -> None:
+        """Have as many candidates in flight as may be, and no step that begins beyond `most`; `wait` for proposals."""
         self._check_stop()
-        while not self._time_is_over and len(self._flying) < most and (group := self._scheduler.next(self._flying)):
-            self._flying |= {candidate.number for candidate in group}
+        flying = self._flying
+        while not self._time_is_over and len(flying) < most and (group := self._scheduler.next(flying, wait=wait)):
+            flying |= {candidate.number for candidate in group}
             self._begun.append(self._begin(group))
             self._check_stop()
 
@@ -175,8 +174,7 @@ class Search:
             # Asked before the look at the database, which then shows all that they have done; and after it, since they
             # may have taken what was left.
             others = self._peers.may_leave_work()
-            self._go_on()
-            if self._begun or self._time_is_over or not (others or self._peers.may_leave_work()):
+            if self._go_on() or self._time_is_over or not (others or self._peers.may_leave_work()):
                 return bool(self._begun)
             self._wait()
 
@@ -186,10 +184,11 @@ class Search:
             time.sleep(POLL_SECONDS)
         self._check_stop()
 
-    def _go_on(self) -> None:
-        """The same, within the budget's time."""
+    def _go_on(self, *, wait: bool = False) -> bool:
+        """The same, within the budget's time; whether anything is being built."""
         self._time_is_over = self._time_is_over or time.monotonic() >= self._deadline
-        self._fill()
+        self._fill(wait=wait)
+        return bool(self._begun)
 
     def _begin(self, batch: Sequence[Candidate]) -> _Group:
         """Refuse what the static gate refuses, and begin to build the rest."""
@@ -216,7 +215,7 @@ class Search:
         if (timing := self._timing) is not None:
             # Most of that is waiting for the card's worker: meanwhile this thread gets its head start.
             with Aside(lambda: timing.start(values, built), timing.close) as proof:
-                self._fill()
+                self._fill(wait=True)
                 self._scheduler.prepare()
                 with self._watch("proving the default"), kept(self._study):
                     setup = proof.result()
@@ -247,9 +246,8 @@ class Search:
     def _judge(self) -> None:
         """Every candidate gets exactly one verdict, gate by gate, cheap before dear.
 
-        A device that judges one at a time draws a candidate when it has use for it; by then more may have been begun.
-        A card goes on in its own thread while all this runs in ours. What a device leaves without a verdict waits for
-        the next run.
+        A device draws a candidate when it has use for it; by then more may have been begun. A card goes on in its own
+        thread while all this runs in ours. What a device leaves without a verdict waits for the next run.
         """
         self._listener.phase(f"judging on {self._device.name}")
         artifacts: dict[int, Artifact] = {}
@@ -265,12 +263,14 @@ class Search:
 
     def _built(self) -> Iterator[tuple[Candidate, Artifact | Rejection]]:
         """Every candidate as soon as it is built, in the order of their groups; the others go on being built."""
-        while self._begun:
+        while self._begun or self._go_on(wait=True):
             group = self._begun[0]
             for done, (index, result) in enumerate(self._watch.each("waiting for builds", group.building), start=1):
                 self._listener.building(done, len(group.candidates))
                 self._check_stop()
                 yield group.candidates[index], result
+                if self._scheduler.asking:
+                    self._go_on()
             self._begun.popleft()
             self._go_on()
 

@@ -10,9 +10,7 @@ from evoengine.observations import Observations
 from evoengine.pace import Pace
 from evoengine.peers import Peers
 from evoengine.progress import Budget
-from evoengine.sampler import Proposal
-from evoengine.sampler.proposer import Proposer
-from evoengine.space import Point
+from evoengine.sampler import Proposing
 from evoengine.stopwatch import Stopwatch
 from evoengine.verdict import Candidate
 
@@ -24,7 +22,7 @@ class Scheduler:
         self,
         study: Study,
         peers: Peers,
-        proposer: Proposer,
+        proposer: Proposing,
         known: Observations,
         budget: Budget,
         pace: Pace,
@@ -41,6 +39,8 @@ class Scheduler:
         self._watch = watch
         self._measures = measures
         self._some_wait = True
+        self.asking = False
+        """Set while proposals are being made, to be claimed once they are there."""
         self.converged: Converged | None = None
         """Set once nothing is left to gain and the budget says to stop then."""
         self.exhausted = False
@@ -51,18 +51,21 @@ class Scheduler:
         """Of the budget."""
         return self._budget.candidates - self._known.paid
 
-    def next(self, flying: Collection[int]) -> list[Candidate]:
+    def next(self, flying: Collection[int], *, wait: bool = False) -> list[Candidate]:
         """What waits to be measured, then what was in flight when a run ended, then what the sampler proposes.
 
         The first kind has been paid for; the others may not overdraw the budget. `flying` are the trials in flight.
-        Nothing where more of these must be judged first, or there is nothing left to do.
+        Nothing where more of these must be judged first, where there is nothing left to do, or while proposals are
+        being made: these are waited for with `wait`, and where nothing is in flight.
 
         Raises:
             UserError: the database is gone or somebody else took the study over.
         """
+        if self.asking:
+            return self._answered(wait=wait or not flying)
         room = min(self._pace.step, self._pace.most - len(flying))
         if self._study.peers.shared:
-            return self._shared(room, flying)
+            return self._shared(room, flying, wait=wait)
         number = self._known.next_number
         known = self._pace.known(number)
         too_soon = any(one < known for one in flying)
@@ -78,7 +81,10 @@ class Scheduler:
         affordable = min(self._pace.room(number), self._budget.candidates - self._known.spent(known))
         if affordable <= 0 and not flying:  # what is free among those that were counted as paid
             known, affordable = number, min(self._pace.batch, self.left)
-        return self._propose(affordable, known) if affordable > 0 and not self._nothing_to_gain(known) else []
+        if affordable <= 0 or self._nothing_to_gain(known):
+            return []
+        self._ask(affordable, known)
+        return self._answered(wait=wait or not flying)
 
     def prepare(self) -> None:
         """What the next proposals need, in a moment in which nothing else is to be done."""
@@ -91,7 +97,7 @@ class Scheduler:
             self._study.recover()
             self._known.remember(self._study.news())
 
-    def _shared(self, room: int, flying: Collection[int]) -> list[Candidate]:
+    def _shared(self, room: int, flying: Collection[int], *, wait: bool) -> list[Candidate]:
         """The same beside other processes, whose trials come in between: a proposal knows all that there is, once no
         more than half a batch of ours is in flight."""
         if room <= 0 or (len(flying) > self._pace.batch // 2 and self._known.next_number >= self._pace.batch):
@@ -103,7 +109,10 @@ class Scheduler:
         if waiting := self._waiting(room, len(flying)):
             return waiting
         known, affordable = self._known.next_number, min(room, self.left - len(flying))
-        return self._propose(affordable, known) if affordable > 0 and not self._nothing_to_gain(known) else []
+        if affordable <= 0 or self._nothing_to_gain(known):
+            return []
+        self._ask(affordable, known)
+        return self._answered(wait=wait or not flying)
 
     def _waiting(self, room: int, flying: int) -> list[Candidate]:
         """Waiting candidates. Where none was found, they are looked for again only once nothing is in flight."""
@@ -124,20 +133,32 @@ class Scheduler:
             self.converged = self._known.converged(known)
         return self.converged is not None
 
-    def _propose(self, n: int, known: int) -> list[Candidate]:
+    def _ask(self, n: int, known: int) -> None:
+        self._room = self._peers.room(n)
+        self._asked = n
+        with self._watch("proposing"):
+            self._proposer.ask(self._known.seen(known), self._room)
+        self.asking = True
+
+    def _answered(self, *, wait: bool) -> list[Candidate]:
+        """Claim what was proposed, if it is there. Other processes on the study may have claimed all of it: what they
+        left out is proposed next."""
         claimed: list[Candidate] = []
-        proposals: dict[Point, Proposal] = {}
-        self._proposer.observe(self._known.seen(known))
-        # Other processes on the study may have claimed all of them: what they left out is proposed next.
         while not claimed:
             before = self._proposer.free.copy()
             with self._watch("proposing"):
-                room = self._peers.room(n)
-                proposals = {proposal.point: proposal for proposal in self._proposer.propose(room)}
-            if not proposals:
-                self.exhausted = room > 0
-                break
+                answer = self._proposer.answer(wait=wait)
+            if answer is None:
+                return []
+            self.asking = False
+            if not answer:
+                self.exhausted = self._room > 0
+                return []
             with self._watch("database"):
-                claimed = self._study.claim(proposals.values(), self._proposer.free - before, self._peers.bounds)
-        self._known.claimed(claimed, proposals)
+                claimed = self._study.claim(answer, self._proposer.free - before, self._peers.bounds)
+            self._known.claimed(claimed, {proposal.point: proposal for proposal in answer})
+            if not claimed:
+                self._room = self._peers.room(self._asked)
+                self._proposer.ask((), self._room)
+                self.asking = True
         return claimed

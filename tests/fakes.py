@@ -234,6 +234,13 @@ class Script:
         known = {one.point for one in seen}
         self._points = [point for point in self._points if point not in known]
 
+    def ask(self, seen: Iterable[Seen], n: int) -> None:
+        self.observe(seen)
+        self._asked = n
+
+    def answer(self, *, wait: bool) -> list[Proposal]:
+        return self.propose(self._asked)
+
     def propose(self, n: int) -> list[Proposal]:
         asked, self._points = self._points[:n], self._points[n:]
         return [Proposal(point, self._operator) for point in asked]

@@ -23,7 +23,8 @@ from test_cuda_protocol import ARTIFACT, candidate, wait_for
 from evoengine.archive.archive import Archive
 from evoengine.archive.records import Record
 from evoengine.archive.study import Study
-from evoengine.cli import cards, judges, main
+from evoengine.cli import cards, judges, main, new_study
+from evoengine.cli.apart import ProposerProcess
 from evoengine.cli.cards import chosen_cards, models, one_model
 from evoengine.devices.cuda import CudaDevice, Gpu
 from evoengine.errors import EvoengineError, UserError
@@ -198,6 +199,53 @@ def test_cards_of_one_model_share_a_study(run: Run, here: Callable[..., list[Gpu
     assert set(by_card) == set(found[0].environment["cards"])
     assert f"card {every[1].uuid}: default config 12.50 us" in err
     assert f", on {every[1].uuid}" in err
+
+
+def test_proposals_from_a_process_of_their_own_are_the_same(
+    run: Run, here: Callable[..., list[Gpu]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here(gpu(0), gpu(1))
+    search = [*SEARCH, "--devices", "all", "--sampler", "evolution"]
+    assert 0 == run(*search)[0]
+    answers: list[bool] = []
+    answer = ProposerProcess.answer
+
+    def counted(proposer: ProposerProcess, *, wait: bool) -> Any:
+        found = answer(proposer, wait=wait)
+        answers.append(found is not None)
+        return found
+
+    monkeypatch.setattr(ProposerProcess, "answer", counted)
+    monkeypatch.setattr(new_study, "CORES", 2)
+    assert 0 == run(*search, "--study", "second")[0]
+
+    assert [one.config for one in records()] == [one.config for one in records("second")]
+    assert any(answers)
+
+
+def test_a_proposing_process_that_is_killed_stops_a_search_that_can_go_on(
+    run: Run, here: Callable[..., list[Gpu]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here(gpu(0))
+    monkeypatch.setattr(new_study, "CORES", 2)
+    ask = ProposerProcess.ask
+
+    def killed(proposer: ProposerProcess, seen: Any, n: int) -> None:
+        known = list(seen)
+        ask(proposer, known, n)
+        if len(known) >= 16:
+            assert proposer._process is not None
+            proposer._process._child.kill()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ProposerProcess, "ask", killed)
+        code, _, err = run(*SEARCH, "--devices", "0", "--sampler", "evolution", "--batch", "8")
+    before = len(records())
+    resumed, document, _ = run("resume", "first", "--devices", "0")
+
+    assert (1, 0) == (code, resumed)
+    assert "the process that proposes configs ended with code -9; then go on with: evoengine resume first" in err
+    assert before < 20 == document["spent"]
 
 
 def test_a_card_by_itself_goes_on_while_a_verdict_is_stored(

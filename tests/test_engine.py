@@ -31,6 +31,7 @@ from evoengine.observations import Observations
 from evoengine.pace import Pace
 from evoengine.peers import Peers
 from evoengine.progress import Budget, End, Outcome
+from evoengine.sampler import Seen
 from evoengine.sampler.proposer import Proposer
 from evoengine.space import SearchSpace, Values
 from evoengine.summary import summarise, winner
@@ -58,6 +59,24 @@ RIGHT = sorted(
 """Every config that is right, twins left out, the fastest first."""
 JUDGED = (None, Gate.CORRECTNESS, Gate.RUNTIME, Gate.TIMEOUT)
 """Fates that only a device can tell."""
+
+
+class Late(Proposer):
+    """Answers at the first look after so many, or where it is waited for."""
+
+    def __init__(self, answers_after: int) -> None:
+        asked = fakes.question()
+        super().__init__(asked.space, asked.feasible, sampler="evolution", seed=3)
+        self._answers_after = answers_after
+        self._looks = 0
+
+    def ask(self, seen: Iterable[Seen], n: int) -> None:
+        self._looks = 0
+        super().ask(seen, n)
+
+    def answer(self, *, wait: bool) -> Any:
+        self._looks += 1
+        return super().answer(wait=wait) if wait or self._looks > self._answers_after else None
 
 
 class Killed(BaseException):
@@ -448,6 +467,28 @@ class TestCommits:
         bench.run(FakeGpu(), budget=10, batch=4, proposer=proposer)
 
         assert ["done"] * (count - 2) + ["running"] * 2 == [told[0][number] for number in range(count)]
+
+    @pytest.mark.parametrize("answers_after", [1, 3, 50])
+    @pytest.mark.parametrize("made", [FakeGpu, OwnThread])
+    def test_proposals_that_take_their_time_are_the_same(
+        self, bench: Bench, tmp_path: Path, made: type[FakeGpu], answers_after: int
+    ) -> None:
+        """They know what they may know, however much is judged until they are there."""
+        bench.run(FakeGpu(), budget=30, batch=8)
+        at_once = [record.config for record in bench.records()]
+        again = Bench(f"sqlite:///{tmp_path}/late.db", tmp_path)
+        outcome = again.run(made(), budget=30, batch=8, proposer=Late(answers_after))
+        late = [record.config for record in again.records()]
+        again.archive.close()
+
+        assert ("budget spent", 30) == (outcome.stopped, outcome.spent)
+        assert at_once == late
+
+    def test_they_take_their_time_beside_others_too(self, bench: Bench) -> None:
+        outcome = bench.run(OwnThread(), budget=30, batch=8, shared=True, proposer=Late(3))
+
+        assert ("budget spent", 30) == (outcome.stopped, outcome.spent)
+        assert outcome.spent <= len(bench.records())
 
     def test_the_next_are_built_while_those_before_them_are_judged(self, bench: Bench) -> None:
         begun: list[int] = []

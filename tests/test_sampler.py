@@ -15,8 +15,9 @@ from evoengine.hardware import DeviceLimits, card
 from evoengine.problem import AttentionProblem, Problem
 from evoengine.sampler import SAMPLERS, Proposal, Seen, check_sampler
 from evoengine.sampler.encoding import distributions, to_params, to_point
-from evoengine.sampler.evolution import GENERATION, OPERATOR, PARENTS, START_SIZE, EvolutionSampler
+from evoengine.sampler.evolution import OPERATOR, PARENTS, START_SIZE, EvolutionSampler
 from evoengine.sampler.proposer import Proposer
+from evoengine.sampler.trials import GENERATION
 from evoengine.sampler.valid import ValidSet
 from evoengine.space import Axis, FeasibleSet, Point, Rule, SearchSpace, Values
 

@@ -79,20 +79,28 @@ def _digests(question: Question) -> list[str]:
 
 def _written(question: Question, estimate: Source | None) -> dict[str, Any]:
     """What `_read` reads, with the digests of what it was listed for."""
-    feasible = question.feasible
-    assert isinstance(feasible.points, Combinations), "a space lists its groups"
-    groups = [[group.axes, group.sizes, b64encode(group.codes).decode()] for group in feasible.points.groups]
-    listed = {"groups": groups, "rejected": feasible.rejected, "product": feasible.product}
-    return listed | {"digests": _digests(question), "estimate": estimate and asdict(estimate)}
+    listed = {"feasible": feasible_document(question.feasible), "digests": _digests(question)}
+    return listed | {"estimate": estimate and asdict(estimate)}
 
 
 def _read(document: Mapping[str, Any]) -> Listed:
+    known = document["estimate"]
+    return Listed(as_feasible(document["feasible"]), None if known is None else typed(Source, known))
+
+
+def feasible_document(feasible: FeasibleSet) -> dict[str, Any]:
+    """What `as_feasible` reads, ready for JSON."""
+    assert isinstance(feasible.points, Combinations), "a space lists its groups"
+    groups = [[group.axes, group.sizes, b64encode(group.codes).decode()] for group in feasible.points.groups]
+    return {"groups": groups, "rejected": feasible.rejected, "product": feasible.product}
+
+
+def as_feasible(document: Mapping[str, Any]) -> FeasibleSet:
+    """The set of a `feasible_document`."""
     groups = [
         Group(tuple(axes), tuple(sizes), array("Q", b64decode(codes))) for axes, sizes, codes in document["groups"]
     ]
-    feasible = FeasibleSet(Combinations(groups), document["rejected"], document["product"])
-    known = document["estimate"]
-    return Listed(feasible, None if known is None else typed(Source, known))
+    return FeasibleSet(Combinations(groups), document["rejected"], document["product"])
 
 
 def main() -> None:

@@ -174,8 +174,8 @@ def run_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=natural,
         help="candidates in flight at most; N/8 are proposed at a time, once all but the last N/2 are judged (default: "
-        "twice the jobs, 8 to 32; on one GPU with an estimate or a warm start four times the jobs, up to 64 and a "
-        "third of the budget, after five times the jobs; with several GPUs at least 16 for each, and at most 64)",
+        "with an estimate or a warm start four times the jobs, up to a third of the budget, on one GPU also up to 64, "
+        "after five times the jobs; else twice the jobs, 8 to 32, on several GPUs at least 16 for each and at most 64)",
     )
     parser.add_argument("--top", metavar="N", type=natural, default=8, help="rows of the final table")
     quiet_or_verbose(parser)

@@ -78,6 +78,8 @@ def device_for(
     cards = []
     for gpu in target.cards:
         spares = Spares((*WORKER, gpu.uuid))
+        for _ in range(1 + min(jobs // (CORES_FOR_A_SPARE * len(target.cards)), SPARES)):
+            spares.begin()
         options = {
             "ordinal": gpu.ordinal,
             "uuid": gpu.uuid,

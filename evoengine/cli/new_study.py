@@ -15,6 +15,7 @@ from evoengine.archive.records import MemberSpec, StudySpec, StudySummary
 from evoengine.archive.study import Study
 from evoengine.build import Builder
 from evoengine.cli.ahead import Ahead, Listed
+from evoengine.cli.apart import CORES, ProposerProcess
 from evoengine.cli.go_on import resume_command
 from evoengine.cli.resolve import Target, find_question, stored_limits
 from evoengine.cli.tables import console
@@ -23,7 +24,7 @@ from evoengine.errors import UserError
 from evoengine.forecast import forecast
 from evoengine.problem import Member, Problem, ProblemSet, problem_digest, problem_fields
 from evoengine.question import Question
-from evoengine.sampler import INFORMED
+from evoengine.sampler import INFORMED, Proposing
 from evoengine.sampler.proposer import Proposer
 from evoengine.sampler.source import Source
 
@@ -57,7 +58,7 @@ def ask(arguments: argparse.Namespace, target: Target, *shapes: str, ahead: Ahea
 
 def create(
     arguments: argparse.Namespace, archive: Archive, asked: Asked, name: str | None, before: Sequence[StudySpec] = ()
-) -> tuple[Study, Proposer]:
+) -> tuple[Study, Proposing]:
     """A new study, called `name` or by its question, and who proposes for it; the same run has searched those `before`.
 
     Raises:
@@ -68,9 +69,7 @@ def create(
     if listed is not None:
         question.take(listed.feasible)
     sources = _sources(arguments, archive, question, asked.target, before, listed)
-    proposer = Proposer(
-        question.space, question.feasible, sampler=arguments.sampler, seed=arguments.seed, sources=sources
-    )
+    proposer = _proposer(question, asked.target, asked.builder, arguments.sampler, arguments.seed, sources)
     taken = [] if name else _same_question(archive, asked)
     spec = _spec(arguments, name or taken.pop(), asked, sources)
     if taken and not arguments.quiet:
@@ -83,10 +82,20 @@ def create(
         raise UserError(f"{error}, or resume it with: {resume_command(arguments, spec.name)}") from error
 
 
-def proposer_of(study: Study, question: Question) -> Proposer:
+def proposer_of(study: Study, question: Question, target: Target, builder: Builder) -> Proposing:
     """Who goes on proposing for a study that exists."""
     spec = study.spec
-    return Proposer(question.space, question.feasible, sampler=spec.sampler, seed=spec.seed, sources=spec.sources)
+    return _proposer(question, target, builder, spec.sampler, spec.seed, spec.sources)
+
+
+def _proposer(
+    question: Question, target: Target, builder: Builder, sampler: str, seed: int, sources: Sequence[Source]
+) -> Proposing:
+    """In a process of its own where cards and compilers are fast. The default sampler alone: what others lack must be
+    found out before there is a study."""
+    fast = target.ordinal is not None and builder.jobs >= CORES
+    made = ProposerProcess if fast and sampler in INFORMED else Proposer
+    return made(question.space, question.feasible, sampler=sampler, seed=seed, sources=sources)
 
 
 def begun(

@@ -111,7 +111,7 @@ def _search_each(
             if study is None:
                 study, proposer = create(arguments, archive, asked, name, before)
             else:
-                proposer = proposer_of(study, asked.question)
+                proposer = proposer_of(study, asked.question, asked.target, asked.builder)
             budget = _budget(arguments)
             run = Run(asked.question, asked.target, asked.builder, proposer, study, budget, go_on, early, watch)
             ran = _search_one(arguments, run, label)

@@ -115,7 +115,7 @@ def reopened(arguments: argparse.Namespace, study: Study, *, helps: bool = False
     if note:
         console(stderr=True).print(note)
     budget = Budget(arguments.budget or study.spec.budget, arguments.seconds, arguments.until_converged)
-    proposer = proposer_of(study, question)
+    proposer = proposer_of(study, question, target, builder)
     return Run(question, target, builder, proposer, study, budget, resume_command(arguments, study.name))
 
 

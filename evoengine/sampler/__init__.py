@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 from evoengine.errors import UserError, did_you_mean
 from evoengine.space import Point
@@ -52,6 +53,27 @@ class Seen:
     parents: tuple[int, ...] = ()
     system_attrs: Mapping[str, int] = field(default_factory=dict)
     expected_gain: float | None = None
+
+
+class Proposing(Protocol):
+    """Who proposes: `proposer.Proposer`, or one in a process of its own.
+
+    `free` counts what cost nothing (infeasible proposals, repeats) of all that was answered.
+    """
+
+    free: Counter[str]
+
+    def prepare(self) -> None:
+        """Do beforehand what proposals need once verdicts are known."""
+
+    def ask(self, seen: Iterable[Seen], n: int) -> None:
+        """Begin to make `n` proposals that know all trials of `seen`; nothing may be asked for that is not answered."""
+
+    def answer(self, *, wait: bool) -> list[Proposal] | None:
+        """What was asked for, fewer where so many are not left; None where it is not there yet and not waited for."""
+
+    def close(self) -> None:
+        """End what was begun for it."""
 
 
 def check_sampler(name: str) -> str:

@@ -10,21 +10,22 @@ import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from evoengine.sampler import starts
-from evoengine.sampler.encoding import distributions, to_params, to_point
+from evoengine.sampler.encoding import distributions, to_params
 from evoengine.sampler.features import Features
-from evoengine.sampler.model import History, Model
+from evoengine.sampler.model import Model
 from evoengine.sampler.operators import Child, Member, offspring
 from evoengine.sampler.prior import Prior
 from evoengine.sampler.source import Source
 from evoengine.sampler.surrogate import Floats
 from evoengine.sampler.transfer import Transfer
+from evoengine.sampler.trials import GENERATION, Trials
 from evoengine.sampler.valid import Rows, ValidSet
 from evoengine.space import FeasibleSet, SearchSpace
 
-OPERATOR, GENERATION, PARENTS = "evoengine:operator", "evoengine:generation", "evoengine:parents"
+OPERATOR, PARENTS = "evoengine:operator", "evoengine:parents"
 EXPECTED_GAIN = "evoengine:expected_gain"
 """System attributes of a trial, so that a study says where each of its configs came from and what it promised."""
 
@@ -49,9 +50,8 @@ class EvolutionSampler(BaseSampler):
         self._space = space
         self._seed = seed
         self._distributions = distributions(space.axes)
-        self._rows: dict[tuple[str, int], int | None] = {}
-        self._known: dict[tuple[str, int], Member] = {}
         self.valid = ValidSet(space, feasible)
+        self._read: tuple[str, Trials] = ("", Trials(space.axes, self.valid))
         self._sources = sources
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -70,15 +70,14 @@ class EvolutionSampler(BaseSampler):
         Raises:
             ValueError: every feasible config is already a trial of the study.
         """
-        others = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number]
-        taken = self._taken(study, others)
+        known = self._known(study.study_name, study.get_trials(deepcopy=False)[: trial.number])
+        taken = known.taken
         if len(taken) >= len(self.valid):
             raise ValueError(f"all {len(self.valid)} feasible configs have been proposed")
-        members = self._members(study, others)
-        rng = np.random.default_rng([self._seed, len(others)])
-        if self._can_model(members, taken):
-            self._model.learn(self._history(study, others))
-            row, child, promise = self._most_promising(members, taken, rng)
+        rng = np.random.default_rng([self._seed, trial.number])
+        if self._can_model(known.members, taken):
+            self._model.learn(known.history())
+            row, child, promise = self._most_promising(known.members, taken, rng)
             gain = None if promise is None else self._model.saving(promise)
         else:
             row, child = self._start(taken, rng)
@@ -92,6 +91,13 @@ class EvolutionSampler(BaseSampler):
         for key, value in attrs.items():
             study._storage.set_trial_system_attr(trial._trial_id, key, value)
         return to_params(self._space.axes, self.valid.point(row))
+
+    def _known(self, study: str, before: list[FrozenTrial]) -> Trials:
+        """What is known of the trials before."""
+        if study != self._read[0]:
+            self._read = study, Trials(self._space.axes, self.valid)
+        self._read[1].read(before)
+        return self._read[1]
 
     def prepare(self) -> None:
         """Make what only a model needs, which the starts then do not wait for: 0.5 s with a source."""
@@ -140,36 +146,3 @@ class EvolutionSampler(BaseSampler):
         """Rows of the model's pool and the logarithm of what is expected of each, -inf where taken."""
         pool, promise = self._model.over_pool()
         return pool, np.where(np.isin(pool, np.fromiter(taken, dtype=np.intp, count=len(taken))), -np.inf, promise)
-
-    def _taken(self, study: Study, trials: list[FrozenTrial]) -> set[int]:
-        return {row for trial in trials if (row := self._row(study, trial)) is not None}
-
-    def _history(self, study: Study, others: list[FrozenTrial]) -> History:
-        rows = [(self._row(study, other), other) for other in others]
-        inside = [(row, other) for row, other in rows if row is not None]
-        done = [(row, other) for row, other in inside if other.state.is_finished()]
-        values = [other.value if other.state == TrialState.COMPLETE else None for _, other in done]
-        return History(
-            np.array([row for row, _ in done], dtype=np.intp),
-            np.array([np.nan if value is None else value for value in values]),
-            np.array([row for row, other in inside if not other.state.is_finished()], dtype=np.intp),
-        )
-
-    def _members(self, study: Study, trials: list[FrozenTrial]) -> list[Member]:
-        """The trials that have a value; they keep it, so each is made a member once."""
-        members = []
-        for trial in trials:
-            if trial.state == TrialState.COMPLETE and trial.value is not None:
-                key = (study.study_name, trial.number)
-                if key not in self._known:
-                    point = to_point(self._space.axes, trial.params)
-                    self._known[key] = Member(trial.number, point, trial.system_attrs.get(GENERATION, 0), trial.value)
-                members.append(self._known[key])
-        return members
-
-    def _row(self, study: Study, trial: FrozenTrial) -> int | None:
-        """The trial's row, None outside the feasible set; a trial keeps its parameters, so it is looked up once."""
-        key = (study.study_name, trial.number)
-        if key not in self._rows:
-            self._rows[key] = self.valid.row(to_point(self._space.axes, trial.params))
-        return self._rows[key]

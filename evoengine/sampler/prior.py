@@ -33,10 +33,21 @@ class Prior:
         self._middle = np.median(sample, axis=0)
         self._width = np.maximum(sample.std(axis=0), 1e-6)
         self._listed = self._scaled(np.arange(len(valid))) if len(valid) <= LISTED else None
+        self._heard: dict[int, Floats] = {}
 
     def of(self, rows: Rows) -> Floats:
         """One column per opinion: (rows, opinions)."""
         return self._scaled(rows) if self._listed is None else self._listed[rows]
+
+    def of_trials(self, rows: Rows) -> Floats:
+        """The same for rows that come again with every trial: each is asked about once, and by itself, so that rounding
+        is the same in whatever company it comes."""
+        if self._listed is not None:
+            return self._listed[rows]
+        for row in rows.tolist():
+            if row not in self._heard:
+                self._heard[row] = self._scaled(np.array([row]))[0]
+        return np.array([self._heard[row] for row in rows.tolist()]).reshape(len(rows), len(self._opinions))
 
     def _scaled(self, rows: Rows) -> Floats:
         return np.asarray((self._ask(rows) - self._middle) / self._width)

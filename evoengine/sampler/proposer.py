@@ -19,9 +19,10 @@ from threadpoolctl import threadpool_limits
 from evoengine.errors import UserError
 from evoengine.sampler import INFORMED, Proposal, Seen, check_sampler, starts
 from evoengine.sampler.encoding import distributions, to_params, to_point
-from evoengine.sampler.evolution import EXPECTED_GAIN, GENERATION, OPERATOR, PARENTS, EvolutionSampler
+from evoengine.sampler.evolution import EXPECTED_GAIN, OPERATOR, PARENTS, EvolutionSampler
 from evoengine.sampler.source import Source
 from evoengine.sampler.stock import POPULATION, RESUMED_ATTRS, stock_sampler
+from evoengine.sampler.trials import GENERATION
 from evoengine.sampler.valid import ValidSet
 from evoengine.space import FeasibleSet, Point, SearchSpace
 
@@ -74,6 +75,7 @@ class Proposer:
         elif sampler == "cmaes":  # spread starts would tell it nothing: it learns from its own populations
             self._starts = starts.known(space, self._valid)
         self._seen: dict[int, Seen] = {}
+        self._asked = 0
         self._clear()
         if sampler == "cmaes":
             stock_sampler(sampler, seed, [])  # now, and not after the starts, is the time to miss a package
@@ -100,6 +102,18 @@ class Proposer:
         else:
             for one in fresh:
                 self._mirror_trial(one)
+
+    def ask(self, seen: Iterable[Seen], n: int) -> None:
+        """`Proposing`: made when the answer is asked for."""
+        self.observe(seen)
+        self._asked = n
+
+    def answer(self, *, wait: bool) -> list[Proposal]:
+        """`Proposing`: made now, whether it is waited for or not."""
+        return self.propose(self._asked)
+
+    def close(self) -> None:
+        """`Proposing`: nothing was begun."""
 
     def propose(self, n: int) -> list[Proposal]:
         """`n` proposals, fewer when the feasible set holds no more untried configs."""

@@ -132,12 +132,12 @@ def _negative_log_likelihood(theta: Floats, x: Floats, y: Floats) -> tuple[float
     r = np.sqrt(5.0 * _squares(scaled, scaled))
     decay = hyper.signal * np.exp(-r)
     smooth = (1.0 + r + r * r / 3.0) * decay
+    covariance = smooth + (hyper.noise + JITTER) * np.eye(len(y))
     try:
-        lower = np.linalg.cholesky(smooth + (hyper.noise + JITTER) * np.eye(len(y)))
+        lower = np.linalg.cholesky(covariance)
     except np.linalg.LinAlgError:
         return np.inf, np.zeros_like(theta)
-    half = np.linalg.inv(lower)
-    inverse = half.T @ half
+    inverse = np.linalg.inv(covariance)
     alpha = inverse @ y
     outer = inverse - np.outer(alpha, alpha)
     # d k / d log length_j = 5/3 (1 + r) exp(-r) (x_j - x'_j)^2 / length_j^2, summed over pairs without a 3-D array.
