@@ -5,7 +5,8 @@
 `judging`: the same built configs, proven and timed by that many cards; nothing is built meanwhile, and the clock starts
 once FIRST of them are judged (`first_seconds`): until a fast one is known each is doubted, and that takes a process of
 its own, which is a matter of seconds whatever the number of cards. `search`: the whole command with an empty build
-cache and a share of the cores in proportion, so that 1 of 2 cards compiles on half of them.
+cache and a share of the cores in proportion, so that 1 of 2 cards compiles on half of them; of 800 candidates, since
+200 are over before several cards pay (studies/simulated_fleet.json).
 Steps take turns over the numbers of cards. The file is written after every step, a later run goes on where it stopped,
 and what was measured with another card, driver or judge is dropped.
 """
@@ -241,7 +242,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--counts", type=_counts, default=[1, 2, 4, 8], help="numbers of cards, such as 1,2,4")
     parser.add_argument("--rounds", type=int, default=2, help="times that every number of cards is tried")
     parser.add_argument("--candidates", type=int, default=400, help=f"configs judged in a step, over {FIRST}")
-    parser.add_argument("--budget", type=int, default=200, help="candidates of a whole search")
+    parser.add_argument("--budget", type=int, default=800, help="candidates of a whole search")
     parser.add_argument("--shape", default="1,8,512,64", help="problem, as in `evoengine search`")
     parser.add_argument("--jobs", type=int, help="compiles at a time with all cards (default: all cores)")
     parser.add_argument("--seconds", type=float, default=560.0, help="begin no step after so many seconds")
