@@ -41,6 +41,7 @@ class Scheduler:
         self._some_wait = True
         self.asking = False
         """Set while proposals are being made, to be claimed once they are there."""
+        self._asked = self._room = 0  # how many are wanted, and how many of these were asked for
         self.converged: Converged | None = None
         """Set once nothing is left to gain and the budget says to stop then."""
         self.exhausted = False
@@ -134,8 +135,7 @@ class Scheduler:
         return self.converged is not None
 
     def _ask(self, n: int, known: int) -> None:
-        self._room = self._peers.room(n)
-        self._asked = n
+        self._asked, self._room = n, self._peers.room(n)
         with self._watch("proposing"):
             self._proposer.ask(self._known.seen(known), self._room)
         self.asking = True
