@@ -35,7 +35,7 @@ from benchmarks.trust.document import write_document
 from evoengine import __version__
 from evoengine.archive.archive import Archive
 from evoengine.build import BuildRequest
-from evoengine.build.builder import Builder
+from evoengine.build.builder import Builder, Building
 from evoengine.cli import cards, judges, main
 from evoengine.devices.cuda import Gpu
 from evoengine.devices.cuda.messages import Hello, Judge, Judged, Lap, Open, Opened, Raced, Ready, RunFinals, SetUp
@@ -116,14 +116,14 @@ class SimulatedCores:
         self._folder = folder
         self._random = random.Random(1)
 
-    def stream(self, requests: Sequence[BuildRequest]) -> SimulatedBuilding:
+    def stream(self, requests: Sequence[BuildRequest]) -> Building:
         ready = []
         for index, request in enumerate(requests):
             began = max(time.monotonic(), heapq.heappop(self._free))
             end = began + COMPILE_SECONDS * self._random.lognormvariate(0.0, COMPILE_SPREAD)
             heapq.heappush(self._free, end)
             ready.append((end, index, request))
-        return SimulatedBuilding(self._built(sorted(ready, key=lambda one: one[:2])))
+        return Building(self._built(sorted(ready, key=lambda one: one[:2])), None)
 
     def _built(self, ready: Sequence[tuple[float, int, BuildRequest]]) -> Iterator[tuple[int, Artifact]]:
         for end, index, request in ready:
@@ -136,17 +136,6 @@ class SimulatedCores:
             used = ResourceUsage(150, 0, 0, 0, 0, request.smem_bytes)
             sha256 = hashlib.sha256(cubin).hexdigest()
             yield index, Artifact(digest, folder, sha256, used, COMPILE_SECONDS, "NVRTC 13.0.88", "sm_90")
-
-
-class SimulatedBuilding(Iterator[tuple[int, Artifact]]):
-    def __init__(self, results: Iterator[tuple[int, Artifact]]) -> None:
-        self._results = results
-
-    def __next__(self) -> tuple[int, Artifact]:
-        return next(self._results)
-
-    def close(self) -> None:
-        """Nothing runs."""
 
 
 def search(count: int, budget: int) -> dict[str, Any]:

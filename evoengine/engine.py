@@ -174,7 +174,8 @@ class Search:
             # Asked before the look at the database, which then shows all that they have done; and after it, since they
             # may have taken what was left.
             others = self._peers.may_leave_work()
-            if self._go_on() or self._time_is_over or not (others or self._peers.may_leave_work()):
+            self._go_on()
+            if self._begun or self._time_is_over or not (others or self._peers.may_leave_work()):
                 return bool(self._begun)
             self._wait()
 
@@ -184,11 +185,10 @@ class Search:
             time.sleep(POLL_SECONDS)
         self._check_stop()
 
-    def _go_on(self, *, wait: bool = False) -> bool:
-        """The same, within the budget's time; whether anything is being built."""
+    def _go_on(self, *, wait: bool = False) -> None:
+        """The same, within the budget's time."""
         self._time_is_over = self._time_is_over or time.monotonic() >= self._deadline
         self._fill(wait=wait)
-        return bool(self._begun)
 
     def _begin(self, batch: Sequence[Candidate]) -> _Group:
         """Refuse what the static gate refuses, and begin to build the rest."""
@@ -263,7 +263,7 @@ class Search:
 
     def _built(self) -> Iterator[tuple[Candidate, Artifact | Rejection]]:
         """Every candidate as soon as it is built, in the order of their groups; the others go on being built."""
-        while self._begun or self._go_on(wait=True):
+        while self._begun:
             group = self._begun[0]
             for done, (index, result) in enumerate(self._watch.each("waiting for builds", group.building), start=1):
                 self._listener.building(done, len(group.candidates))
@@ -272,7 +272,7 @@ class Search:
                 if self._scheduler.asking:
                     self._go_on()
             self._begun.popleft()
-            self._go_on()
+            self._go_on(wait=not self._begun)
 
     def _passed(
         self,

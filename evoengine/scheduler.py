@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from evoengine.archive.study import Study
 from evoengine.convergence import Converged
@@ -10,7 +10,7 @@ from evoengine.observations import Observations
 from evoengine.pace import Pace
 from evoengine.peers import Peers
 from evoengine.progress import Budget
-from evoengine.sampler import Proposing
+from evoengine.sampler import Proposing, Seen
 from evoengine.stopwatch import Stopwatch
 from evoengine.verdict import Candidate
 
@@ -62,8 +62,9 @@ class Scheduler:
         Raises:
             UserError: the database is gone or somebody else took the study over.
         """
+        wait = wait or not flying
         if self.asking:
-            return self._answered(wait=wait or not flying)
+            return self._answered(wait=wait)
         room = min(self._pace.step, self._pace.most - len(flying))
         if self._study.peers.shared:
             return self._shared(room, flying, wait=wait)
@@ -82,10 +83,7 @@ class Scheduler:
         affordable = min(self._pace.room(number), self._budget.candidates - self._known.spent(known))
         if affordable <= 0 and not flying:  # what is free among those that were counted as paid
             known, affordable = number, min(self._pace.batch, self.left)
-        if affordable <= 0 or self._nothing_to_gain(known):
-            return []
-        self._ask(affordable, known)
-        return self._answered(wait=wait or not flying)
+        return self._propose(affordable, known, wait=wait)
 
     def prepare(self) -> None:
         """What the next proposals need, in a moment in which nothing else is to be done."""
@@ -109,11 +107,7 @@ class Scheduler:
         self._some_wait = True
         if waiting := self._waiting(room, len(flying)):
             return waiting
-        known, affordable = self._known.next_number, min(room, self.left - len(flying))
-        if affordable <= 0 or self._nothing_to_gain(known):
-            return []
-        self._ask(affordable, known)
-        return self._answered(wait=wait or not flying)
+        return self._propose(min(room, self.left - len(flying)), self._known.next_number, wait=wait)
 
     def _waiting(self, room: int, flying: int) -> list[Candidate]:
         """Waiting candidates. Where none was found, they are looked for again only once nothing is in flight."""
@@ -134,10 +128,17 @@ class Scheduler:
             self.converged = self._known.converged(known)
         return self.converged is not None
 
-    def _ask(self, n: int, known: int) -> None:
-        self._asked, self._room = n, self._peers.room(n)
+    def _propose(self, n: int, known: int, *, wait: bool) -> list[Candidate]:
+        if n <= 0 or self._nothing_to_gain(known):
+            return []
+        self._asked = n
+        self._ask(self._known.seen(known))
+        return self._answered(wait=wait)
+
+    def _ask(self, seen: Iterable[Seen]) -> None:
+        self._room = self._peers.room(self._asked)
         with self._watch("proposing"):
-            self._proposer.ask(self._known.seen(known), self._room)
+            self._proposer.ask(seen, self._room)
         self.asking = True
 
     def _answered(self, *, wait: bool) -> list[Candidate]:
@@ -158,7 +159,5 @@ class Scheduler:
                 claimed = self._study.claim(answer, self._proposer.free - before, self._peers.bounds)
             self._known.claimed(claimed, {proposal.point: proposal for proposal in answer})
             if not claimed:
-                self._room = self._peers.room(self._asked)
-                self._proposer.ask((), self._room)
-                self.asking = True
+                self._ask(())
         return claimed

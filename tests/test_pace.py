@@ -100,3 +100,17 @@ def test_an_informed_search_has_a_head_start_of_five_builds_a_core(
 
     assert (batch, most) == (fresh.batch, fresh.most)
     assert batch == begun.most, "its verdicts are there to be known"
+
+
+@pytest.mark.parametrize(
+    ("jobs", "cards", "budget", "batch"),
+    [(32, 2, 200, 66), (32, 2, 1000, 128), (64, 4, 1000, 256), (64, 4, 90, 64), (4, 2, 1000, 32)],
+)
+def test_several_cards_have_up_to_a_third_of_the_budget_in_flight(
+    jobs: int, cards: int, budget: int, batch: int
+) -> None:
+    usual = usual_batch(jobs, cards)
+    for begun in (False, True):
+        pace = informed_pace(jobs, usual, budget, cards=cards, begun=begun)
+
+        assert (batch, batch) == (pace.batch, pace.most)

@@ -63,8 +63,7 @@ def device_for(
         started = None if early is None else early.take(target.ordinal)
         spares = Spares((*WORKER, str(target.ordinal)), started)
         if started is not None:
-            for _ in range(min(jobs // CORES_FOR_A_SPARE, SPARES)):
-                spares.begin()
+            _begin(spares, jobs)
         options: dict[str, Any] = {"ordinal": target.ordinal, "force": force, "spares": spares}
         if isinstance(question.problem, ProblemSet):
             single = SingleCard(_device(question, target, study, measured, options))
@@ -78,8 +77,8 @@ def device_for(
     cards = []
     for gpu in target.cards:
         spares = Spares((*WORKER, gpu.uuid))
-        for _ in range(1 + min(jobs // (CORES_FOR_A_SPARE * len(target.cards)), SPARES)):
-            spares.begin()
+        spares.begin()
+        _begin(spares, jobs // len(target.cards))
         options = {
             "ordinal": gpu.ordinal,
             "uuid": gpu.uuid,
@@ -90,6 +89,12 @@ def device_for(
         cards.append(Card(gpu.uuid, _device(question, target, study, measured, options)))
     fleet = Fleet(target.device.name, cards, note, after=scratch.cleanup)
     return fleet, fleet
+
+
+def _begin(spares: Spares, cores: int) -> None:
+    """As many as there are cores for, beside the first."""
+    for _ in range(min(cores // CORES_FOR_A_SPARE, SPARES)):
+        spares.begin()
 
 
 def _device(

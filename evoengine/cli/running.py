@@ -149,34 +149,32 @@ def _saying(go_on: str) -> Iterator[None]:
 
 def _pace(arguments: argparse.Namespace, run: Run, *, alone: bool, begun: bool) -> Pace:
     """At `--batch`, else as fast as the cards and their compilers can go where a search knows what to begin with, else
-    at the usual batch. A study that was `begun` with a smaller budget has verdicts that need not be waited for.
-
-    Several cards have no head start, and four candidates a core in flight, of which half are waited for: in a model
-    with 64 cores 54 candidates a second, with two a core 34. Replayed with the estimate on four recorded spaces (8
-    seeds) a batch of a third of the budget (66 of 200, 256 of 800) comes within 1 % in all runs, of half of it in 29 of
-    32.
-    """
+    at the usual batch. A study that was `begun` with a smaller budget has verdicts that need not be waited for."""
     jobs, cards = run.builder.jobs, len(run.target.cards)
     if arguments.batch:
         return Pace(arguments.batch)
     usual = usual_batch(jobs, cards)
-    if not (run.study.spec.sources and alone and run.target.ordinal is not None):
-        return Pace(usual)
-    if cards > 1:
-        return Pace(max(usual, min(4 * jobs, run.budget.candidates // 3)))
-    return informed_pace(jobs, usual, run.budget.candidates, begun=begun)
+    if run.study.spec.sources and alone and run.target.ordinal is not None:
+        return informed_pace(jobs, usual, run.budget.candidates, cards=cards, begun=begun)
+    return Pace(usual)
 
 
-def informed_pace(jobs: int, usual: int, budget: int, *, begun: bool) -> Pace:
-    """Of one card and a search that is told of its space: five builds a core before the first verdict, then as many in
+def informed_pace(jobs: int, usual: int, budget: int, *, cards: int = 1, begun: bool) -> Pace:
+    """Of a search that is told of its space: on one card five builds a core before the first verdict, then as many in
     flight as keep all cores busy, in spite of the slowest compile (40 for 16 cores), and never most of the budget.
 
     Replayed on four recorded spaces of 5,000 to 8,300 configs with the estimate (benchmarks/replay_spaces.py, 20 seeds,
     budget 200) 78 of 80 runs come within 1 % of the optimum, with six builds a core 73, one at a time all. Without the
     estimate a head start costs 5 % after 100, and on public spaces still 0.7 % after 200.
+
+    Several cards have no head start, and up to four a core in flight: 55 candidates a second on 64 cores in a model
+    (studies/simulated_fleet.json). Replayed likewise (8 seeds) a batch of a third of the budget (66 of 200, 256 of 800)
+    comes within 1 % in all runs, of half of it in 29 of 32.
     """
-    batch = max(usual, min(4 * jobs, 64, budget // 3))
-    return Pace(batch, 0 if begun else min(5 * jobs, 80, 2 * budget // 5))
+    batch = min(4 * jobs, budget // 3)
+    if cards > 1:
+        return Pace(max(usual, batch))
+    return Pace(max(usual, min(batch, 64)), 0 if begun else min(5 * jobs, 80, 2 * budget // 5))
 
 
 def usual_batch(jobs: int, cards: int) -> int:
