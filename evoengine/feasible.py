@@ -1,6 +1,6 @@
 """The feasible set without a list of it: axes that no rule ties together vary freely, so only the ties are listed.
 
-Of attention's 18 axes rules tie 15 together, and the list is an eighth of the feasible set. A space whose axes fall
+Of attention's 19 axes rules tie 17 together, and the list is a quarter of the feasible set. A space whose axes fall
 into several such groups may hold 10^8 feasible configs and more.
 """
 

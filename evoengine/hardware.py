@@ -38,7 +38,7 @@ class DeviceLimits:
     @property
     def arch(self) -> str:
         """The real architecture to compile for, such as `sm_89`."""
-        return f"sm_{self.compute_capability[0]}{self.compute_capability[1]}"
+        return architecture(self.compute_capability)
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)
@@ -46,6 +46,16 @@ class DeviceLimits:
 
 _KB = 1024
 _MB = 1024 * 1024
+
+
+def architecture(compute_capability: tuple[int, int]) -> str:
+    """The architecture that cubins for a card are built for.
+
+    Hopper's is sm_90a, because wgmma exists in no other (CUDA C++ Programming Guide 13.0, "Architecture-Specific
+    Features"): code for sm_90a runs on 9.0 and nowhere else, as any cubin for one of its own does.
+    """
+    suffix = "a" if compute_capability == (9, 0) else ""
+    return f"sm_{compute_capability[0]}{compute_capability[1]}{suffix}"
 
 
 def barriers_per_sm(compute_capability: tuple[int, int], ctas_per_sm: int) -> int | None:

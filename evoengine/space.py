@@ -222,7 +222,7 @@ class SearchSpace:
     ) -> tuple[Group, dict[str, int]]:
         """List a group by backtracking, testing each rule as soon as the last of its axes is set.
 
-        Axes that many rules read are set first: attention's 15 tied axes, 15 million points, take 0.3 s that way. Also
+        Axes that many rules read are set first: attention's 17 tied axes, 59 million points, take 0.5 s that way. Also
         returns how many points of the group each rule was the first to refuse.
         """
         own = [self.axes[at] for at in axes]

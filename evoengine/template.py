@@ -97,6 +97,8 @@ class Work:
     """Trips through the main loop, each at least one barrier and one dependent chain long."""
     compute_warps: int
     """Warps that compute, without those that only load."""
+    warpgroup_mma: bool = False
+    """By Hopper's wgmma, which has the whole tensor rate; mma.sync reaches a part of it there."""
     dedicated_loads: bool = False
     """Warps of their own load: what copying takes is no part of the computing warps' time."""
     loads_ahead: float = 1.0

@@ -29,6 +29,7 @@ AXES = (
     Axis("HEAVY_FIRST", (0, 1), "hf", about="1: under a causal mask the last rows of all heads start first"),
     Axis("SPLIT_KV", (1, 2, 4, 8, 16), "sp", about="CTAs that share the keys of the same rows; the last to end merges"),
     Axis("MIN_CTAS", (1, 2, 3, 4, 6), "mc", about="CTAs per SM promised to the compiler: caps registers"),
+    Axis("WGMMA", (0, 1), "wg", about="1: Hopper's warpgroup mma, which reads K and V itself; 0: mma.sync"),
 )
 
 
@@ -65,6 +66,23 @@ def keys_per_warp(values: Values, problem: Problem, limits: DeviceLimits) -> str
     if values["BLOCK_N"] % (16 * values["WARPS_KV"]) == 0:
         return None
     return f"BLOCK_N={values['BLOCK_N']} over {values['WARPS_KV']} key groups is not a multiple of 16 keys a warp"
+
+
+def wgmma(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
+    if not values["WGMMA"]:
+        return None
+    if limits.compute_capability != (9, 0):
+        return f"WGMMA=1 is of Hopper: {limits.name} is {limits.arch}"
+    head_dim, keys = _attention(problem).head_dim, values["BLOCK_N"] // values["WARPS_KV"]
+    if head_dim % 64 or keys % 64:
+        return f"WGMMA=1 computes 64 columns at a time: head_dim {head_dim}, {keys} keys a warp"
+    if values["WARPS_M"] % 4:
+        return f"WGMMA=1 with WARPS_M={values['WARPS_M']}: a warpgroup is four warps along the rows"
+    if values["OVERLAP"]:
+        return "WGMMA=1 with OVERLAP=1: its scores are waited for at once"
+    if values["ROW_TILES"] > 1 and not values["Q_IN_REGS"]:
+        return "WGMMA=1 with ROW_TILES=2 and Q_IN_REGS=0: the rows of a warpgroup would not lie together"
+    return None
 
 
 def mbarrier(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
@@ -203,6 +221,7 @@ DEFAULT = dict(
     HEAVY_FIRST=0,
     SPLIT_KV=1,
     MIN_CTAS=1,
+    WGMMA=0,
 )
 
 SPACE = SearchSpace(
@@ -220,6 +239,7 @@ SPACE = SearchSpace(
         Rule("heavy_first", ("HEAVY_FIRST",), heavy_first),
         Rule("register_file", ("ROW_TILES", "BLOCK_N", "WARPS_KV", "OVERLAP"), register_file),
         Rule("stages_filled", ("BLOCK_N", "STAGES", "SPLIT_KV"), stages_filled),
+        Rule("wgmma", ("WARPS_M", "ROW_TILES", "BLOCK_N", "WARPS_KV", "Q_IN_REGS", "OVERLAP", "WGMMA"), wgmma),
         Rule("mbarrier", ("PRODUCER_WARPS", "MBARRIER"), mbarrier),
         Rule("unrolled", ("BLOCK_N", "STAGES", "UNROLL", "OVERLAP", "SPLIT_KV"), unrolled),
         Rule("late_loads", ("BLOCK_N", "STAGES", "PRODUCER_WARPS", "LATE_LOADS", "OVERLAP", "SPLIT_KV"), late_loads),
@@ -242,5 +262,8 @@ SPACE = SearchSpace(
         DEFAULT | dict(ROW_TILES=2, UNROLL=1, LATE_LOADS=1, HEAVY_FIRST=1),
         # Dedicated producer warps, and consumers that do not wait for each other.
         DEFAULT | dict(BLOCK_N=128, PRODUCER_WARPS=2, MBARRIER=1, UNROLL=1, SUM_MMA=1, HEAVY_FIRST=1),
+        # Hopper: the best at B2 H8 S512 and at S=1024 on an H200, and twice the rows for long sequences.
+        DEFAULT | dict(BLOCK_N=256, WARPS_KV=2, STAGES=1, PRODUCER_WARPS=2, MBARRIER=1, Q_IN_REGS=0, WGMMA=1),
+        DEFAULT | dict(WARPS_M=8, BLOCK_N=128, PRODUCER_WARPS=2, MBARRIER=1, MASK_SPLIT=1, HEAVY_FIRST=1, WGMMA=1),
     ),
 )

@@ -87,13 +87,13 @@ def compile_ptx(template: Template, values: Values, problem: Problem) -> str:
     """PTX alone, which takes a third of a whole build."""
     defines = template.module.defines(values, problem)
     more = [f"-I{template.folder}", *(f"-D{name}={value}" for name, value in defines.items())]
-    return compile_source(template.kernel.read_bytes(), more)
+    return compile_source(template.kernel.read_bytes(), more, "compute_90a" if values.get("WGMMA") else "compute_89")
 
 
-def compile_source(source: bytes, more_options: Sequence[str] = ()) -> str:
+def compile_source(source: bytes, more_options: Sequence[str] = (), arch: str = "compute_89") -> str:
     status, handle = nvrtc.nvrtcCreateProgram(source, b"kernel.cu", 0, [], [])
     succeed((status,))
-    options = [b"-arch=compute_89", b"-std=c++17", *(option.encode() for option in more_options)]
+    options = [f"-arch={arch}".encode(), b"-std=c++17", *(option.encode() for option in more_options)]
     (status,) = nvrtc.nvrtcCompileProgram(handle, len(options), options)
     log = bytearray(nvrtc.nvrtcGetProgramLogSize(handle)[1])
     nvrtc.nvrtcGetProgramLog(handle, log)

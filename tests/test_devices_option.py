@@ -118,7 +118,7 @@ class TestModels:
         with pytest.raises(UserError) as raised:
             one_model("all")
         assert (
-            "--devices all: GPU 0 is NVIDIA L4 (58 SMs, sm_89, 24 GiB), GPU 1 is NVIDIA H200 (132 SMs, sm_90, 140 GiB)"
+            "--devices all: GPU 0 is NVIDIA L4 (58 SMs, sm_89, 24 GiB), GPU 1 is NVIDIA H200 (132 SMs, sm_90a, 140 GiB)"
             ": a study is of one model; name cards of one, or add --per-device for a study of each"
         ) == str(raised.value)
 

@@ -80,7 +80,7 @@ def test_the_target_card_is_what_its_datasheet_says() -> None:
         L4.registers_per_thread,
         L4.threads_per_block,
     )
-    assert ("sm_90", 132, 227 * 1024) == (CARDS["h200"].arch, CARDS["h200"].sms, CARDS["h200"].smem_per_block)
+    assert ("sm_90a", 132, 227 * 1024) == (CARDS["h200"].arch, CARDS["h200"].sms, CARDS["h200"].smem_per_block)
 
 
 def test_limits_survive_json() -> None:

@@ -246,7 +246,9 @@ def test_an_inner_scope_shadows_a_register() -> None:
 @pytest.mark.parametrize(
     "instruction",
     [
-        "wgmma.fence.sync.aligned;",
+        "tcgen05.fence::before_thread_sync;",
+        "setmaxnreg.inc.sync.aligned.u32 240;",
+        "cp.async.bulk.commit_group;",
         "add.rz.f64 %out, %in0, %in0;",
         "cvt.rz.f16.f32 %out, %in0;",
         "mul.f32 %out, %in0, %nosuch;",

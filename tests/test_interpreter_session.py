@@ -155,8 +155,8 @@ def test_a_worker_that_is_ended_while_it_waits_is_replaced(device: InterpreterDe
 def test_an_unknown_instruction_is_not_the_candidates_fault(
     device: InterpreterDevice, ptx: str, tmp_path: Path
 ) -> None:
-    strange = ptx.replace("mul.f32", "wgmma.f32")
-    with pytest.raises(TemplateError, match=r"does not model wgmma\.f32 .*; or keep to what sm_80 has"):
+    strange = ptx.replace("mul.f32", "tcgen05.f32")
+    with pytest.raises(TemplateError, match=r"does not model tcgen05\.f32 .*; or keep to what sm_80 has"):
         list(device.judge([job(0, strange, tmp_path)]))
 
     assert [Estimate] == [type(verdict) for _, verdict in device.judge([job(1, ptx, tmp_path)])]

@@ -176,7 +176,20 @@ def test_the_attention_space_has_no_dead_knob() -> None:
     with Builder(template, asked.limits.arch) as builder:
         knobs = liveness(asked, builder, pairs=1, seed=0)
 
-    assert [(axis.name, "live", 1) for axis in space] == [(knob.axis, knob.state, knob.changed) for knob in knobs]
+    expected = [(axis.name, "live", 1) if axis.name != "WGMMA" else ("WGMMA", "fixed", 0) for axis in space]
+    assert expected == [(knob.axis, knob.state, knob.changed) for knob in knobs]
+
+
+def test_wgmma_is_alive_on_hopper() -> None:
+    template = load_template(shipped("kernel_templates") / "attention")
+    space = load_space(shipped("search_spaces") / "attention.py")
+    asked = Question(template, space, parse_shape(AttentionProblem, "1,1,70,64"), card("h200"), Ceilings())
+    default = space.point(space.default)
+    only(asked, [point for point in asked.feasible.points if point[:-1] == default[:-1]])
+    with Builder(template, asked.limits.arch) as builder:
+        *_, wgmma = liveness(asked, builder, pairs=1, seed=0)
+
+    assert ("WGMMA", "live", 1) == (wgmma.axis, wgmma.state, wgmma.changed)
 
 
 def test_the_fake_space_is_what_these_tests_take_it_for() -> None:

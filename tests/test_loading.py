@@ -185,7 +185,7 @@ def test_of_several_shapes_and_cards_each_has_its_own() -> None:
     )
     for problem in (SMALL, other):
         function(*tensors(problem), enable_gqa=True)
-    cards.card, cards.architecture = "NVIDIA H200", "sm_90"
+    cards.card, cards.architecture = "NVIDIA H200", "sm_90a"
     function._ready.clear()
     function(*tensors(SMALL), enable_gqa=True)
 

@@ -90,6 +90,9 @@ NEWER_CONFIGS: tuple[dict[str, int], ...] = (
     dict(WARPS_M=1, BLOCK_N=32, WARPS_KV=2, STAGES=1, SPLIT_KV=4, PRODUCER_WARPS=1),
     dict(WARPS_M=2, BLOCK_N=16, STAGES=1, SPLIT_KV=8, SUM_MMA=1),
     dict(WARPS_M=1, BLOCK_N=16, STAGES=2, SPLIT_KV=16, UNROLL=1),
+    dict(WGMMA=1),
+    dict(WGMMA=1, BLOCK_N=128, WARPS_KV=2, STAGES=1, Q_IN_REGS=0, PRODUCER_WARPS=1, MBARRIER=1, MASK_SPLIT=1),
+    dict(WGMMA=1, ROW_TILES=2, STAGES=1, SUM_MMA=1),
 )
 """For the axes that are newer, what differs from the default; they are numbered on from CONFIGS."""
 

@@ -3,12 +3,12 @@
     python -m benchmarks.trust.mutants --output studies/h200/trust.json
 
 Every mutant of `benchmarks.trust.planted` is compiled and judged as a candidate of the unchanged template: by the
-interpreter (for sm_89), then on the card, at the level of a search (`quick`), where that accepts it at the level of a
-final run (`full`), and where that does too by compute-sanitizer's racecheck (`sanitizer`), as `search --sanitize` runs
-it over finalists; there the original has to be clean. After a mutant that took the worker down the original is judged,
-which must be measured. The section `mutants` is written anew after each problem, and what the file has of such a card,
-driver, judge and template is not judged again: a run that breaks off goes on. Exit code 1 where the card accepts a
-mutant that it should refuse, or refuses an original.
+interpreter (for sm_89, those of wgmma for sm_90a), then on the card, at the level of a search (`quick`), where that
+accepts it at the level of a final run (`full`), and where that does too by compute-sanitizer's racecheck (`sanitizer`),
+as `search --sanitize` runs it over finalists; there the original has to be clean. After a mutant that took the worker
+down the original is judged, which must be measured. The section `mutants` is written anew after each problem, and what
+the file has of such a card, driver, judge and template is not judged again: a run that breaks off goes on. Exit code 1
+where the card accepts a mutant that it should refuse, or refuses an original.
 """
 
 from __future__ import annotations
@@ -75,6 +75,10 @@ def control(problem: AttentionProblem, arch: str) -> tuple[Values, Artifact]:
 
 def candidate(number: int, values: Values) -> Candidate:
     return Candidate(number, SPACE.config(values), "mutant")
+
+
+def runs_on(mutant: Mutant, limits: DeviceLimits) -> bool:
+    return limits.compute_capability == (9, 0) or not mutant.needs_hopper
 
 
 class Jury:
@@ -217,7 +221,8 @@ def run(argv: Sequence[str]) -> int:
     originals = before.get("originals_accepted", 0)
     survived = before.get("originals_accepted_after_a_fault", 0)
     so_far = section(list(rows.values()), originals, survived, before.get("seconds", 0.0))
-    left = build([mutant for mutant in ordered if "caught" not in rows[mutant.name]["gpu"]], limits.arch)
+    unseen = [one for one in ordered if "caught" not in rows[one.name]["gpu"]]
+    left = build([one for one in unseen if runs_on(one, limits)], limits.arch)
     for problem, built in groupby(left, key=lambda one: one.mutant.problem):
         group = list(built)
         jury = Jury(problem, limits)

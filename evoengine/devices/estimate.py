@@ -103,7 +103,7 @@ def estimate_us(
     waves = -(-ctas // resident)
     warps = work.compute_warps
     fed = min(1.0, resident * warps / QUARTERS)
-    share = MMA_SYNC_SHARE.get(limits.compute_capability[0], 1.0)
+    share = 1.0 if work.warpgroup_mma else MMA_SYNC_SHARE.get(limits.compute_capability[0], 1.0)
     flops_per_clock = limits.tensor_tflops * 1e6 / (limits.sms * limits.clock_mhz) * share
 
     fragments = work.smem_bytes / SMEM_BYTES_PER_CLOCK

@@ -55,6 +55,9 @@
 #ifndef EVO_MIN_CTAS
 #error "EVO missing EVO_MIN_CTAS"
 #endif
+#ifndef EVO_WGMMA
+#error "EVO missing EVO_WGMMA"
+#endif
 #ifndef EVO_HEAD_DIM
 #error "EVO missing EVO_HEAD_DIM"
 #endif
@@ -99,6 +102,7 @@ inline constexpr bool kMaskSplit = EVO_MASK_SPLIT != 0;    // tiles that all row
 inline constexpr bool kOneTile = EVO_ONE_TILE != 0;        // a lone tile runs code of its own
 inline constexpr bool kHeavyFirst = EVO_HEAVY_FIRST != 0;  // grid (heads, batch, row blocks), the last rows first
 inline constexpr int kSplitKv = EVO_SPLIT_KV;              // CTAs that share the keys of the same rows
+inline constexpr bool kWgmma = EVO_WGMMA != 0;             // Hopper's warpgroup mma in place of ldmatrix and mma.sync
 inline constexpr int kMinCtas = EVO_MIN_CTAS;              // second argument of __launch_bounds__
 inline constexpr int kSmemBytes = EVO_SMEM_BYTES;
 
@@ -122,6 +126,13 @@ static_assert(!kMbarrier || kProducerWarps > 0, "EVO rule mbarrier: they stand b
 static_assert(!kLateLoads || (kProducerWarps == 0 && !kOverlap), "EVO rule late_loads: who computes must also load");
 static_assert(!kOneTile || !kOverlap, "EVO rule one_tile: nothing overlaps with a lone tile");
 static_assert(!kHeavyFirst || kCausal, "EVO rule heavy_first: without a causal mask all row blocks weigh the same");
+static_assert(!kWgmma || kWarpsM % 4 == 0, "EVO rule wgmma_warps: a warpgroup is four warps along the rows");
+static_assert(!kWgmma || (kKeys % 64 == 0 && kHeadDim % 64 == 0), "EVO rule wgmma_columns: it computes 64 at a time");
+static_assert(!kWgmma || kRowTiles == 1 || kQInRegs, "EVO rule wgmma_rows: in shared memory its rows lie together");
+static_assert(!kWgmma || !kOverlap, "EVO rule wgmma_overlap: its scores are waited for at once");
+#if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
+static_assert(!kWgmma, "EVO rule wgmma_arch: only sm_90a has it");
+#endif
 static_assert(kProducerWarps == 0 || kMbarrier || 3 * kStages + 1 <= 15,
               "EVO rule named_barriers: three a slot and one for Q out of ids 1 to 15");
 

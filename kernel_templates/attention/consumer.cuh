@@ -1,6 +1,6 @@
 // What one warp computes: ROW_TILES x 16 query rows against its share of the keys, online softmax in registers.
 #pragma once
-#include "storage.cuh"
+#include "warpgroup.cuh"
 
 // Natural logarithm of the sum of exp(scale * score) over a row's keys: -inf where there is none. `row_max` is of raw
 // scores, `row_sum` of exp(scale * (score - row_max)).
@@ -50,7 +50,7 @@ struct Consumer {
 
   __device__ __forceinline__ void load_q_fragment(u32 (&to)[4], u32 tile_q, int i, int d) const {
     const int row = warp_row + i * 16 + (lane & 15);
-    ptx::ldmatrix(to, tile_q + tile_offset(row, d * 2 + (lane >> 4)));
+    ptx::ldmatrix(to, tile_q + tile_offset<cfg::kBlockM>(row, d * 2 + (lane >> 4)));
   }
 
   __device__ __forceinline__ void keep_q(u32 tile_q) {
@@ -72,6 +72,7 @@ struct Consumer {
   template <int kBuffer>
   __device__ __forceinline__ void scores(u32 tile_q, u32 tile_k) {
     auto& s = buffer[kBuffer];
+    if constexpr (cfg::kWgmma) return warpgroup::scores(s, q, tile_q, warp_row, tile_k, warp_key);
 #pragma unroll
     for (int i = 0; i < kRowTiles; ++i) {
 #pragma unroll
@@ -87,7 +88,7 @@ struct Consumer {
         for (int i = 0; i < kRowTiles; ++i) load_q_fragment(q[i][0], tile_q, i, d);
       }
       // 16 rows further on the swizzle repeats: one address per depth, the rest are constants.
-      const u32 k = tile_k + tile_offset(warp_key + (lane & 7) + ((lane >> 4) << 3), d * 2 + ((lane >> 3) & 1));
+      const u32 k = tile_k + tile_offset<cfg::kBlockN>(warp_key + (lane & 7) + ((lane >> 4) << 3), d * 2 + ((lane >> 3) & 1));
 #pragma unroll
       for (int j = 0; j < kKeyPairs; ++j) {
         u32 b[4];                                            // two 8-key columns x 16 deep
@@ -101,9 +102,9 @@ struct Consumer {
     }
   }
 
-  // Leading tiles of which every row of this warp sees every key.
+  // Leading tiles of which every row of this warp sees every key; with wgmma of its warpgroup, whose warps go together.
   __device__ __forceinline__ int whole_tiles() const {
-    const int keys = visible(first_row);
+    const int keys = visible(cfg::kWgmma ? first_row - warp_row % warpgroup::kRows : first_row);
     return keys > 0 ? keys / cfg::kBlockN : 0;
   }
 
@@ -204,18 +205,16 @@ struct Consumer {
   template <int kBuffer>
   __device__ __forceinline__ void accumulate(u32 tile_v) {
     const auto& s = buffer[kBuffer];
+    if constexpr (cfg::kWgmma) return warpgroup::accumulate(o, sums, s, tile_v, warp_key);
     u32 v[kDepth];
 #pragma unroll
-    for (int d = 0; d < kDepth; ++d) v[d] = tile_v + tile_offset(warp_key + (lane & 15), d * 2 + (lane >> 4));
+    for (int d = 0; d < kDepth; ++d) v[d] = tile_v + tile_offset<cfg::kBlockN>(warp_key + (lane & 15), d * 2 + (lane >> 4));
 #pragma unroll
     for (int j = 0; j < kKeyPairs; ++j) {
       u32 p[kRowTiles][4];
 #pragma unroll
       for (int i = 0; i < kRowTiles; ++i) {
-        p[i][0] = ptx::pack(s[i][2 * j][0], s[i][2 * j][1]);
-        p[i][1] = ptx::pack(s[i][2 * j][2], s[i][2 * j][3]);
-        p[i][2] = ptx::pack(s[i][2 * j + 1][0], s[i][2 * j + 1][1]);
-        p[i][3] = ptx::pack(s[i][2 * j + 1][2], s[i][2 * j + 1][3]);
+        ptx::pack_fragment(p[i], s[i][2 * j], s[i][2 * j + 1]);
         if constexpr (cfg::kSumMma) ptx::mma(sums[i], p[i], ptx::ones(), ptx::ones());
       }
 #pragma unroll

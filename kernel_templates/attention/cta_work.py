@@ -34,6 +34,7 @@ def work(values: Values, problem: AttentionProblem) -> Work:
         smem_bytes=_fragment_bytes(values, head_dim, steps),
         steps=steps,
         compute_warps=warps,
+        warpgroup_mma=values["WGMMA"] > 0,
         dedicated_loads=values["PRODUCER_WARPS"] > 0,
         loads_ahead=values["STAGES"] - values["OVERLAP"],  # K of the next tile has to be there too
         copies=copies * steps,
@@ -45,11 +46,15 @@ def work(values: Values, problem: AttentionProblem) -> Work:
 
 
 def _fragment_bytes(values: Values, head_dim: int, steps: float) -> float:
-    """Bytes that ldmatrix reads: each warp its share of every K and V tile once for all of its rows, and its Q."""
+    """Bytes of fragments: each warp its share of every K and V tile once for all of its rows, and its Q.
+
+    Without wgmma by ldmatrix. With it four warps read K and V together, once for each of their row tiles.
+    """
     warps = values["WARPS_M"] * values["WARPS_KV"]
     keys_per_warp = steps * values["BLOCK_N"] / values["WARPS_KV"]
+    readings = values["ROW_TILES"] / 4 if values["WGMMA"] else 1
     query_rows = 16 * values["ROW_TILES"] * (1 if values["Q_IN_REGS"] else steps)
-    return warps * (2 * keys_per_warp + query_rows) * head_dim * 2.0
+    return warps * (2 * readings * keys_per_warp + query_rows) * head_dim * 2.0
 
 
 def _registers(values: Values, head_dim: int) -> int:

@@ -134,7 +134,7 @@ extern "C" __global__ void __launch_bounds__(cfg::kThreads, cfg::kMinCtas)
     evo_attention(const u16* __restrict__ q, const u16* __restrict__ k, const u16* __restrict__ v, u16* __restrict__ o,
                   LSE_PARAMETER SPLIT_PARAMETERS int seq_q, int seq_k, int kv_heads, int queries_per_kv, int diagonal,
                   float scale_log2) {
-  extern __shared__ __align__(128) unsigned char raw[];
+  extern __shared__ __align__(cfg::kWgmma ? 1024 : 128) unsigned char raw[];
 
   const int thread = static_cast<int>(ptx::kept(threadIdx.x));
   const int warp = thread / 32;

@@ -15,21 +15,21 @@ __device__ __forceinline__ void copy_at_constant_steps(u32 to, const u16* from, 
   if constexpr (kI * kLoaders < kCopies) {
     if ((kI + 1) * kLoaders <= kCopies || lane + kI * kLoaders < kCopies) {
       constexpr int kRows = (kI - kFirst) * kLoaders / cfg::kChunks;
-      ptx::cp_async_at<kRows * cfg::kHeadDim * 2, kI * kLoaders * 16>(to, from);
+      ptx::cp_async_at<kRows * kRowBytes, kI * kLoaders * 16>(to, from);
     }
     copy_at_constant_steps<kCopies, kLoaders, kFirst, kI + kPeriod<kLoaders>>(to, from, lane);
   }
 }
 
-// The same for every column of a thread, from kFirst on; copy 0 is for (row, chunk).
-template <int kCopies, int kLoaders, int kFirst = 0>
+// The same for every column of a thread, from kFirst on; copy 0 is for (row, chunk) of a tile of kRows rows.
+template <int kRows, int kCopies, int kLoaders, int kFirst = 0>
 __device__ __forceinline__ void copy_columns(u32 tile, const u16* from, int row, int chunk, int lane) {
   if constexpr (kFirst < kPeriod<kLoaders>) {
     const int index = chunk + kFirst * kLoaders;
-    const u32 to = tile + (kFirst == 0 ? tile_offset(row, chunk)
-                                       : tile_offset(row + index / cfg::kChunks, index % cfg::kChunks));
+    const u32 to = tile + (kFirst == 0 ? tile_offset<kRows>(row, chunk)
+                                       : tile_offset<kRows>(row + index / cfg::kChunks, index % cfg::kChunks));
     copy_at_constant_steps<kCopies, kLoaders, kFirst>(to, from, lane);
-    copy_columns<kCopies, kLoaders, kFirst + 1>(tile, from, row, chunk, lane);
+    copy_columns<kRows, kCopies, kLoaders, kFirst + 1>(tile, from, row, chunk, lane);
   }
 }
 
@@ -47,12 +47,12 @@ __device__ __forceinline__ void load_tile(u32 tile, const u16* matrix, int first
   const u16* from = matrix + static_cast<long long>(first) * cfg::kHeadDim + lane * 8;
   if (first + kRows <= rows) {
     if constexpr (kRowStep % 8 == 0) {  // every copy has the same swizzle phase
-      copy_columns<kCopies, kLoaders>(tile, from, row, chunk, lane);
+      copy_columns<kRows, kCopies, kLoaders>(tile, from, row, chunk, lane);
     } else {
 #pragma unroll
       for (int i = 0; i < (kCopies + kLoaders - 1) / kLoaders; ++i) {
         if (kCopies % kLoaders == 0 || lane + i * kLoaders < kCopies) {
-          ptx::cp_async_at<0, 0>(tile + tile_offset(row + i * kRowStep, chunk), from + i * kLoaders * 8);
+          ptx::cp_async_at<0, 0>(tile + tile_offset<kRows>(row + i * kRowStep, chunk), from + i * kLoaders * 8);
         }
       }
     }
@@ -63,7 +63,7 @@ __device__ __forceinline__ void load_tile(u32 tile, const u16* matrix, int first
       const int this_row = kOneColumn ? row + i * kRowStep : row + index / cfg::kChunks;
       const int this_chunk = kOneColumn ? chunk : index % cfg::kChunks;
       const bool inside = first + this_row < rows;
-      ptx::cp_async_or_zero(tile + tile_offset(this_row, this_chunk), inside ? from + i * kLoaders * 8 : matrix,
+      ptx::cp_async_or_zero(tile + tile_offset<kRows>(this_row, this_chunk), inside ? from + i * kLoaders * 8 : matrix,
                             inside ? 16 : 0);
     }
   }

@@ -69,6 +69,14 @@ __device__ __forceinline__ u32 pack(float low, float high) {
   return word;
 }
 
+// Columns of two accumulator tiles as the A operand of the next mma: the layouts agree.
+__device__ __forceinline__ void pack_fragment(u32 (&to)[4], const float (&low)[4], const float (&high)[4]) {
+  to[0] = pack(low[0], low[1]);
+  to[1] = pack(low[2], low[3]);
+  to[2] = pack(high[0], high[1]);
+  to[3] = pack(high[2], high[3]);
+}
+
 // Two ones.
 __device__ __forceinline__ u32 ones() { return cfg::kDtype == cfg::Dtype::kFp16 ? 0x3c003c00u : 0x3f803f80u; }
 

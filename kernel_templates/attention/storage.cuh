@@ -5,6 +5,7 @@
 // 8-byte barriers of the mbarrier form: K full, V full, K empty and V empty of every slot, and Q full.
 inline constexpr int kMbarriers = 4 * cfg::kStages + 1;
 inline constexpr u32 kSlotBytes = cfg::kBlockN * cfg::kHeadDim * 2;
+inline constexpr int kRowBytes = cfg::kWgmma ? 128 : cfg::kHeadDim * 2;  // from one row of a tile to the next
 
 struct MainStorage {
   u16 q[cfg::kBlockM * cfg::kHeadDim];                 // (BLOCK_M, HEAD_DIM)
@@ -38,9 +39,12 @@ static_assert(kBarrierOffset + (cfg::kMbarrier ? 128 * ((8 * kMbarriers + 127) /
 // Byte offset of 16-byte chunk `chunk` of row `row` in a tile. ldmatrix reads 8 rows of one chunk at once: in plain order
 // rows of 128 bytes put all 8 on the same 4 banks; XOR with the row spreads them over all 32. Rows of 64 and 192 bytes
 // begin on bank 0 and bank 16 in turn, so that two of them share a phase; their 4 and 12 chunks are whole groups of 4,
-// which an XOR with 0 to 3 permutes. Among 4,864 configs of the mission shape on an H200 the best without this was 1.75
-// times as slow, the best with rows padded by 16 bytes instead 1.28 times: no knob.
+// which an XOR with 0 to 3 permutes. For wgmma a tile, of kRows rows, is parted into panels of 64 columns: with rows of 128
+// bytes the XOR is its 128-byte swizzle. Among 4,864 configs of the mission shape on an H200 the best without a swizzle was
+// 1.75 times as slow, the best with rows padded by 16 bytes instead 1.28 times: no knob.
+template <int kRows>
 __device__ __forceinline__ u32 tile_offset(int row, int chunk) {
   chunk ^= cfg::kChunks % 8 == 0 ? row & 7 : row >> 1 & 3;
+  if constexpr (cfg::kWgmma) return static_cast<u32>((chunk / 8 * kRows + row) * kRowBytes + chunk % 8 * 16);
   return static_cast<u32>((row * cfg::kHeadDim + chunk * 8) * 2);
 }

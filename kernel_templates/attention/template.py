@@ -56,6 +56,7 @@ AXES = (
     "HEAVY_FIRST",
     "SPLIT_KV",
     "MIN_CTAS",
+    "WGMMA",
 )
 LAUNCH_AXES = (
     "WARPS_M",

@@ -1,33 +1,33 @@
 // evoengine header, format 1
 //
 //   template: attention
-//   template_digest: 1b075cc9c2a3a6cd
+//   template_digest: 8d2671872ddfead2
 //   space: attention
-//   space_digest: eb01fc07177d
+//   space_digest: 03721c315be3
 //   entry: evo_attention
-//   config: wm_4.rt_2.bn_48.wkv_1.st_3.pw_0.mb_0.un_0.ll_1.qr_0.ov_0.lr_1.sm_1.ms_0.ot_0.hf_1.sp_1.mc_2
+//   config: wm_4.rt_1.bn_64.wkv_1.st_1.pw_0.mb_0.un_0.ll_0.qr_1.ov_0.lr_0.sm_1.ms_0.ot_0.hf_1.sp_1.mc_3.wg_1
 //   shape: B1_H32_KV8_S2048_D128_bf16_causal
 //   problem: {"batch": 1, "heads": 32, "kv_heads": 8, "seq_q": 2048, "seq_k": 2048, "head_dim": 128, "dtype": "bf16", "causal": true, "diagonal": 0, "scale": 0.08838834764831845, "lse": false}
 //   study: B1_H32_KV8_S2048_D128_bf16_causal
-//   trial: 192
+//   trial: 149
 //   device: NVIDIA H200
-//   arch: sm_90
+//   arch: sm_90a
 //   driver: 580.159.04
 //   compiler: NVRTC 13.0.88
-//   cubin_sha256: 9410ecb978c81bf58ba20feecce9359583bfcb73015107ef3030dd020bada4ee
-//   registers: 255
-//   spill_bytes: 0
+//   cubin_sha256: 9c302f064be3e815bb183b37627d2c140f45934a09c4ce3e6fc3ae33739fbdac
+//   registers: 168
+//   spill_bytes: 112
 //   method: device time per launch, warm L2, CUDA-graph windows interleaved with the default config and the baselines in a final run: FASTER against the default config
-//   median_us: 107.12479948997498
-//   noise: 0.005376863695370259
-//   speedup_over_sdpa: 0.7659908299433255
-//   speedup_over_default: 1.4368513944049983
+//   median_us: 86.12933258215585
+//   noise: 0.00505449066831992
+//   speedup_over_sdpa: 0.9449402735873278
+//   speedup_over_default: 1.791026264590994
 //   estimated_us: none
 //   evoengine_version: 0.1.0
-//   date: 2026-11-30
-//   command: evoengine search --shape 1,32,2048,128,kv_heads=8,causal,dtype=bf16 --budget 250 --seconds 45 --study B1_H32_KV8_S2048_D128_bf16_causal --storage e1.db --json -q
+//   date: 2026-12-01
+//   command: evoengine search --shape 1,32,2048,128,kv_heads=8,dtype=bf16,causal --budget 400 --seconds 32 --study B1_H32_KV8_S2048_D128_bf16_causal --storage h.db --json -q
 //   min_arch: 80
-//   grid: heads/1 batch/1 seq_q/128
+//   grid: heads/1 batch/1 seq_q/64
 
 #pragma once
 
@@ -37,14 +37,14 @@
 #error "EVO_WARPS_M is already defined, and not as the 4 that was tuned"
 #endif
 #ifndef EVO_ROW_TILES
-#define EVO_ROW_TILES 2
-#elif EVO_ROW_TILES != 2
-#error "EVO_ROW_TILES is already defined, and not as the 2 that was tuned"
+#define EVO_ROW_TILES 1
+#elif EVO_ROW_TILES != 1
+#error "EVO_ROW_TILES is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_BLOCK_N
-#define EVO_BLOCK_N 48
-#elif EVO_BLOCK_N != 48
-#error "EVO_BLOCK_N is already defined, and not as the 48 that was tuned"
+#define EVO_BLOCK_N 64
+#elif EVO_BLOCK_N != 64
+#error "EVO_BLOCK_N is already defined, and not as the 64 that was tuned"
 #endif
 #ifndef EVO_WARPS_KV
 #define EVO_WARPS_KV 1
@@ -52,9 +52,9 @@
 #error "EVO_WARPS_KV is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_STAGES
-#define EVO_STAGES 3
-#elif EVO_STAGES != 3
-#error "EVO_STAGES is already defined, and not as the 3 that was tuned"
+#define EVO_STAGES 1
+#elif EVO_STAGES != 1
+#error "EVO_STAGES is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_PRODUCER_WARPS
 #define EVO_PRODUCER_WARPS 0
@@ -72,14 +72,14 @@
 #error "EVO_UNROLL is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_LATE_LOADS
-#define EVO_LATE_LOADS 1
-#elif EVO_LATE_LOADS != 1
-#error "EVO_LATE_LOADS is already defined, and not as the 1 that was tuned"
+#define EVO_LATE_LOADS 0
+#elif EVO_LATE_LOADS != 0
+#error "EVO_LATE_LOADS is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_Q_IN_REGS
-#define EVO_Q_IN_REGS 0
-#elif EVO_Q_IN_REGS != 0
-#error "EVO_Q_IN_REGS is already defined, and not as the 0 that was tuned"
+#define EVO_Q_IN_REGS 1
+#elif EVO_Q_IN_REGS != 1
+#error "EVO_Q_IN_REGS is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_OVERLAP
 #define EVO_OVERLAP 0
@@ -87,9 +87,9 @@
 #error "EVO_OVERLAP is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_LAZY_RESCALE
-#define EVO_LAZY_RESCALE 1
-#elif EVO_LAZY_RESCALE != 1
-#error "EVO_LAZY_RESCALE is already defined, and not as the 1 that was tuned"
+#define EVO_LAZY_RESCALE 0
+#elif EVO_LAZY_RESCALE != 0
+#error "EVO_LAZY_RESCALE is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_SUM_MMA
 #define EVO_SUM_MMA 1
@@ -117,9 +117,14 @@
 #error "EVO_SPLIT_KV is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_MIN_CTAS
-#define EVO_MIN_CTAS 2
-#elif EVO_MIN_CTAS != 2
-#error "EVO_MIN_CTAS is already defined, and not as the 2 that was tuned"
+#define EVO_MIN_CTAS 3
+#elif EVO_MIN_CTAS != 3
+#error "EVO_MIN_CTAS is already defined, and not as the 3 that was tuned"
+#endif
+#ifndef EVO_WGMMA
+#define EVO_WGMMA 1
+#elif EVO_WGMMA != 1
+#error "EVO_WGMMA is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_HEAD_DIM
 #define EVO_HEAD_DIM 128
@@ -142,21 +147,20 @@
 #error "EVO_LSE is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_SMEM_BYTES
-#define EVO_SMEM_BYTES 106496
-#elif EVO_SMEM_BYTES != 106496
-#error "EVO_SMEM_BYTES is already defined, and not as the 106496 that was tuned"
+#define EVO_SMEM_BYTES 49152
+#elif EVO_SMEM_BYTES != 49152
+#error "EVO_SMEM_BYTES is already defined, and not as the 49152 that was tuned"
 #endif
 
-// Launch of evo_attention; on the tuned shape the grid is (32, 1, 16).
-// Above 49152 B, set cudaFuncAttributeMaxDynamicSharedMemorySize on the kernel before the launch.
+// Launch of evo_attention; on the tuned shape the grid is (32, 1, 32).
 #define EVO_ATTENTION_BLOCK_THREADS 128
-#define EVO_ATTENTION_SMEM_BYTES 106496
+#define EVO_ATTENTION_SMEM_BYTES 49152
 #define EVO_ATTENTION_TUNED_GRID_X 32
 #define EVO_ATTENTION_TUNED_GRID_Y 1
-#define EVO_ATTENTION_TUNED_GRID_Z 16
+#define EVO_ATTENTION_TUNED_GRID_Z 32
 #define EVO_ATTENTION_GRID_X(heads) (((heads) + 0) / 1)
 #define EVO_ATTENTION_GRID_Y(batch) (((batch) + 0) / 1)
-#define EVO_ATTENTION_GRID_Z(seq_q) (((seq_q) + 127) / 128)
+#define EVO_ATTENTION_GRID_Z(seq_q) (((seq_q) + 63) / 64)
 #if defined(__CUDACC__) && !defined(__CUDACC_RTC__)
 static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, unsigned int seq_q) {
   return dim3(EVO_ATTENTION_GRID_X(heads), EVO_ATTENTION_GRID_Y(batch), EVO_ATTENTION_GRID_Z(seq_q));
@@ -169,16 +173,16 @@ static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, un
 #ifdef __CUDA_ARCH__
 #if __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200
 #if EVO_ATTENTION_SMEM_BYTES > 101376
-#error "106496 B of shared memory a CTA, this architecture allows 101376 B"
+#error "49152 B of shared memory a CTA, this architecture allows 101376 B"
 #endif
 #elif __CUDA_ARCH__ >= 900
 #if EVO_ATTENTION_SMEM_BYTES > 232448
-#error "106496 B of shared memory a CTA, this architecture allows 232448 B"
+#error "49152 B of shared memory a CTA, this architecture allows 232448 B"
 #endif
 #else
 #if EVO_ATTENTION_SMEM_BYTES > 166912
-#error "106496 B of shared memory a CTA, this architecture allows 166912 B"
+#error "49152 B of shared memory a CTA, this architecture allows 166912 B"
 #endif
 #endif
 #endif
-// sha256 of the lines above: f785cf82795ec7027dd8147c8a448871ded4fa1a16577ec409c48a06394239d2
+// sha256 of the lines above: 16a2361bb36f4fcd51c72bf57980d4dadf59d09580e5f9d258ae8bc2c2d64fbd

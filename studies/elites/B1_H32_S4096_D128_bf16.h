@@ -1,45 +1,45 @@
 // evoengine header, format 1
 //
 //   template: attention
-//   template_digest: 1b075cc9c2a3a6cd
+//   template_digest: 8d2671872ddfead2
 //   space: attention
-//   space_digest: eb01fc07177d
+//   space_digest: 03721c315be3
 //   entry: evo_attention
-//   config: wm_4.rt_2.bn_64.wkv_1.st_2.pw_0.mb_0.un_1.ll_0.qr_0.ov_0.lr_0.sm_0.ms_1.ot_0.hf_0.sp_1.mc_1
+//   config: wm_8.rt_1.bn_64.wkv_1.st_4.pw_4.mb_1.un_1.ll_0.qr_0.ov_0.lr_1.sm_0.ms_0.ot_0.hf_0.sp_1.mc_1.wg_1
 //   shape: B1_H32_S4096_D128_bf16
 //   problem: {"batch": 1, "heads": 32, "kv_heads": 32, "seq_q": 4096, "seq_k": 4096, "head_dim": 128, "dtype": "bf16", "causal": false, "diagonal": 0, "scale": 0.08838834764831845, "lse": false}
 //   study: B1_H32_S4096_D128_bf16
-//   trial: 139
+//   trial: 31
 //   device: NVIDIA H200
-//   arch: sm_90
+//   arch: sm_90a
 //   driver: 580.159.04
 //   compiler: NVRTC 13.0.88
-//   cubin_sha256: 1fa06b6ca20a145d4a8754471c2d38acf127bf25855a5551963615f33ec3200a
-//   registers: 255
-//   spill_bytes: 352
+//   cubin_sha256: 5eb9c7a7f464c30dc5bf336e4a61a12fb05c813f18518613082d395d6bfb8773
+//   registers: 168
+//   spill_bytes: 144
 //   method: device time per launch, warm L2, CUDA-graph windows interleaved with the default config and the baselines in a final run: FASTER against the default config
-//   median_us: 768.8511848449707
-//   noise: 0.01701658238432228
-//   speedup_over_sdpa: 0.5374917715715067
-//   speedup_over_default: 1.2233480196543576
+//   median_us: 616.0287857055664
+//   noise: 0.014079875006385913
+//   speedup_over_sdpa: 0.655013522655673
+//   speedup_over_default: 1.5280910330946202
 //   estimated_us: none
 //   evoengine_version: 0.1.0
 //   date: 2026-12-01
-//   command: evoengine search --shape 1,32,4096,128,dtype=bf16 --budget 250 --seconds 80 --warm-start auto --study B1_H32_S4096_D128_bf16 --storage e1.db --json -q
+//   command: evoengine search --shape 1,32,4096,128,dtype=bf16 --budget 400 --seconds 28 --study B1_H32_S4096_D128_bf16 --storage h.db --json -q
 //   min_arch: 80
 //   grid: seq_q/128 heads/1 batch/1
 
 #pragma once
 
 #ifndef EVO_WARPS_M
-#define EVO_WARPS_M 4
-#elif EVO_WARPS_M != 4
-#error "EVO_WARPS_M is already defined, and not as the 4 that was tuned"
+#define EVO_WARPS_M 8
+#elif EVO_WARPS_M != 8
+#error "EVO_WARPS_M is already defined, and not as the 8 that was tuned"
 #endif
 #ifndef EVO_ROW_TILES
-#define EVO_ROW_TILES 2
-#elif EVO_ROW_TILES != 2
-#error "EVO_ROW_TILES is already defined, and not as the 2 that was tuned"
+#define EVO_ROW_TILES 1
+#elif EVO_ROW_TILES != 1
+#error "EVO_ROW_TILES is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_BLOCK_N
 #define EVO_BLOCK_N 64
@@ -52,19 +52,19 @@
 #error "EVO_WARPS_KV is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_STAGES
-#define EVO_STAGES 2
-#elif EVO_STAGES != 2
-#error "EVO_STAGES is already defined, and not as the 2 that was tuned"
+#define EVO_STAGES 4
+#elif EVO_STAGES != 4
+#error "EVO_STAGES is already defined, and not as the 4 that was tuned"
 #endif
 #ifndef EVO_PRODUCER_WARPS
-#define EVO_PRODUCER_WARPS 0
-#elif EVO_PRODUCER_WARPS != 0
-#error "EVO_PRODUCER_WARPS is already defined, and not as the 0 that was tuned"
+#define EVO_PRODUCER_WARPS 4
+#elif EVO_PRODUCER_WARPS != 4
+#error "EVO_PRODUCER_WARPS is already defined, and not as the 4 that was tuned"
 #endif
 #ifndef EVO_MBARRIER
-#define EVO_MBARRIER 0
-#elif EVO_MBARRIER != 0
-#error "EVO_MBARRIER is already defined, and not as the 0 that was tuned"
+#define EVO_MBARRIER 1
+#elif EVO_MBARRIER != 1
+#error "EVO_MBARRIER is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_UNROLL
 #define EVO_UNROLL 1
@@ -87,9 +87,9 @@
 #error "EVO_OVERLAP is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_LAZY_RESCALE
-#define EVO_LAZY_RESCALE 0
-#elif EVO_LAZY_RESCALE != 0
-#error "EVO_LAZY_RESCALE is already defined, and not as the 0 that was tuned"
+#define EVO_LAZY_RESCALE 1
+#elif EVO_LAZY_RESCALE != 1
+#error "EVO_LAZY_RESCALE is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_SUM_MMA
 #define EVO_SUM_MMA 0
@@ -97,9 +97,9 @@
 #error "EVO_SUM_MMA is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_MASK_SPLIT
-#define EVO_MASK_SPLIT 1
-#elif EVO_MASK_SPLIT != 1
-#error "EVO_MASK_SPLIT is already defined, and not as the 1 that was tuned"
+#define EVO_MASK_SPLIT 0
+#elif EVO_MASK_SPLIT != 0
+#error "EVO_MASK_SPLIT is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_ONE_TILE
 #define EVO_ONE_TILE 0
@@ -120,6 +120,11 @@
 #define EVO_MIN_CTAS 1
 #elif EVO_MIN_CTAS != 1
 #error "EVO_MIN_CTAS is already defined, and not as the 1 that was tuned"
+#endif
+#ifndef EVO_WGMMA
+#define EVO_WGMMA 1
+#elif EVO_WGMMA != 1
+#error "EVO_WGMMA is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_HEAD_DIM
 #define EVO_HEAD_DIM 128
@@ -142,15 +147,15 @@
 #error "EVO_LSE is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_SMEM_BYTES
-#define EVO_SMEM_BYTES 98304
-#elif EVO_SMEM_BYTES != 98304
-#error "EVO_SMEM_BYTES is already defined, and not as the 98304 that was tuned"
+#define EVO_SMEM_BYTES 164096
+#elif EVO_SMEM_BYTES != 164096
+#error "EVO_SMEM_BYTES is already defined, and not as the 164096 that was tuned"
 #endif
 
 // Launch of evo_attention; on the tuned shape the grid is (32, 32, 1).
 // Above 49152 B, set cudaFuncAttributeMaxDynamicSharedMemorySize on the kernel before the launch.
-#define EVO_ATTENTION_BLOCK_THREADS 128
-#define EVO_ATTENTION_SMEM_BYTES 98304
+#define EVO_ATTENTION_BLOCK_THREADS 384
+#define EVO_ATTENTION_SMEM_BYTES 164096
 #define EVO_ATTENTION_TUNED_GRID_X 32
 #define EVO_ATTENTION_TUNED_GRID_Y 32
 #define EVO_ATTENTION_TUNED_GRID_Z 1
@@ -169,16 +174,16 @@ static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, un
 #ifdef __CUDA_ARCH__
 #if __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200
 #if EVO_ATTENTION_SMEM_BYTES > 101376
-#error "98304 B of shared memory a CTA, this architecture allows 101376 B"
+#error "164096 B of shared memory a CTA, this architecture allows 101376 B"
 #endif
 #elif __CUDA_ARCH__ >= 900
 #if EVO_ATTENTION_SMEM_BYTES > 232448
-#error "98304 B of shared memory a CTA, this architecture allows 232448 B"
+#error "164096 B of shared memory a CTA, this architecture allows 232448 B"
 #endif
 #else
 #if EVO_ATTENTION_SMEM_BYTES > 166912
-#error "98304 B of shared memory a CTA, this architecture allows 166912 B"
+#error "164096 B of shared memory a CTA, this architecture allows 166912 B"
 #endif
 #endif
 #endif
-// sha256 of the lines above: 12374ee0bac93925f841a0e6fda1bdcd67996898b8ad9c3688d24f275fcf1794
+// sha256 of the lines above: 76df5b0d8f4c26e86305d46e262fe897a80235bff80480b3ae11c4f842598a0d

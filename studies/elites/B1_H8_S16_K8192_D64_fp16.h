@@ -1,31 +1,31 @@
 // evoengine header, format 1
 //
 //   template: attention
-//   template_digest: 1b075cc9c2a3a6cd
+//   template_digest: 8d2671872ddfead2
 //   space: attention
-//   space_digest: eb01fc07177d
+//   space_digest: 03721c315be3
 //   entry: evo_attention
-//   config: wm_1.rt_1.bn_192.wkv_4.st_2.pw_4.mb_1.un_1.ll_0.qr_1.ov_0.lr_0.sm_1.ms_1.ot_0.hf_0.sp_16.mc_1
+//   config: wm_1.rt_1.bn_512.wkv_4.st_1.pw_4.mb_1.un_0.ll_0.qr_1.ov_0.lr_0.sm_0.ms_0.ot_0.hf_0.sp_16.mc_1.wg_0
 //   shape: B1_H8_S16_K8192_D64_fp16
 //   problem: {"batch": 1, "heads": 8, "kv_heads": 8, "seq_q": 16, "seq_k": 8192, "head_dim": 64, "dtype": "fp16", "causal": false, "diagonal": 0, "scale": 0.125, "lse": false}
 //   study: B1_H8_S16_K8192_D64_fp16
-//   trial: 245
+//   trial: 138
 //   device: NVIDIA H200
-//   arch: sm_90
+//   arch: sm_90a
 //   driver: 580.159.04
 //   compiler: NVRTC 13.0.88
-//   cubin_sha256: 75b7b3f430be793262fceebba82af7852b46f7e7168d3fd18e10806905fe0d7b
-//   registers: 168
+//   cubin_sha256: ceec64d9f9afe4c086cdda64cb679e04ea1b3c7ab930ce6aef7daebfe151d461
+//   registers: 182
 //   spill_bytes: 0
 //   method: device time per launch, warm L2, CUDA-graph windows interleaved with the default config and the baselines in a final run: FASTER against the default config
-//   median_us: 6.694794517673858
-//   noise: 0.005180876290237666
-//   speedup_over_sdpa: 11.134450590548633
-//   speedup_over_default: 16.08653482803372
+//   median_us: 6.613615924948888
+//   noise: 0.009364599446691465
+//   speedup_over_sdpa: 11.133568038364746
+//   speedup_over_default: 16.28410284747683
 //   estimated_us: none
 //   evoengine_version: 0.1.0
-//   date: 2026-11-30
-//   command: evoengine search --shape head_dim=64,batch=1,heads=8,seq_q=16,seq_k=8192 --budget 250 --seconds 25 --study B1_H8_S16_K8192_D64_fp16 --storage e0.db --json -q
+//   date: 2026-12-01
+//   command: evoengine search --shape 1,8,16,64,seq_k=8192 --budget 400 --seconds 16 --study B1_H8_S16_K8192_D64_fp16 --storage h.db --json -q
 //   min_arch: 80
 //   grid: seq_q/16*16 heads/1 batch/1
 //   scratch: {"partials": 540672, "arrivals": 32}
@@ -43,9 +43,9 @@
 #error "EVO_ROW_TILES is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_BLOCK_N
-#define EVO_BLOCK_N 192
-#elif EVO_BLOCK_N != 192
-#error "EVO_BLOCK_N is already defined, and not as the 192 that was tuned"
+#define EVO_BLOCK_N 512
+#elif EVO_BLOCK_N != 512
+#error "EVO_BLOCK_N is already defined, and not as the 512 that was tuned"
 #endif
 #ifndef EVO_WARPS_KV
 #define EVO_WARPS_KV 4
@@ -53,9 +53,9 @@
 #error "EVO_WARPS_KV is already defined, and not as the 4 that was tuned"
 #endif
 #ifndef EVO_STAGES
-#define EVO_STAGES 2
-#elif EVO_STAGES != 2
-#error "EVO_STAGES is already defined, and not as the 2 that was tuned"
+#define EVO_STAGES 1
+#elif EVO_STAGES != 1
+#error "EVO_STAGES is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_PRODUCER_WARPS
 #define EVO_PRODUCER_WARPS 4
@@ -68,9 +68,9 @@
 #error "EVO_MBARRIER is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_UNROLL
-#define EVO_UNROLL 1
-#elif EVO_UNROLL != 1
-#error "EVO_UNROLL is already defined, and not as the 1 that was tuned"
+#define EVO_UNROLL 0
+#elif EVO_UNROLL != 0
+#error "EVO_UNROLL is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_LATE_LOADS
 #define EVO_LATE_LOADS 0
@@ -93,14 +93,14 @@
 #error "EVO_LAZY_RESCALE is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_SUM_MMA
-#define EVO_SUM_MMA 1
-#elif EVO_SUM_MMA != 1
-#error "EVO_SUM_MMA is already defined, and not as the 1 that was tuned"
+#define EVO_SUM_MMA 0
+#elif EVO_SUM_MMA != 0
+#error "EVO_SUM_MMA is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_MASK_SPLIT
-#define EVO_MASK_SPLIT 1
-#elif EVO_MASK_SPLIT != 1
-#error "EVO_MASK_SPLIT is already defined, and not as the 1 that was tuned"
+#define EVO_MASK_SPLIT 0
+#elif EVO_MASK_SPLIT != 0
+#error "EVO_MASK_SPLIT is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_ONE_TILE
 #define EVO_ONE_TILE 0
@@ -121,6 +121,11 @@
 #define EVO_MIN_CTAS 1
 #elif EVO_MIN_CTAS != 1
 #error "EVO_MIN_CTAS is already defined, and not as the 1 that was tuned"
+#endif
+#ifndef EVO_WGMMA
+#define EVO_WGMMA 0
+#elif EVO_WGMMA != 0
+#error "EVO_WGMMA is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_HEAD_DIM
 #define EVO_HEAD_DIM 64
@@ -143,15 +148,15 @@
 #error "EVO_LSE is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_SMEM_BYTES
-#define EVO_SMEM_BYTES 100480
-#elif EVO_SMEM_BYTES != 100480
-#error "EVO_SMEM_BYTES is already defined, and not as the 100480 that was tuned"
+#define EVO_SMEM_BYTES 133248
+#elif EVO_SMEM_BYTES != 133248
+#error "EVO_SMEM_BYTES is already defined, and not as the 133248 that was tuned"
 #endif
 
 // Launch of evo_attention; on the tuned shape the grid is (16, 8, 1).
 // Above 49152 B, set cudaFuncAttributeMaxDynamicSharedMemorySize on the kernel before the launch.
 #define EVO_ATTENTION_BLOCK_THREADS 256
-#define EVO_ATTENTION_SMEM_BYTES 100480
+#define EVO_ATTENTION_SMEM_BYTES 133248
 #define EVO_ATTENTION_TUNED_GRID_X 16
 #define EVO_ATTENTION_TUNED_GRID_Y 8
 #define EVO_ATTENTION_TUNED_GRID_Z 1
@@ -173,16 +178,16 @@ static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, un
 #ifdef __CUDA_ARCH__
 #if __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200
 #if EVO_ATTENTION_SMEM_BYTES > 101376
-#error "100480 B of shared memory a CTA, this architecture allows 101376 B"
+#error "133248 B of shared memory a CTA, this architecture allows 101376 B"
 #endif
 #elif __CUDA_ARCH__ >= 900
 #if EVO_ATTENTION_SMEM_BYTES > 232448
-#error "100480 B of shared memory a CTA, this architecture allows 232448 B"
+#error "133248 B of shared memory a CTA, this architecture allows 232448 B"
 #endif
 #else
 #if EVO_ATTENTION_SMEM_BYTES > 166912
-#error "100480 B of shared memory a CTA, this architecture allows 166912 B"
+#error "133248 B of shared memory a CTA, this architecture allows 166912 B"
 #endif
 #endif
 #endif
-// sha256 of the lines above: 03494f2ed6ce8068450d0be946d0c185e188d557be4638f6f6b65d723f2fa03b
+// sha256 of the lines above: 94b38b5e9db85c9a7c6170475daa6a366c12ac7d802a13cba22cf66c2b2f563f

@@ -1,31 +1,31 @@
 // evoengine header, format 1
 //
 //   template: attention
-//   template_digest: 1b075cc9c2a3a6cd
+//   template_digest: 8d2671872ddfead2
 //   space: attention
-//   space_digest: eb01fc07177d
+//   space_digest: 03721c315be3
 //   entry: evo_attention
-//   config: wm_2.rt_1.bn_256.wkv_2.st_1.pw_4.mb_1.un_0.ll_0.qr_1.ov_0.lr_0.sm_1.ms_1.ot_0.hf_0.sp_1.mc_1
+//   config: wm_2.rt_1.bn_256.wkv_2.st_1.pw_4.mb_1.un_0.ll_0.qr_1.ov_0.lr_0.sm_1.ms_1.ot_0.hf_0.sp_1.mc_1.wg_0
 //   shape: B1_H8_S512_D64_fp16
 //   problem: {"batch": 1, "heads": 8, "kv_heads": 8, "seq_q": 512, "seq_k": 512, "head_dim": 64, "dtype": "fp16", "causal": false, "diagonal": 0, "scale": 0.125, "lse": false}
 //   study: B1_H8_S512_D64_fp16_l4
-//   trial: 98
+//   trial: 102
 //   device: NVIDIA H200
-//   arch: sm_90
+//   arch: sm_90a
 //   driver: 580.159.04
 //   compiler: NVRTC 13.0.88
-//   cubin_sha256: a4b43f14bb6b09d3fd0bb5c291a6c48a6ade0e58a8bf75d804793c38fd4439c0
+//   cubin_sha256: 7c478cbcac52d4ad432ca8a63bbddfd8226db2229f1768d95c43649197d2c134
 //   registers: 182
 //   spill_bytes: 0
 //   method: device time per launch, warm L2, CUDA-graph windows interleaved with the default config and the baselines in a final run: FASTER against the default config
-//   median_us: 4.4412476207138205
-//   noise: 0.0012311489977015102
-//   speedup_over_sdpa: 2.0758546527094053
-//   speedup_over_default: 1.876492879718178
+//   median_us: 4.4375022881710695
+//   noise: 0.00236570792898864
+//   speedup_over_sdpa: 2.0719185071707416
+//   speedup_over_default: 1.8751077878203246
 //   estimated_us: none
 //   evoengine_version: 0.1.0
-//   date: 2026-11-30
-//   command: evoengine search --shape 1,8,512,64 --budget 250 --seconds 40 --limits l4 --warm-start auto --study B1_H8_S512_D64_fp16_l4 --storage e0.db --json -q
+//   date: 2026-12-01
+//   command: evoengine search --shape 1,8,512,64 --budget 400 --seconds 18 --limits l4 --study B1_H8_S512_D64_fp16_l4 --storage h.db --json -q
 //   min_arch: 80
 //   grid: seq_q/32 heads/1 batch/1
 
@@ -121,6 +121,11 @@
 #elif EVO_MIN_CTAS != 1
 #error "EVO_MIN_CTAS is already defined, and not as the 1 that was tuned"
 #endif
+#ifndef EVO_WGMMA
+#define EVO_WGMMA 0
+#elif EVO_WGMMA != 0
+#error "EVO_WGMMA is already defined, and not as the 0 that was tuned"
+#endif
 #ifndef EVO_HEAD_DIM
 #define EVO_HEAD_DIM 64
 #elif EVO_HEAD_DIM != 64
@@ -181,4 +186,4 @@ static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, un
 #endif
 #endif
 #endif
-// sha256 of the lines above: e1967a51369bdd13b31254f8372a04e32b4ce897bf4f0cd4130ad514846fc9b0
+// sha256 of the lines above: e88cab1ba3478d71db3a776f964aee2b2e9ba752288f78af0198eaede21a4c98

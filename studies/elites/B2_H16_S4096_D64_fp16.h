@@ -1,50 +1,50 @@
 // evoengine header, format 1
 //
 //   template: attention
-//   template_digest: 1b075cc9c2a3a6cd
+//   template_digest: 8d2671872ddfead2
 //   space: attention
-//   space_digest: eb01fc07177d
+//   space_digest: 03721c315be3
 //   entry: evo_attention
-//   config: wm_4.rt_2.bn_128.wkv_1.st_3.pw_0.mb_0.un_0.ll_1.qr_0.ov_0.lr_0.sm_1.ms_0.ot_0.hf_0.sp_1.mc_2
+//   config: wm_8.rt_1.bn_64.wkv_1.st_4.pw_0.mb_0.un_0.ll_1.qr_1.ov_0.lr_0.sm_0.ms_0.ot_0.hf_0.sp_1.mc_1.wg_1
 //   shape: B2_H16_S4096_D64_fp16
 //   problem: {"batch": 2, "heads": 16, "kv_heads": 16, "seq_q": 4096, "seq_k": 4096, "head_dim": 64, "dtype": "fp16", "causal": false, "diagonal": 0, "scale": 0.125, "lse": false}
 //   study: B2_H16_S4096_D64_fp16
-//   trial: 154
+//   trial: 81
 //   device: NVIDIA H200
-//   arch: sm_90
+//   arch: sm_90a
 //   driver: 580.159.04
 //   compiler: NVRTC 13.0.88
-//   cubin_sha256: fc21bf68cf565adc6f3cf11f5c52476d2075efc695f124046ed12a454c35b39d
-//   registers: 255
+//   cubin_sha256: 5a10f4c21380e95a910f6252ce1422041bc8b20e2aef89925ec0d829c10ade94
+//   registers: 128
 //   spill_bytes: 0
 //   method: device time per launch, warm L2, CUDA-graph windows interleaved with the default config and the baselines in a final run: FASTER against the default config
-//   median_us: 391.3599967956543
-//   noise: 0.0036386156467798506
-//   speedup_over_sdpa: 0.7426328500061042
-//   speedup_over_default: 1.3241764709245452
+//   median_us: 359.0111970901489
+//   noise: 0.0033470035670690058
+//   speedup_over_sdpa: 0.8079168570690664
+//   speedup_over_default: 1.4440876862501315
 //   estimated_us: none
 //   evoengine_version: 0.1.0
-//   date: 2026-11-30
-//   command: evoengine search --shape 2,16,4096,64 --budget 250 --seconds 50 --warm-start auto --study B2_H16_S4096_D64_fp16 --storage e1.db --json -q
+//   date: 2026-12-01
+//   command: evoengine search --shape 2,16,4096,64 --budget 400 --seconds 28 --study B2_H16_S4096_D64_fp16 --storage h.db --json -q
 //   min_arch: 80
 //   grid: seq_q/128 heads/1 batch/1
 
 #pragma once
 
 #ifndef EVO_WARPS_M
-#define EVO_WARPS_M 4
-#elif EVO_WARPS_M != 4
-#error "EVO_WARPS_M is already defined, and not as the 4 that was tuned"
+#define EVO_WARPS_M 8
+#elif EVO_WARPS_M != 8
+#error "EVO_WARPS_M is already defined, and not as the 8 that was tuned"
 #endif
 #ifndef EVO_ROW_TILES
-#define EVO_ROW_TILES 2
-#elif EVO_ROW_TILES != 2
-#error "EVO_ROW_TILES is already defined, and not as the 2 that was tuned"
+#define EVO_ROW_TILES 1
+#elif EVO_ROW_TILES != 1
+#error "EVO_ROW_TILES is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_BLOCK_N
-#define EVO_BLOCK_N 128
-#elif EVO_BLOCK_N != 128
-#error "EVO_BLOCK_N is already defined, and not as the 128 that was tuned"
+#define EVO_BLOCK_N 64
+#elif EVO_BLOCK_N != 64
+#error "EVO_BLOCK_N is already defined, and not as the 64 that was tuned"
 #endif
 #ifndef EVO_WARPS_KV
 #define EVO_WARPS_KV 1
@@ -52,9 +52,9 @@
 #error "EVO_WARPS_KV is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_STAGES
-#define EVO_STAGES 3
-#elif EVO_STAGES != 3
-#error "EVO_STAGES is already defined, and not as the 3 that was tuned"
+#define EVO_STAGES 4
+#elif EVO_STAGES != 4
+#error "EVO_STAGES is already defined, and not as the 4 that was tuned"
 #endif
 #ifndef EVO_PRODUCER_WARPS
 #define EVO_PRODUCER_WARPS 0
@@ -77,9 +77,9 @@
 #error "EVO_LATE_LOADS is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_Q_IN_REGS
-#define EVO_Q_IN_REGS 0
-#elif EVO_Q_IN_REGS != 0
-#error "EVO_Q_IN_REGS is already defined, and not as the 0 that was tuned"
+#define EVO_Q_IN_REGS 1
+#elif EVO_Q_IN_REGS != 1
+#error "EVO_Q_IN_REGS is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_OVERLAP
 #define EVO_OVERLAP 0
@@ -92,9 +92,9 @@
 #error "EVO_LAZY_RESCALE is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_SUM_MMA
-#define EVO_SUM_MMA 1
-#elif EVO_SUM_MMA != 1
-#error "EVO_SUM_MMA is already defined, and not as the 1 that was tuned"
+#define EVO_SUM_MMA 0
+#elif EVO_SUM_MMA != 0
+#error "EVO_SUM_MMA is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_MASK_SPLIT
 #define EVO_MASK_SPLIT 0
@@ -117,9 +117,14 @@
 #error "EVO_SPLIT_KV is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_MIN_CTAS
-#define EVO_MIN_CTAS 2
-#elif EVO_MIN_CTAS != 2
-#error "EVO_MIN_CTAS is already defined, and not as the 2 that was tuned"
+#define EVO_MIN_CTAS 1
+#elif EVO_MIN_CTAS != 1
+#error "EVO_MIN_CTAS is already defined, and not as the 1 that was tuned"
+#endif
+#ifndef EVO_WGMMA
+#define EVO_WGMMA 1
+#elif EVO_WGMMA != 1
+#error "EVO_WGMMA is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_HEAD_DIM
 #define EVO_HEAD_DIM 64
@@ -142,15 +147,15 @@
 #error "EVO_LSE is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_SMEM_BYTES
-#define EVO_SMEM_BYTES 114688
-#elif EVO_SMEM_BYTES != 114688
-#error "EVO_SMEM_BYTES is already defined, and not as the 114688 that was tuned"
+#define EVO_SMEM_BYTES 81920
+#elif EVO_SMEM_BYTES != 81920
+#error "EVO_SMEM_BYTES is already defined, and not as the 81920 that was tuned"
 #endif
 
 // Launch of evo_attention; on the tuned shape the grid is (32, 16, 2).
 // Above 49152 B, set cudaFuncAttributeMaxDynamicSharedMemorySize on the kernel before the launch.
-#define EVO_ATTENTION_BLOCK_THREADS 128
-#define EVO_ATTENTION_SMEM_BYTES 114688
+#define EVO_ATTENTION_BLOCK_THREADS 256
+#define EVO_ATTENTION_SMEM_BYTES 81920
 #define EVO_ATTENTION_TUNED_GRID_X 32
 #define EVO_ATTENTION_TUNED_GRID_Y 16
 #define EVO_ATTENTION_TUNED_GRID_Z 2
@@ -169,16 +174,16 @@ static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, un
 #ifdef __CUDA_ARCH__
 #if __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200
 #if EVO_ATTENTION_SMEM_BYTES > 101376
-#error "114688 B of shared memory a CTA, this architecture allows 101376 B"
+#error "81920 B of shared memory a CTA, this architecture allows 101376 B"
 #endif
 #elif __CUDA_ARCH__ >= 900
 #if EVO_ATTENTION_SMEM_BYTES > 232448
-#error "114688 B of shared memory a CTA, this architecture allows 232448 B"
+#error "81920 B of shared memory a CTA, this architecture allows 232448 B"
 #endif
 #else
 #if EVO_ATTENTION_SMEM_BYTES > 166912
-#error "114688 B of shared memory a CTA, this architecture allows 166912 B"
+#error "81920 B of shared memory a CTA, this architecture allows 166912 B"
 #endif
 #endif
 #endif
-// sha256 of the lines above: 851c6ef1710f6a6e995ecae527ab4d19166042fa5afb0a9d8a9ce80464cee0f8
+// sha256 of the lines above: 1c2d60ca9e3044053291587b4a3c2916856547fe53777e90fcaaff9205441516

@@ -1,33 +1,33 @@
 // evoengine header, format 1
 //
 //   template: attention
-//   template_digest: 1b075cc9c2a3a6cd
+//   template_digest: 8d2671872ddfead2
 //   space: attention
-//   space_digest: eb01fc07177d
+//   space_digest: 03721c315be3
 //   entry: evo_attention
-//   config: wm_4.rt_2.bn_128.wkv_1.st_2.pw_0.mb_0.un_0.ll_1.qr_0.ov_0.lr_0.sm_1.ms_0.ot_0.hf_1.sp_1.mc_2
+//   config: wm_4.rt_1.bn_64.wkv_1.st_2.pw_0.mb_0.un_0.ll_1.qr_1.ov_0.lr_1.sm_0.ms_0.ot_0.hf_1.sp_1.mc_4.wg_1
 //   shape: B4_H16_S1024_D64_fp16_causal
 //   problem: {"batch": 4, "heads": 16, "kv_heads": 16, "seq_q": 1024, "seq_k": 1024, "head_dim": 64, "dtype": "fp16", "causal": true, "diagonal": 0, "scale": 0.125, "lse": false}
 //   study: B4_H16_S1024_D64_fp16_causal
-//   trial: 209
+//   trial: 225
 //   device: NVIDIA H200
-//   arch: sm_90
+//   arch: sm_90a
 //   driver: 580.159.04
 //   compiler: NVRTC 13.0.88
-//   cubin_sha256: 8e93425b416ef94f4a13f2d6d6193b89219bc16d05ac96973f52e79e76eeb660
-//   registers: 255
+//   cubin_sha256: 55193db2d6c3991b351002116f0068059e10cb7bc07aa72151fc50005c92c9a6
+//   registers: 124
 //   spill_bytes: 0
 //   method: device time per launch, warm L2, CUDA-graph windows interleaved with the default config and the baselines in a final run: FASTER against the default config
-//   median_us: 33.4170659383138
-//   noise: 0.003455363343195056
-//   speedup_over_sdpa: 1.043613000650482
-//   speedup_over_default: 1.4174762835976078
+//   median_us: 28.4733341799842
+//   noise: 0.003621320487299407
+//   speedup_over_sdpa: 1.2051696665724272
+//   speedup_over_default: 1.6641219894210515
 //   estimated_us: none
 //   evoengine_version: 0.1.0
-//   date: 2026-11-30
-//   command: evoengine search --shape 4,16,1024,64,causal --budget 250 --seconds 36 --study B4_H16_S1024_D64_fp16_causal --storage e1.db --json -q
+//   date: 2026-12-01
+//   command: evoengine search --shape 4,16,1024,64,causal --budget 400 --seconds 30 --study B4_H16_S1024_D64_fp16_causal --storage h.db --json -q
 //   min_arch: 80
-//   grid: heads/1 batch/1 seq_q/128
+//   grid: heads/1 batch/1 seq_q/64
 
 #pragma once
 
@@ -37,14 +37,14 @@
 #error "EVO_WARPS_M is already defined, and not as the 4 that was tuned"
 #endif
 #ifndef EVO_ROW_TILES
-#define EVO_ROW_TILES 2
-#elif EVO_ROW_TILES != 2
-#error "EVO_ROW_TILES is already defined, and not as the 2 that was tuned"
+#define EVO_ROW_TILES 1
+#elif EVO_ROW_TILES != 1
+#error "EVO_ROW_TILES is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_BLOCK_N
-#define EVO_BLOCK_N 128
-#elif EVO_BLOCK_N != 128
-#error "EVO_BLOCK_N is already defined, and not as the 128 that was tuned"
+#define EVO_BLOCK_N 64
+#elif EVO_BLOCK_N != 64
+#error "EVO_BLOCK_N is already defined, and not as the 64 that was tuned"
 #endif
 #ifndef EVO_WARPS_KV
 #define EVO_WARPS_KV 1
@@ -77,9 +77,9 @@
 #error "EVO_LATE_LOADS is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_Q_IN_REGS
-#define EVO_Q_IN_REGS 0
-#elif EVO_Q_IN_REGS != 0
-#error "EVO_Q_IN_REGS is already defined, and not as the 0 that was tuned"
+#define EVO_Q_IN_REGS 1
+#elif EVO_Q_IN_REGS != 1
+#error "EVO_Q_IN_REGS is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_OVERLAP
 #define EVO_OVERLAP 0
@@ -87,14 +87,14 @@
 #error "EVO_OVERLAP is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_LAZY_RESCALE
-#define EVO_LAZY_RESCALE 0
-#elif EVO_LAZY_RESCALE != 0
-#error "EVO_LAZY_RESCALE is already defined, and not as the 0 that was tuned"
+#define EVO_LAZY_RESCALE 1
+#elif EVO_LAZY_RESCALE != 1
+#error "EVO_LAZY_RESCALE is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_SUM_MMA
-#define EVO_SUM_MMA 1
-#elif EVO_SUM_MMA != 1
-#error "EVO_SUM_MMA is already defined, and not as the 1 that was tuned"
+#define EVO_SUM_MMA 0
+#elif EVO_SUM_MMA != 0
+#error "EVO_SUM_MMA is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_MASK_SPLIT
 #define EVO_MASK_SPLIT 0
@@ -117,9 +117,14 @@
 #error "EVO_SPLIT_KV is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_MIN_CTAS
-#define EVO_MIN_CTAS 2
-#elif EVO_MIN_CTAS != 2
-#error "EVO_MIN_CTAS is already defined, and not as the 2 that was tuned"
+#define EVO_MIN_CTAS 4
+#elif EVO_MIN_CTAS != 4
+#error "EVO_MIN_CTAS is already defined, and not as the 4 that was tuned"
+#endif
+#ifndef EVO_WGMMA
+#define EVO_WGMMA 1
+#elif EVO_WGMMA != 1
+#error "EVO_WGMMA is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_HEAD_DIM
 #define EVO_HEAD_DIM 64
@@ -142,21 +147,20 @@
 #error "EVO_LSE is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_SMEM_BYTES
-#define EVO_SMEM_BYTES 81920
-#elif EVO_SMEM_BYTES != 81920
-#error "EVO_SMEM_BYTES is already defined, and not as the 81920 that was tuned"
+#define EVO_SMEM_BYTES 40960
+#elif EVO_SMEM_BYTES != 40960
+#error "EVO_SMEM_BYTES is already defined, and not as the 40960 that was tuned"
 #endif
 
-// Launch of evo_attention; on the tuned shape the grid is (16, 4, 8).
-// Above 49152 B, set cudaFuncAttributeMaxDynamicSharedMemorySize on the kernel before the launch.
+// Launch of evo_attention; on the tuned shape the grid is (16, 4, 16).
 #define EVO_ATTENTION_BLOCK_THREADS 128
-#define EVO_ATTENTION_SMEM_BYTES 81920
+#define EVO_ATTENTION_SMEM_BYTES 40960
 #define EVO_ATTENTION_TUNED_GRID_X 16
 #define EVO_ATTENTION_TUNED_GRID_Y 4
-#define EVO_ATTENTION_TUNED_GRID_Z 8
+#define EVO_ATTENTION_TUNED_GRID_Z 16
 #define EVO_ATTENTION_GRID_X(heads) (((heads) + 0) / 1)
 #define EVO_ATTENTION_GRID_Y(batch) (((batch) + 0) / 1)
-#define EVO_ATTENTION_GRID_Z(seq_q) (((seq_q) + 127) / 128)
+#define EVO_ATTENTION_GRID_Z(seq_q) (((seq_q) + 63) / 64)
 #if defined(__CUDACC__) && !defined(__CUDACC_RTC__)
 static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, unsigned int seq_q) {
   return dim3(EVO_ATTENTION_GRID_X(heads), EVO_ATTENTION_GRID_Y(batch), EVO_ATTENTION_GRID_Z(seq_q));
@@ -169,16 +173,16 @@ static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, un
 #ifdef __CUDA_ARCH__
 #if __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200
 #if EVO_ATTENTION_SMEM_BYTES > 101376
-#error "81920 B of shared memory a CTA, this architecture allows 101376 B"
+#error "40960 B of shared memory a CTA, this architecture allows 101376 B"
 #endif
 #elif __CUDA_ARCH__ >= 900
 #if EVO_ATTENTION_SMEM_BYTES > 232448
-#error "81920 B of shared memory a CTA, this architecture allows 232448 B"
+#error "40960 B of shared memory a CTA, this architecture allows 232448 B"
 #endif
 #else
 #if EVO_ATTENTION_SMEM_BYTES > 166912
-#error "81920 B of shared memory a CTA, this architecture allows 166912 B"
+#error "40960 B of shared memory a CTA, this architecture allows 166912 B"
 #endif
 #endif
 #endif
-// sha256 of the lines above: 18a4e25aa4f2c75504e0993ba3f4b3bf694722fabf9ed3c2d17adaee7d6b37cb
+// sha256 of the lines above: 728ead333aaf555efc9cc65ddeb4f1c710267de0d23a092f22fbc172769590c9

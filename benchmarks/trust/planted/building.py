@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmarks.trust.planted.mutant import TEMPLATE, Mutant
 from evoengine.build import Builder, BuildRequest
 from evoengine.errors import TemplateError
+from evoengine.hardware import CARDS
 from evoengine.problem import Problem
 from evoengine.space import Values
 from evoengine.template import Template
@@ -32,11 +33,23 @@ def request(values: Values, problem: Problem) -> BuildRequest:
 
 
 def build(mutants: Sequence[Mutant], arch: str) -> list[Built]:
-    """Originals in one batch, then every mutant in a folder of its own, as many at a time as there are cores.
+    """For `arch`, and for Hopper those that need it.
+
+    Originals in a batch, then every mutant in a folder of its own, as many at a time as there are cores.
 
     Raises:
         TemplateError: a mutant does not fit the template, does not compile, or is the original's cubin again.
     """
+    hopper = [mutant for mutant in mutants if mutant.needs_hopper]
+    built = {
+        one.mutant.name: one
+        for group, target in (([m for m in mutants if not m.needs_hopper], arch), (hopper, CARDS["h200"].arch))
+        for one in _build(group, target)
+    }
+    return [built[mutant.name] for mutant in mutants]
+
+
+def _build(mutants: Sequence[Mutant], arch: str) -> list[Built]:
     cores = len(os.sched_getaffinity(0))
     requests = [request(mutant.values, mutant.problem) for mutant in mutants]
     with Builder(TEMPLATE, arch) as builder:

@@ -14,7 +14,7 @@ from benchmarks.trust.planted.mutant import (
 )
 from evoengine.verdict import Gate
 
-K_FRAGMENT = "tile_offset(warp_key + (lane & 7) + ((lane >> 4) << 3), d * 2 + ((lane >> 3) & 1));"
+K_FRAGMENT = "tile_offset<cfg::kBlockN>(warp_key + (lane & 7) + ((lane >> 4) << 3), d * 2 + ((lane >> 3) & 1));"
 ROW = "first_row + i * 16 + h * 8 + (lane >> 2)"
 
 INDICES = (
@@ -99,8 +99,8 @@ INDICES = (
         "V's columns of 8 change places in pairs",
         edit(
             "consumer.cuh",
-            "tile_offset(warp_key + (lane & 15), d * 2 + (lane >> 4));",
-            "tile_offset(warp_key + (lane & 15), d * 2 + 1 - (lane >> 4));",
+            "tile_offset<cfg::kBlockN>(warp_key + (lane & 15), d * 2 + (lane >> 4));",
+            "tile_offset<cfg::kBlockN>(warp_key + (lane & 15), d * 2 + 1 - (lane >> 4));",
         ),
         values=PLAIN,
     ),
@@ -128,8 +128,8 @@ INDICES = (
         "p_fragments_swapped",
         "rows and keys of P change places between two registers",
         (
-            Edit("consumer.cuh", "p[i][1] = ptx::pack(", "p[i][3] = ptx::pack("),
-            Edit("consumer.cuh", "p[i][3] = ptx::pack(s[i][2 * j + 1]", "p[i][1] = ptx::pack(s[i][2 * j + 1]"),
+            Edit("ptx.cuh", "to[1] = pack(", "to[3] = pack("),
+            Edit("ptx.cuh", "to[3] = pack(high", "to[1] = pack(high"),
         ),
         values=PLAIN,
     ),

@@ -62,6 +62,10 @@ class Mutant:
     unseen: str = ""
     hidden: str = ""
 
+    @property
+    def needs_hopper(self) -> bool:
+        return self.values["WGMMA"] > 0
+
     def plant(self, folder: Path) -> Template:
         """A copy of the template in `folder`, which must not exist yet, with the bug in it.
 

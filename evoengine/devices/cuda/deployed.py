@@ -9,6 +9,7 @@ from cuda.bindings import driver
 
 from evoengine.devices.cuda.buffers import TORCH_DTYPES
 from evoengine.devices.cuda.driver import Kernel, Parameters, call, pack
+from evoengine.hardware import architecture
 from evoengine.problem import Problem
 from evoengine.space import Values
 from evoengine.template import Launch, Template
@@ -52,7 +53,7 @@ class CudaCards:
         return torch.cuda.get_device_name(device)
 
     def arch(self, device: torch.device) -> str:
-        return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+        return architecture(torch.cuda.get_device_capability(device))
 
     def capturing(self, device: torch.device) -> bool:
         with torch.cuda.device(device):

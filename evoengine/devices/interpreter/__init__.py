@@ -1,7 +1,7 @@
 """A SIMT interpreter for the PTX that NVRTC and nvcc emit: the correctness gate where there is no GPU.
 
 It runs the candidate's own PTX, inline assembly included, in numpy. Not modelled: bank conflicts, memory orders weaker
-than the schedules tried, errors of ptxas, and the exact rounding inside mma.sync.
+than the schedules tried, errors of ptxas, and the exact rounding inside mma.sync and wgmma.
 """
 
 from evoengine.devices.interpreter.faults import Fault, Hang, Unsupported

@@ -84,6 +84,7 @@ def _st(instruction: Instruction, layout: Layout) -> Step:
         for i, source in enumerate(sources):
             data[:, i] = frame[source] if mask is True else frame[source][lanes]
         words = state.spaces[where].words[width]
+        state.spaces[where].wrote(rows, width)
         words[rows] = data.view(words.dtype).reshape(-1, 2) if width == 16 else data.view(words.dtype)[:, 0]
 
     return run

@@ -51,6 +51,7 @@ def _atomic(instruction: Instruction, layout: Layout) -> Step:
         lanes = state.active(mask)
         where, rows = locate(state, space, address.of(frame, lanes, mask), lanes, dtype.itemsize, text)
         words = state.spaces[where].words[dtype.itemsize].view(dtype)
+        state.spaces[where].wrote(rows, dtype.itemsize)
         values = [frame[source][lanes] for source in sources]
         before = np.empty(len(lanes), dtype)
         for i in np.argsort(state.turns[lanes], kind="stable").tolist():

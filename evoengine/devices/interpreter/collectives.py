@@ -69,7 +69,7 @@ def _ldmatrix(instruction: Instruction, layout: Layout) -> Step:
     return run
 
 
-def _widen(register: Array, dtype: str) -> Array:
+def widen(register: Array, dtype: str) -> Array:
     """Half-precision 8x8 matrices as float32 values; bf16 is the upper half of a float32."""
     if dtype == "f16":
         return register
@@ -112,9 +112,9 @@ def _mma(instruction: Instruction, layout: Layout) -> Step:
         left, right = _operands(warps, 8 * blocks)
         for i, register in enumerate(a_in):  # a0, a1: rows 0-7 and 8-15 of the first 8 columns; a2, a3: of the next 8
             at = slice(8 * (i // 2), 8 * (i // 2) + 8)
-            left[:, 8 * (i % 2) : 8 * (i % 2) + 8, at] = _widen(frame[register], a_type)
+            left[:, 8 * (i % 2) : 8 * (i % 2) + 8, at] = widen(frame[register], a_type)
         for i, register in enumerate(b_in):  # B is .col: lane 4n + k/2 holds column n, so the register is B transposed
-            right[:, :, 8 * i : 8 * i + 8] = _widen(frame[register], a_type)
+            right[:, :, 8 * i : 8 * i + 8] = widen(frame[register], a_type)
         product = left @ right.transpose(0, 2, 1)
         keep: Mask = mask if mask is True else mask.reshape(-1, WARP)[:, :1, None]
         for source, target, (rows, column) in zip(c_in, d_out, places, strict=True):
@@ -141,10 +141,17 @@ def _activemask(instruction: Instruction, layout: Layout) -> Step:
 
 
 def _fence(instruction: Instruction, layout: Layout) -> Step:
-    """Fences order nothing here: a warp's accesses take effect in program order."""
-    if "proxy" in instruction.opcode:
+    """Fences order nothing here, a warp's accesses take effect in program order, but that of the async proxy counts."""
+    if "proxy" not in instruction.opcode:
+        return lambda frame, mask: None
+    if instruction.opcode not in (("fence", "proxy", "async"), ("fence", "proxy", "async", "shared::cta")):
         raise Unsupported(instruction.text)
-    return lambda frame, mask: None
+
+    def run(frame: Frame, mask: Mask) -> None:
+        state: LaneState = frame[STATE]
+        state.copies.shared.fence(np.unique(state.active(mask) // WARP))
+
+    return run
 
 
 BUILDERS: dict[str, Builder] = {

@@ -58,6 +58,7 @@ def basic_blocks(entry: Entry) -> tuple[list[Block], dict[str, int]]:
     leaders = {0, *entry.labels.values()}
     leaders |= {i + 1 for i, instruction in enumerate(code) if _ends(instruction)}
     leaders |= {i for i, instruction in enumerate(code) if is_phase_test(instruction)}  # executed again when woken
+    leaders |= {i for i, instruction in enumerate(code) if is_product_wait(instruction)}
     starts = sorted(start for start in leaders if start < len(code))
     blocks = []
     for start, stop in zip(starts, [*starts[1:], len(code)], strict=True):
@@ -78,6 +79,13 @@ def _waits(instruction: Instruction) -> bool:
 def is_phase_test(instruction: Instruction) -> bool:
     """Whether it asks an mbarrier for a phase; `try_wait`, of sm_90, asks as `test_wait` does and may sleep before."""
     return instruction.opcode[0] == "mbarrier" and instruction.opcode[1] in ("test_wait", "try_wait")
+
+
+def is_product_wait(instruction: Instruction) -> bool:
+    """Whether it waits for groups of wgmma. It begins a block, as it writes accumulators of blocks before and as other
+    warps may go first.
+    """
+    return instruction.opcode[:2] == ("wgmma", "wait_group")
 
 
 def is_ticket(instruction: Instruction) -> bool:

@@ -1,10 +1,10 @@
 """The scheduler: which warps run next, and the execution of one launch in several modes at once.
 
-A launch is run under several legal schedules together. Warps of a CTA run one at a time, each until it blocks or
-exits, so a warp runs as far ahead of the others as barriers allow; `ascending` starts with warp 0, `descending` with
-the last one. Whatever two accesses of different warps no barrier orders, one of the two modes does first the one and
-the other mode the other: a race gives different output bits, or poison. Lock-step execution of all warps, the
-obvious schedule, finds no race that these two miss and misses most that they find, so there is no such mode.
+A launch is run under several legal schedules together. Warps of a CTA run one at a time, each until it blocks, is to
+wait for wgmma or exits, so a warp runs as far ahead of the others as barriers allow; `ascending` starts with warp 0,
+`descending` with the last one. Whatever two accesses of different warps no barrier orders, one of the two modes does
+first the one and the other mode the other: a race gives different output bits, or poison. Lock-step execution of all
+warps, the obvious schedule, finds no race that these two miss and misses most that they find, so there is no such mode.
 
 All CTAs of all modes advance together: a *slot* is one warp of each, in schedule order, and an instruction is one
 numpy call over a slot's lanes. Within a slot the lanes at the lowest block run first, which reconverges branches.
@@ -22,12 +22,13 @@ from evoengine.devices.interpreter.collectives import whole_warps
 from evoengine.devices.interpreter.faults import Fault, Hang, Unsupported
 from evoengine.devices.interpreter.layout import WARP, Array, Frame, Mask
 from evoengine.devices.interpreter.mbarriers import Mbarriers
-from evoengine.devices.interpreter.meetings import WarpMeetings
+from evoengine.devices.interpreter.meetings import WarpMeetings, next_block
 from evoengine.devices.interpreter.memory import AsyncCopies, GlobalMemory, LaneState, PrivateMemory, Space
 from evoengine.devices.interpreter.modes import MODES, Mode
 from evoengine.devices.interpreter.phases import Phases
 from evoengine.devices.interpreter.program import End, Program
 from evoengine.devices.interpreter.tickets import Tickets
+from evoengine.devices.interpreter.wgmma import Products, executed, unlike_warps
 from evoengine.template import Launch
 
 DONE = 1 << 30
@@ -89,18 +90,21 @@ class Machine:
         self._descending = np.repeat([mode.order == "descending" for mode in modes], launch.ctas)
         group = np.repeat(np.arange(self._groups), WARP)
         smem_bytes = program.static_smem_bytes + launch.smem_bytes
-        shared = PrivateMemory("shared", smem_bytes, group, 0xFF)  # NaN in every float format
+        # filled with NaN in every float format
+        shared = PrivateMemory("shared", smem_bytes, group, 0xFF, proxies=program.async_proxy)
         late = sum(mode.copies == "late" for mode in modes) * launch.ctas * WARP
         if any(mode.copies == "late" for mode in modes[late // (launch.ctas * WARP) :]):
             raise ValueError("late modes must come first")
         everyone, mbarriers = np.arange(lanes), Mbarriers(shared, np.zeros(self._groups, np.int64))
         turns = np.where(np.repeat(self._descending, WARP), -everyone, everyone)
+        self._executed = executed(self._slots, self._groups)
         states = []
         for _ in range(self._slots):
             local = PrivateMemory("local", program.local_bytes, everyone, 0xFF)
             copies = AsyncCopies(shared, late, np.zeros(lanes, np.int64))
             spaces: dict[str, Space] = {"global": memory, "shared": shared, "local": local}
-            states.append(LaneState(everyone, turns, spaces, copies, mbarriers))
+            products = Products(self._executed, late // WARP)
+            states.append(LaneState(everyone, turns, spaces, copies, mbarriers, products))
         values = dict(zip(program.entry.parameters, arguments, strict=True))
         self._frames = program.layout.frames(states, lanes, lambda slot, name: self._special(slot, name, values))
         self._at = np.zeros((self._slots, lanes), np.int64)
@@ -155,11 +159,17 @@ class Machine:
                         raise self._deadlock(int(dead.argmax()))
                     continue
                 if not able.any():
+                    self._check_warpgroups()
                     return
                 able = self._tickets.let_go(able)
                 current = np.where(able, ready.argmax(axis=0), self._slots)
                 slot = int(current.min())
                 self._run_slot(slot, current == slot, step_limit)
+
+    def _check_warpgroups(self) -> None:
+        unlike = unlike_warps(self._executed)
+        if unlike is not None:
+            raise Fault(f"{unlike[0]} ({self._place(unlike[1])})")
 
     def _deadlock(self, group: int) -> Hang:
         warps = [int(self._warps(slot)[group]) for slot in range(self._slots)]
@@ -177,7 +187,7 @@ class Machine:
         eligible, waiting = np.repeat(groups, WARP), self._phases.waiting[slot]
         while True:
             places = np.where(eligible & ~meetings.waiting & ~waiting, at, DONE)
-            number = int(places.min())
+            number = next_block(places, self.program.aligned, DONE)
             if number == DONE:
                 self._phases.block(slot, meetings.waiting | (at == DONE))
                 if (groups & ~self._blocked[slot]).any():
@@ -205,6 +215,9 @@ class Machine:
                     meetings.wait(end.meeting, frame, mask)
                     self._meet(slot)
                     break
+                if end.kind == "yield":
+                    np.copyto(at, number + 1, where=mask)
+                    return
                 if end.ticket is not None:
                     end.ticket(frame, mask)
                     np.copyto(at, number + 1, where=mask)

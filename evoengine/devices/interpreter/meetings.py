@@ -7,7 +7,7 @@ arms wait for each other. So an instruction here only says what a lane brings an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,6 +79,23 @@ class WarpMeetings:
             raise Fault(f"{meeting.text}: divergent, lanes of its warp wait at another kind of collective")
         meeting.finish(frame, self._brought, met, serve)
         self.waiting &= ~serve
+
+
+def next_block(places: Array, aligned: Sequence[bool], nowhere: int) -> int:
+    """The lowest block that lanes are at; `places` is `nowhere` for lanes that cannot go on.
+
+    Lanes at one of `aligned` collectives stay behind, `nowhere` too, while others of their warp can go on: .sync waits.
+    """
+    number = int(places.min())
+    while number != nowhere and aligned[number]:
+        warps = places.reshape(-1, WARP)
+        here = warps == number
+        apart = here.any(axis=1) & (~here & (warps != nowhere)).any(axis=1)
+        if not apart.any():
+            break
+        warps[here & apart[:, None]] = nowhere
+        number = int(places.min())
+    return number
 
 
 def ballot(predicate: Array) -> Array:

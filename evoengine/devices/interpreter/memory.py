@@ -12,8 +12,9 @@ import numpy as np
 from evoengine.devices.interpreter.faults import Fault
 from evoengine.devices.interpreter.layout import Array, Mask
 
-if TYPE_CHECKING:  # they live in shared memory and so import this module
+if TYPE_CHECKING:  # they work on shared memory and so import this module
     from evoengine.devices.interpreter.mbarriers import Mbarriers
+    from evoengine.devices.interpreter.wgmma import Products
 
 GLOBAL_BASE = 1 << 32
 _GUARD = 4096
@@ -36,6 +37,9 @@ class Space(Protocol):
     words: dict[int, Array]
 
     def locate(self, addresses: Array, lanes: Array | slice, width: int, text: str) -> Array: ...
+
+    def wrote(self, rows: Array, width: int) -> None:
+        """To be told of every store to `words[width]`."""
 
 
 class GlobalMemory:
@@ -73,6 +77,9 @@ class GlobalMemory:
         _check_alignment(addresses, width, "global", text)
         return (addresses + self._offsets[lanes]) >> (width.bit_length() - 1)
 
+    def wrote(self, rows: Array, width: int) -> None:
+        """Nobody asks."""
+
     def _check_each(self, addresses: Array, width: int, text: str) -> None:
         nearest = np.maximum(np.searchsorted(self._starts, addresses, "right") - 1, 0)
         outside = (addresses < np.array(self._starts)[nearest]) | (addresses + width > np.array(self._ends)[nearest])
@@ -88,12 +95,26 @@ class GlobalMemory:
 
 
 class PrivateMemory:
-    """Shared memory (one copy per CTA and mode) or local memory (one per lane): `size` B for each of `owners`."""
+    """Shared memory (one copy per CTA and mode) or local memory (one per lane): `size` B for each of `owners`.
 
-    def __init__(self, name: str, size: int, owners: Array, fill: int) -> None:
+    `unfenced` says of every 16 bytes whether they were stored to since the owner's last fence.proxy.async. It is kept
+    only where somebody reads through the async proxy, and None elsewhere.
+    """
+
+    def __init__(self, name: str, size: int, owners: Array, fill: int, *, proxies: bool = False) -> None:
         self._name, self._size, self.pitch = name, size, align(max(size, 16), 16)
         self.words = _views(np.full((int(owners.max()) + 1) * self.pitch, fill, np.uint8))
         self._offsets = owners.astype(np.int64) * self.pitch
+        self.unfenced = np.zeros(len(self.words[16]), bool) if proxies else None
+
+    def wrote(self, rows: Array, width: int) -> None:
+        if self.unfenced is not None:
+            self.unfenced[rows * width >> 4] = True
+
+    def fence(self, owners: Array) -> None:
+        """What was stored so far may be read through the async proxy too, whoever of the owner's threads fences."""
+        if self.unfenced is not None:
+            self.unfenced.reshape(-1, self.pitch // 16)[owners] = False
 
     def locate(self, addresses: Array, lanes: Array | slice, width: int, text: str) -> Array:
         low, high = int(addresses.min()), int(addresses.max())
@@ -148,7 +169,7 @@ class AsyncCopies:
     def issue(self, lanes: Array, rows: Array, data: Array, width: int) -> None:
         """`lanes` ascending; `rows` index `shared.words[width]`, `data` is what the source held."""
         cut = int(np.searchsorted(lanes, self.late))
-        self.shared.words[width][rows[cut:]] = data[cut:]
+        self._write(rows[cut:], data[cut:], width)
         if cut:
             waiting = lanes[:cut]
             self.pending.append(_Copy(waiting, self.committed[waiting], rows[:cut], data[:cut], width, self.issued))
@@ -200,16 +221,19 @@ class AsyncCopies:
         kept = []
         for copy in self.pending:
             due = chosen(copy)
-            words = self.shared.words[copy.width]
             if due.all():
-                words[copy.rows] = copy.data
+                self._write(copy.rows, copy.data, copy.width)
                 continue
-            words[copy.rows[due]] = copy.data[due]
+            self._write(copy.rows[due], copy.data[due], copy.width)
             rest = ~due
             kept.append(
                 _Copy(copy.lanes[rest], copy.groups[rest], copy.rows[rest], copy.data[rest], copy.width, copy.number)
             )
         self.pending = kept
+
+    def _write(self, rows: Array, data: Array, width: int) -> None:
+        self.shared.words[width][rows] = data
+        self.shared.wrote(rows, width)
 
 
 @dataclass(slots=True)
@@ -224,6 +248,7 @@ class LaneState:
     spaces: dict[str, Space]
     copies: AsyncCopies
     mbarriers: Mbarriers
+    products: Products
 
     def active(self, mask: Mask) -> Array:
         return self.everyone if mask is True else np.flatnonzero(mask)

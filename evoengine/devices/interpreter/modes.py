@@ -8,7 +8,11 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """One legal behaviour of the machine: when cp.async data land, and in which order warps run."""
+    """One legal behaviour of the machine: when cp.async data land, and in which order warps run.
+
+    Where copies are late wgmma is eager, and the other way round: late products would not see an early refill by late
+    copies, nor eager products one by eager copies.
+    """
 
     copies: Literal["late", "eager"]
     order: Literal["ascending", "descending"]

@@ -15,9 +15,19 @@ from evoengine.devices.interpreter import (
     meetings,
     moves,
     predicates,
+    wgmma,
 )
 from evoengine.devices.interpreter.faults import Unsupported
-from evoengine.devices.interpreter.layout import Frame, Layout, Mask, Step, basic_blocks, is_phase_test, is_ticket
+from evoengine.devices.interpreter.layout import (
+    Frame,
+    Layout,
+    Mask,
+    Step,
+    basic_blocks,
+    is_phase_test,
+    is_product_wait,
+    is_ticket,
+)
 from evoengine.devices.interpreter.meetings import Meeting
 from evoengine.devices.interpreter.memory import align
 from evoengine.devices.interpreter.parser import Instruction, parse
@@ -25,7 +35,7 @@ from evoengine.devices.interpreter.phases import PhaseTest, phase_test
 
 _BUILDERS = {
     **alu.BUILDERS, **bits.BUILDERS, **predicates.BUILDERS, **moves.BUILDERS, **access.BUILDERS,
-    **collectives.BUILDERS, **atomics.BUILDERS, **mbarriers.BUILDERS,
+    **collectives.BUILDERS, **atomics.BUILDERS, **mbarriers.BUILDERS, **wgmma.BUILDERS,
 }  # fmt: skip
 
 
@@ -34,10 +44,10 @@ class End:
     """How a block ends.
 
     A branch to `target` or an exit, both possibly guarded; a barrier; a meeting of lanes; a test of an mbarrier's
-    phase; or a ticket, which is a step after which other CTAs may go first.
+    phase; a ticket, which is a step after which other CTAs may go first; or nothing but that other warps may.
     """
 
-    kind: Literal["next", "branch", "exit", "barrier", "meeting", "test", "ticket"]
+    kind: Literal["next", "branch", "exit", "barrier", "meeting", "test", "ticket", "yield"]
     text: str = ""
     guard: int = 0
     negated: bool = False
@@ -76,6 +86,11 @@ class Program:
             self.local_bytes = symbols[variable.name] + variable.bytes
         self.layout = Layout(self.entry, blocks, symbols)
         self.blocks = [Decoded([self._decode(i) for i in block.body], self._end(block.end)) for block in blocks]
+        for decoded, following in zip(self.blocks, blocks[1:], strict=False):
+            if decoded.end.kind == "next" and following.body and is_product_wait(following.body[0]):
+                decoded.end = End("yield")
+        self.aligned = [*(any("aligned" in i.opcode for i in block.body) for block in blocks), False]
+        self.async_proxy = any(instruction.opcode[0] == "wgmma" for instruction in self.entry.instructions)
 
     def _decode(self, instruction: Instruction) -> Step:
         builder = _BUILDERS.get(instruction.opcode[0])

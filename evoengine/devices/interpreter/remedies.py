@@ -7,9 +7,10 @@ import re
 _REMEDIES = (
     (r"\bcall\b|directive '\.param", "or take out printf and assert and make device functions __forceinline__"),
     (
-        r"\b(?:wgmma|tcgen05|setmaxnreg)\b|\bcp\.(?:async|reduce)\.(?:async\.)?bulk\b",
+        r"\b(?:tcgen05|setmaxnreg)\b|\bcp\.(?:async|reduce)\.(?:async\.)?bulk\b",
         "or keep to what sm_80 has, such as mma.sync and cp.async",
     ),
+    (r"\bwgmma\b", "or keep to wgmma of f16 or bf16 with float sums, 16 deep, and to tiles in the 128-byte swizzle"),
     (
         r"\b(?:add|sub|mul|fma|div|rcp|sqrt|cvt)\.(?:\w+\.)*r[mpz]\b",
         "or round to nearest there: the other directions are modelled for + - * and fma of float",
