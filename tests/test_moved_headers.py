@@ -82,6 +82,21 @@ def test_a_header_whose_kernel_is_still_the_same_is_taken(
     assert MOVED == chosen.note
 
 
+def test_an_axis_younger_than_the_header_is_at_its_default(mine: Path, header: Path) -> None:
+    assert "EVO_UNROLL" not in header.read_text()
+    edit(
+        mine / "template.py",
+        '"EVO_ITEMS": values["ITEMS"]',
+        '"EVO_ITEMS": values["ITEMS"], "EVO_UNROLL": values["UNROLL"]',
+    )
+    edit(mine / "space.py", 'Axis("ITEMS", (1, 2), "i"))', 'Axis("ITEMS", (1, 2), "i"), Axis("UNROLL", (0, 1), "u"))')
+    edit(mine / "space.py", '"ITEMS": 2}', '"ITEMS": 2, "UNROLL": 1}')
+    chosen = from_header(header, str(mine))
+
+    assert {**VALUES, "UNROLL": 1} == chosen.values
+    assert (1, MOVED) == (chosen.facts.defines["EVO_UNROLL"], chosen.note)
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "why"),
     [

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
 from evoengine.cli.remedies import OPTIONS, Remedies
 from evoengine.cli.resolve import named_template, space_path
-from evoengine.errors import UserError
 from evoengine.export.header import MAX_BYTES, HeaderFacts, parse_header
 from evoengine.problem import Problem, make_problem
 from evoengine.reading import read_text
@@ -39,14 +39,14 @@ def open_header(
 ) -> Header:
     """A header with the template of its name, or that in `folder`, and its space, or that in `space_file`.
 
+    An axis younger than the header is taken at its default, as it is for a recording.
+
     Raises:
-        UserError: it cannot be read, is too large, `export` did not write it as it is, its template is not to be had,
-            or the space has an axis that the header does not know.
+        UserError: it cannot be read, is too large, `export` did not write it as it is, or there is no such template.
     """
     facts = parse_header(read_text(path, MAX_BYTES, "give a header that `evoengine export` wrote"))
     template = named_template(facts.template, str(path), folder, remedies)
     space = load_space(space_path(space_file, template, remedies))
-    missing = [axis.name for axis in space if f"EVO_{axis.name}" not in facts.defines]
-    if missing:
-        raise UserError(f"{path} lacks EVO_{missing[0]}, which template {facts.template} now has: export it again")
+    younger = {f"EVO_{name}": value for name, value in space.default.items() if f"EVO_{name}" not in facts.defines}
+    facts = dataclasses.replace(facts, defines={**facts.defines, **younger})
     return Header(path, facts, template, space, {axis.name: facts.defines[f"EVO_{axis.name}"] for axis in space})
