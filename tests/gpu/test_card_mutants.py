@@ -16,13 +16,17 @@ pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture(scope="module")
-def verdicts(cache_folder: Path) -> dict[str, Row]:
-    """Every mutant's row. Originals, alone and after each mutant that took the worker down, have been measured."""
+def verdicts(request: pytest.FixtureRequest, cache_folder: Path) -> dict[str, Row]:
+    """The rows of the mutants that were selected.
+
+    Originals, alone and after each mutant that took the worker down, have been measured.
+    """
     limits = find_gpu()
     assert limits is not None, "marked gpu: skipped where there is none"
     rows = {}
-    here = [mutant for mutant in MUTANTS if runs_on(mutant, limits)]
-    ordered = sorted(here, key=lambda mutant: mutant.problem.label)
+    ours = [item for item in request.session.items if item.path == request.path and isinstance(item, pytest.Function)]
+    selected: list[Mutant] = [item.callspec.params["mutant"] for item in ours]
+    ordered = sorted((one for one in selected if runs_on(one, limits)), key=lambda mutant: mutant.problem.label)
     for problem, group in groupby(build(ordered, limits.arch), key=lambda built: built.mutant.problem):
         rows |= {built.mutant.name: row for built, row in Jury(problem, limits).judge(list(group))}
     return rows
