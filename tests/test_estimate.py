@@ -65,6 +65,23 @@ def test_shapes_that_were_not_fitted_are_ranked_too(name: str) -> None:
     assert judged["best_place_percent"] <= 5.0
 
 
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "studies" / "h200" / "searched").glob("*.gz")), ids=lambda path: path.name
+)
+def test_what_searches_measured_is_ranked_too(path: Path) -> None:
+    """Their choice, so mostly fast configs, with and without wgmma, which nothing was fitted to."""
+    assert fit_estimate.judge(fit_estimate.read(path), FITTED)["spearman"] >= 0.75
+
+
+def test_wgmma_has_the_whole_tensor_rate_and_a_warpgroup_waits_for_it() -> None:
+    by_warps, by_warpgroups = (replace(WORK, compute_warps=8, warpgroup_mma=on) for on in (False, True))
+    alone, twice = replace(by_warpgroups, compute_warps=4), replace(LAUNCH, grid=(2 * H200.sms, 1, 1))
+    us = {work: estimate_us(LAUNCH, work, RESOURCES, H200) for work in (by_warps, by_warpgroups, alone)}
+
+    assert us[by_warpgroups] < us[by_warps]
+    assert us[by_warpgroups] < us[alone] < estimate_us(twice, alone, RESOURCES, H200) < 2 * us[alone] - LAUNCH_US
+
+
 def test_a_recording_is_estimated_as_searches_estimate(mission: fit_estimate.Recording) -> None:
     """What L2 does not hold comes from device memory, here of a card with less of it."""
     little = replace(H200, l2_bytes=mission.problem.bytes_moved - 1, dram_gbps=100.0)

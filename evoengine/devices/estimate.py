@@ -9,9 +9,10 @@ imperfectly: times a and b together take norm(a, b) = (a^p + b^p)^(1/p), between
     time    = LAUNCH_US + (loop + w * (first load + ragged loads + round trips) + merge) / clock
 
 The first three units are shared by all warps of the SM (tensor cores and exponentials in quarters of it, of which one
-warp uses one); the chains of a single warp are paid once a wave, whatever else runs. Copies cost computing warps
-nothing where others load. Rates are the vendors'; what they leave open are the nine `Costs`, of an H200: clocks carry
-over to other cards as far as their SMs are alike.
+warp uses one); the chains of a single warp are paid once a wave, whatever else runs. The products of a warpgroup belong
+to the instructions of its warps, which wait for them, as far as no other CTA fills the time. Copies cost computing
+warps nothing where others load. Rates are the vendors'; what they leave open are the nine `Costs`, of an H200: clocks
+carry over to other cards as far as their SMs are alike.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ SMEM_BYTES_PER_CLOCK = 128.0
 MMA_SYNC_SHARE = {9: 0.62}
 """Part of the tensor rate that mma.sync reaches on a compute capability whose rate needs wgmma: Luo et al. 2024,
 "Benchmarking and Dissecting the Nvidia Hopper GPU Architecture via Microbenchmarking"."""
+WARPGROUP = 4
+"""Warps that issue a wgmma together, one on each quarter of the SM: alone they have the whole tensor rate."""
 QUARTERS = 4
 """Sub-partitions of an SM, each with a scheduler, a tensor core and a quarter of the special-function units."""
 INSTRUCTIONS_PER_EXP = 4.5
@@ -108,13 +111,15 @@ def estimate_us(
 
     fragments = work.smem_bytes / SMEM_BYTES_PER_CLOCK
     instructions = INSTRUCTIONS_PER_EXP * work.exponentials / 32 / warps
+    alone = WARPGROUP / warps * work.tensor_flops / flops_per_clock
+    awaited = alone / resident if work.warpgroup_mma else 0.0
     compute = _norm(
         costs.unit_overlap,
         ctas * work.tensor_flops / flops_per_clock / fed,
         ctas * fragments,
         ctas * work.exponentials / EXP_PER_CLOCK / fed,
         waves * fragments / warps,
-        waves * instructions * costs.issue_clocks,
+        waves * (instructions * costs.issue_clocks + awaited),
     )
     copies = work.copies * costs.copy_clocks
     compute += waves * (work.steps * costs.step_clocks + (0.0 if work.dedicated_loads else copies))
