@@ -21,7 +21,7 @@ WARPGROUPS = (
         reason="without a fence.proxy.async",
         gate=Gate.RUNTIME,
         values=WGMMA,
-        hidden="the copies had landed behind a barrier, and on an H200 wgmma then sees them",
+        hidden="the copies have landed behind a barrier: a card may show them to wgmma all the same",
     ),
     Mutant(
         "wgmma_depth_not_advanced",
