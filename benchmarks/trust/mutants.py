@@ -25,7 +25,7 @@ from benchmarks.trust.document import judge_digest, kept_section, put_section, t
 from benchmarks.trust.planted import MUTANTS, TEMPLATE
 from benchmarks.trust.planted.building import Built, build, request
 from benchmarks.trust.planted.interpreting import Interpreted, interpret
-from benchmarks.trust.planted.mutant import SPACE, Mutant
+from benchmarks.trust.planted.mutant import HOPPER, SPACE, Mutant
 from evoengine.build import Builder, find_toolchain
 from evoengine.devices.cuda import CudaDevice, find_gpu
 from evoengine.devices.cuda.sanitizer import PROGRAM, Sanitizer
@@ -78,7 +78,7 @@ def candidate(number: int, values: Values) -> Candidate:
 
 
 def runs_on(mutant: Mutant, limits: DeviceLimits) -> bool:
-    return limits.compute_capability == (9, 0) or not mutant.needs_hopper
+    return limits.arch == HOPPER or not mutant.needs_hopper
 
 
 class Jury:
@@ -221,9 +221,8 @@ def run(argv: Sequence[str]) -> int:
     originals = before.get("originals_accepted", 0)
     survived = before.get("originals_accepted_after_a_fault", 0)
     so_far = section(list(rows.values()), originals, survived, before.get("seconds", 0.0))
-    unseen = [one for one in ordered if "caught" not in rows[one.name]["gpu"]]
-    left = build([one for one in unseen if runs_on(one, limits)], limits.arch)
-    for problem, built in groupby(left, key=lambda one: one.mutant.problem):
+    left = [one for one in ordered if runs_on(one, limits) and "caught" not in rows[one.name]["gpu"]]
+    for problem, built in groupby(build(left, limits.arch), key=lambda one: one.mutant.problem):
         group = list(built)
         jury = Jury(problem, limits)
         try:

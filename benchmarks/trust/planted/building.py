@@ -9,10 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.trust.planted.mutant import TEMPLATE, Mutant
+from benchmarks.trust.planted.mutant import HOPPER, TEMPLATE, Mutant
 from evoengine.build import Builder, BuildRequest
 from evoengine.errors import TemplateError
-from evoengine.hardware import CARDS
 from evoengine.problem import Problem
 from evoengine.space import Values
 from evoengine.template import Template
@@ -40,12 +39,8 @@ def build(mutants: Sequence[Mutant], arch: str) -> list[Built]:
     Raises:
         TemplateError: a mutant does not fit the template, does not compile, or is the original's cubin again.
     """
-    hopper = [mutant for mutant in mutants if mutant.needs_hopper]
-    built = {
-        one.mutant.name: one
-        for group, target in (([m for m in mutants if not m.needs_hopper], arch), (hopper, CARDS["h200"].arch))
-        for one in _build(group, target)
-    }
+    others, hoppers = ([one for one in mutants if one.needs_hopper is needed] for needed in (False, True))
+    built = {one.mutant.name: one for one in (*_build(others, arch), *_build(hoppers, HOPPER))}
     return [built[mutant.name] for mutant in mutants]
 
 

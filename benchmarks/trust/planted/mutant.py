@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evoengine.errors import TemplateError
+from evoengine.hardware import CARDS
 from evoengine.problem import AttentionProblem
 from evoengine.space import Values, load_space
 from evoengine.template import Template, load_template, shipped
@@ -14,6 +15,8 @@ from evoengine.verdict import Gate
 
 TEMPLATE = load_template(shipped("kernel_templates") / "attention")
 SPACE = load_space(shipped("search_spaces") / "attention.py")
+
+HOPPER = CARDS["h200"].arch
 
 FULL = AttentionProblem()
 CAUSAL = AttentionProblem(causal=True, lse=True)

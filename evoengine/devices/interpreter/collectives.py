@@ -7,6 +7,7 @@ lane 4r + c holds elements 2c and 2c + 1 of row r.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -76,6 +77,20 @@ def widen(register: Array, dtype: str) -> Array:
     return np.left_shift(register, np.uint32(16), dtype=np.uint32).view(np.float32)
 
 
+def halves(layout: Layout, registers: Sequence[str], dtype: str) -> list[int]:
+    """Registers of two 16-bit elements each, as 8x8 matrices."""
+    return [layout.source(register, "f16x2" if dtype == "f16" else "u16x2", _MATRIX) for register in registers]
+
+
+def fill_left(left: Array, registers: Iterable[Array], dtype: str) -> None:
+    """A's fragment in (warps, 16, depth): registers 0 and 1 hold rows 0-7 and 8-15 of the first 8 columns, 2 and 3 of
+    the next 8.
+    """
+    for i, register in enumerate(registers):
+        row, column = 8 * (i % 2), 8 * (i // 2)
+        left[:, row : row + 8, column : column + 8] = widen(register, dtype)
+
+
 def _mma(instruction: Instruction, layout: Layout) -> Step:
     """mma.sync.m16n8k16 (and k8): D = A B + C, products and sums in float32.
 
@@ -94,12 +109,10 @@ def _mma(instruction: Instruction, layout: Layout) -> Step:
     if a_type != b_type or a_type not in ("f16", "bf16") or c_type != d_type or c_type not in ("f32", "f16"):
         raise Unsupported(text)
     blocks = 2 if shape == "m16n8k16" else 1
-    half = "f16x2" if a_type == "f16" else "u16x2"
     d, a, b, c = (split_operands(operand[1:-1]) for operand in instruction.operands)
     if (len(a), len(b)) != (2 * blocks, blocks) or len(c) != len(d) or len(d) != (4 if d_type == "f32" else 2):
         raise Unsupported(text)
-    a_in = [layout.source(register, half, _MATRIX) for register in a]
-    b_in = [layout.source(register, half, _MATRIX) for register in b]
+    a_in, b_in = halves(layout, a, a_type), halves(layout, b, a_type)
     part = ("f32", (-1, 8, 4)) if d_type == "f32" else ("f16x2", _MATRIX)
     c_in = [layout.source(register, *part) for register in c]
     d_out = [layout.target(register, *part) for register in d]
@@ -110,9 +123,7 @@ def _mma(instruction: Instruction, layout: Layout) -> Step:
         whole_warps(mask, text)
         warps = len(frame[c_in[0]])
         left, right = _operands(warps, 8 * blocks)
-        for i, register in enumerate(a_in):  # a0, a1: rows 0-7 and 8-15 of the first 8 columns; a2, a3: of the next 8
-            at = slice(8 * (i // 2), 8 * (i // 2) + 8)
-            left[:, 8 * (i % 2) : 8 * (i % 2) + 8, at] = widen(frame[register], a_type)
+        fill_left(left, (frame[register] for register in a_in), a_type)
         for i, register in enumerate(b_in):  # B is .col: lane 4n + k/2 holds column n, so the register is B transposed
             right[:, :, 8 * i : 8 * i + 8] = widen(frame[register], a_type)
         product = left @ right.transpose(0, 2, 1)

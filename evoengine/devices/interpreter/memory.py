@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -131,6 +131,31 @@ def _check_alignment(addresses: Array, width: int, space: str, text: str) -> Non
         raise Fault(f"{text}: {len(wrong)} lanes misaligned, first at {space} address {int(wrong[0])} for {width} B")
 
 
+class _Parts(Protocol):
+    """Something that several lanes or warps still have to do."""
+
+    def only(self, chosen: Array) -> Self:
+        """The part of the `chosen` ones."""
+
+
+_Pending = TypeVar("_Pending", bound=_Parts)
+
+
+def divided(pending: Iterable[_Pending], chosen: Callable[[_Pending], Array]) -> tuple[list[_Pending], list[_Pending]]:
+    """The parts of what is pending that are `chosen`, and the rest of it, each in order and without empty ones."""
+    due, kept = [], []
+    for one in pending:
+        now = chosen(one)
+        if now.all():
+            due.append(one)
+        elif now.any():
+            due.append(one.only(now))
+            kept.append(one.only(~now))
+        else:
+            kept.append(one)
+    return due, kept
+
+
 @dataclass(slots=True)
 class _Copy:
     lanes: Array
@@ -139,6 +164,10 @@ class _Copy:
     data: Array
     width: int
     number: int
+
+    def only(self, chosen: Array) -> _Copy:
+        lanes, groups, rows, data = (part[chosen] for part in (self.lanes, self.groups, self.rows, self.data))
+        return _Copy(lanes, groups, rows, data, self.width, self.number)
 
 
 @dataclass(slots=True)
@@ -149,6 +178,9 @@ class _Promise:
     rows: Array
     before: int
     text: str
+
+    def only(self, chosen: Array) -> _Promise:
+        return _Promise(self.lanes[chosen], self.rows[chosen], self.before, self.text)
 
 
 @dataclass(slots=True)
@@ -195,17 +227,12 @@ class AsyncCopies:
 
     def keep_promises(self, rows: Array) -> Iterator[tuple[Array, Array, str]]:
         """Land what arrivals at these mbarriers wait for; those arrivals: lanes, rows, instruction."""
-        kept = []
-        for promise in self.promises:
-            due = np.isin(promise.rows, rows)
-            if due.any():
-                copied = np.zeros(len(self.committed), bool)
-                copied[promise.lanes[due]] = True
-                self._land_before(copied, promise.before)
-                yield promise.lanes[due], promise.rows[due], promise.text
-            if not due.all():
-                kept.append(_Promise(promise.lanes[~due], promise.rows[~due], promise.before, promise.text))
-        self.promises = kept
+        due, self.promises = divided(self.promises, lambda promise: np.isin(promise.rows, rows))
+        for promise in due:
+            copied = np.zeros(len(self.committed), bool)
+            copied[promise.lanes] = True
+            self._land_before(copied, promise.before)
+            yield promise.lanes, promise.rows, promise.text
 
     def _land(self, mask: Mask, limits: Array) -> None:
         def due(copy: _Copy) -> Array:
@@ -218,18 +245,9 @@ class AsyncCopies:
         self._land_where(lambda copy: np.asarray(lanes[copy.lanes] & (copy.number < number)))
 
     def _land_where(self, chosen: Callable[[_Copy], Array]) -> None:
-        kept = []
-        for copy in self.pending:
-            due = chosen(copy)
-            if due.all():
-                self._write(copy.rows, copy.data, copy.width)
-                continue
-            self._write(copy.rows[due], copy.data[due], copy.width)
-            rest = ~due
-            kept.append(
-                _Copy(copy.lanes[rest], copy.groups[rest], copy.rows[rest], copy.data[rest], copy.width, copy.number)
-            )
-        self.pending = kept
+        due, self.pending = divided(self.pending, chosen)
+        for copy in due:
+            self._write(copy.rows, copy.data, copy.width)
 
     def _write(self, rows: Array, data: Array, width: int) -> None:
         self.shared.words[width][rows] = data

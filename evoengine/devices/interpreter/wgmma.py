@@ -26,11 +26,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from evoengine.devices.interpreter.alu import Builder
-from evoengine.devices.interpreter.collectives import whole_warps, widen
+from evoengine.devices.interpreter.collectives import fill_left, halves, whole_warps
 from evoengine.devices.interpreter.descriptors import DEPTH, Operand
 from evoengine.devices.interpreter.faults import Fault, Unsupported
 from evoengine.devices.interpreter.layout import STATE, WARP, Array, Frame, Layout, Mask, Step
-from evoengine.devices.interpreter.memory import LaneState, align
+from evoengine.devices.interpreter.memory import LaneState, align, divided
 from evoengine.devices.interpreter.parser import Instruction, split_operands
 
 WARPGROUP = 4
@@ -73,24 +73,18 @@ class Products:
         self.committed, self.fenced = np.zeros(warps, np.int64), np.zeros(warps, bool)
 
     def issue(self, frame: Frame, issued: _Issued) -> None:
-        late = issued.warps >= self.late
-        if late.any():
-            self.pending.append(issued.only(late))
-        if not late.all():
-            issued.product.make(frame, issued.only(~late))
+        late, at_once = divided([issued], lambda one: one.warps >= self.late)
+        self.pending += late
+        for one in at_once:
+            one.product.make(frame, one)
 
     def wait(self, frame: Frame, warps: Array, allowed: int) -> None:
         """Make every product of these warps but those of the `allowed` newest groups."""
         limits = np.zeros(len(self.committed), np.int64)
         limits[warps] = self.committed[warps] - allowed
-        kept = []
-        for issued in self.pending:
-            due = issued.groups < limits[issued.warps]
-            if due.any():
-                issued.product.make(frame, issued.only(due))
-            if not due.all():
-                kept.append(issued.only(~due))
-        self.pending = kept
+        due, self.pending = divided(self.pending, lambda issued: issued.groups < limits[issued.warps])
+        for issued in due:
+            issued.product.make(frame, issued)
 
 
 def executed(warps: int, groups: int) -> Array:
@@ -172,11 +166,10 @@ class _Product:
         self._b = layout.source(b, "b64", (-1, WARP))
         self._right = Operand(columns, transposed[-1] == "1", self._dtype, self._aligned.name)
         self._left = None if from_registers else Operand(16, transposed[0] == "1", self._dtype, self._aligned.name)
-        half = "f16x2" if self._dtype == "f16" else "u16x2"
         fragment = split_operands(a[1:-1]) if from_registers else ()
         if from_registers and len(fragment) != 4:
             raise Unsupported(text)
-        self._fragment = [layout.source(register, half, (-1, 8, 8)) for register in fragment]
+        self._fragment = halves(layout, fragment, self._dtype)
         self._a = 0 if from_registers else layout.source(a, "b64", (-1, WARP))
 
     def issue(self, frame: Frame, mask: Mask) -> None:
@@ -210,9 +203,7 @@ class _Product:
     def _registers(self, frame: Frame, warps: Array) -> Array:
         """(warps, 16, 16): the fragment of mma.sync's m16n8k16."""
         left = np.empty((len(warps), 16, DEPTH), np.float32)
-        for i, register in enumerate(self._fragment):
-            rows, depth = 8 * (i % 2), 8 * (i // 2)
-            left[:, rows : rows + 8, depth : depth + 8] = widen(frame[register][warps], self._dtype)
+        fill_left(left, (frame[register][warps] for register in self._fragment), self._dtype)
         return left
 
 
