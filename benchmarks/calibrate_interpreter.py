@@ -1,4 +1,4 @@
-"""Record what a GPU makes of the probes and of 40 attention configs, or hold the interpreter against a recording.
+"""Record what a GPU makes of the probes and of 42 attention configs, or hold the interpreter against a recording.
 
     python benchmarks/calibrate_interpreter.py --output tests/data/interpreter_calibration.json     # on the card
     python benchmarks/calibrate_interpreter.py --compare tests/data/interpreter_calibration.json    # anywhere

@@ -29,7 +29,7 @@ AXES = (
     Axis("HEAVY_FIRST", (0, 1), "hf", about="1: under a causal mask the last rows of all heads start first"),
     Axis("SPLIT_KV", (1, 2, 4, 8, 16), "sp", about="CTAs that share the keys of the same rows; the last to end merges"),
     Axis("MIN_CTAS", (1, 2, 3, 4, 6), "mc", about="CTAs per SM promised to the compiler: caps registers"),
-    Axis("WGMMA", (0, 1), "wg", about="1: Hopper's warpgroup mma, which reads K and V itself; 0: mma.sync"),
+    Axis("WGMMA", (0, 1, 2), "wg", about="1: Hopper's warpgroup mma; 2: and producers' registers for it; 0: mma.sync"),
 )
 
 
@@ -41,6 +41,21 @@ has scratch for the partial results of so many."""
 def _attention(problem: Problem) -> AttentionProblem:
     assert isinstance(problem, AttentionProblem), "the attention space goes with the attention template"
     return problem
+
+
+def _launch_registers(values: Values, limits: DeviceLimits) -> tuple[int, int]:
+    """Threads of a CTA, and registers a thread that launch bounds leave."""
+    threads = 32 * (values["WARPS_M"] * values["WARPS_KV"] + values["PRODUCER_WARPS"])
+    return threads, limits.registers_per_sm // (threads * values["MIN_CTAS"]) // 8 * 8
+
+
+def _consumer_registers(values: Values, limits: DeviceLimits) -> int:
+    """Registers a thread that computes: with WGMMA=2 also those that the producers, all but 40 a thread, give up."""
+    threads, allowed = _launch_registers(values, limits)
+    producers = 32 * values["PRODUCER_WARPS"]
+    if values["WGMMA"] < 2:
+        return allowed
+    return (allowed * threads - 40 * producers) // (threads - producers) // 8 * 8
 
 
 def _register_floor(values: Values, head_dim: int) -> int:
@@ -71,18 +86,30 @@ def keys_per_warp(values: Values, problem: Problem, limits: DeviceLimits) -> str
 def wgmma(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
     if not values["WGMMA"]:
         return None
+    chosen = f"WGMMA={values['WGMMA']}"
     if limits.compute_capability != (9, 0):
-        return f"WGMMA=1 is of Hopper: {limits.name} is {limits.arch}"
+        return f"{chosen} is of Hopper: {limits.name} is {limits.arch}"
     head_dim, keys = _attention(problem).head_dim, values["BLOCK_N"] // values["WARPS_KV"]
     if head_dim % 64 or keys % 64:
-        return f"WGMMA=1 computes 64 columns at a time: head_dim {head_dim}, {keys} keys a warp"
+        return f"{chosen} computes 64 columns at a time: head_dim {head_dim}, {keys} keys a warp"
     if values["WARPS_M"] % 4:
-        return f"WGMMA=1 with WARPS_M={values['WARPS_M']}: a warpgroup is four warps along the rows"
+        return f"{chosen} with WARPS_M={values['WARPS_M']}: a warpgroup is four warps along the rows"
     if values["OVERLAP"]:
-        return "WGMMA=1 with OVERLAP=1: its scores are waited for at once"
+        return f"{chosen} with OVERLAP=1: its scores are waited for at once"
     if values["ROW_TILES"] > 1 and not values["Q_IN_REGS"]:
-        return "WGMMA=1 with ROW_TILES=2 and Q_IN_REGS=0: the rows of a warpgroup would not lie together"
+        return f"{chosen} with ROW_TILES=2 and Q_IN_REGS=0: the rows of a warpgroup would not lie together"
     return None
+
+
+def setmaxnreg(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
+    if values["WGMMA"] < 2:
+        return None
+    if values["PRODUCER_WARPS"] != 4:
+        return f"WGMMA=2 with PRODUCER_WARPS={values['PRODUCER_WARPS']}: a whole warpgroup, 4 warps, gives up registers"
+    if _consumer_registers(values, limits) < 256:
+        return None
+    threads, allowed = _launch_registers(values, limits)
+    return f"WGMMA=2 with {threads} threads, MIN_CTAS={values['MIN_CTAS']}: a thread has {allowed} registers anyway"
 
 
 def mbarrier(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
@@ -189,11 +216,11 @@ def register_file(values: Values, problem: Problem, limits: DeviceLimits) -> str
 
 
 def launch_bounds(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
-    threads = 32 * (values["WARPS_M"] * values["WARPS_KV"] + values["PRODUCER_WARPS"])
-    allowed = limits.registers_per_sm // (threads * values["MIN_CTAS"]) // 8 * 8
+    allowed = _consumer_registers(values, limits)
     floor = _register_floor(values, _attention(problem).head_dim)
     if floor <= allowed:
         return None
+    threads, _ = _launch_registers(values, limits)
     return (
         f"{values['MIN_CTAS']} CTAs of {threads} threads leave {allowed} registers a thread, "
         f"accumulators need {floor}: certain to spill"
@@ -240,12 +267,13 @@ SPACE = SearchSpace(
         Rule("register_file", ("ROW_TILES", "BLOCK_N", "WARPS_KV", "OVERLAP"), register_file),
         Rule("stages_filled", ("BLOCK_N", "STAGES", "SPLIT_KV"), stages_filled),
         Rule("wgmma", ("WARPS_M", "ROW_TILES", "BLOCK_N", "WARPS_KV", "Q_IN_REGS", "OVERLAP", "WGMMA"), wgmma),
+        Rule("setmaxnreg", ("WARPS_M", "WARPS_KV", "PRODUCER_WARPS", "MIN_CTAS", "WGMMA"), setmaxnreg),
         Rule("mbarrier", ("PRODUCER_WARPS", "MBARRIER"), mbarrier),
         Rule("unrolled", ("BLOCK_N", "STAGES", "UNROLL", "OVERLAP", "SPLIT_KV"), unrolled),
         Rule("late_loads", ("BLOCK_N", "STAGES", "PRODUCER_WARPS", "LATE_LOADS", "OVERLAP", "SPLIT_KV"), late_loads),
         Rule(
             "launch_bounds",
-            ("WARPS_M", "ROW_TILES", "BLOCK_N", "WARPS_KV", "PRODUCER_WARPS", "OVERLAP", "MIN_CTAS"),
+            ("WARPS_M", "ROW_TILES", "BLOCK_N", "WARPS_KV", "PRODUCER_WARPS", "OVERLAP", "MIN_CTAS", "WGMMA"),
             launch_bounds,
         ),
     ),
@@ -262,8 +290,11 @@ SPACE = SearchSpace(
         DEFAULT | dict(ROW_TILES=2, UNROLL=1, LATE_LOADS=1, HEAVY_FIRST=1),
         # Dedicated producer warps, and consumers that do not wait for each other.
         DEFAULT | dict(BLOCK_N=128, PRODUCER_WARPS=2, MBARRIER=1, UNROLL=1, SUM_MMA=1, HEAVY_FIRST=1),
-        # Hopper: the best at B2 H8 S512 and at S=1024 on an H200, and twice the rows for long sequences.
-        DEFAULT | dict(BLOCK_N=256, WARPS_KV=2, STAGES=1, PRODUCER_WARPS=2, MBARRIER=1, Q_IN_REGS=0, WGMMA=1),
-        DEFAULT | dict(WARPS_M=8, BLOCK_N=128, PRODUCER_WARPS=2, MBARRIER=1, MASK_SPLIT=1, HEAVY_FIRST=1, WGMMA=1),
+        # Hopper: the best at B2 H8 S512, S=1024 and D128 on an H200, at S=2048, and at long sequences of D128.
+        DEFAULT | dict(BLOCK_N=256, WARPS_KV=2, STAGES=1, PRODUCER_WARPS=4, MBARRIER=1, Q_IN_REGS=0, WGMMA=2),
+        DEFAULT | dict(BLOCK_N=128, PRODUCER_WARPS=4, UNROLL=1, MIN_CTAS=2, HEAVY_FIRST=1, WGMMA=2),
+        DEFAULT | dict(WARPS_M=8, BLOCK_N=128, PRODUCER_WARPS=4, MBARRIER=1, LAZY_RESCALE=1, HEAVY_FIRST=1, WGMMA=2),
+        # And of causal grids that fill the card four times over.
+        DEFAULT | dict(LATE_LOADS=1, LAZY_RESCALE=1, HEAVY_FIRST=1, WGMMA=1),
     ),
 )

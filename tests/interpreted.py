@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,9 @@ Array = NDArray[Any]
 ONE_MODE = MODES[:1]
 
 
-def program(body: str, parameters: Sequence[str] = (), before: str = "") -> Program:
+def program(
+    body: str, parameters: Sequence[str] = (), before: str = "", bounds: str = ".maxntid 1024, 1, 1"
+) -> Program:
     """A kernel `k` of that body with 64-bit parameters. Registers: %p0-9, %h0-9 (16 bits), %r0-39, %d0-19, %f0-39."""
     declared = ", ".join(f".param .u64 {name}" for name in parameters)
     return Program(
@@ -28,7 +31,7 @@ def program(body: str, parameters: Sequence[str] = (), before: str = "") -> Prog
         .address_size 64
         {before}
         .visible .entry k({declared})
-        .maxntid 1024, 1, 1
+        {bounds}
         {{
             .reg .pred %p<10>;
             .reg .b16 %h<10>;
@@ -52,10 +55,11 @@ def run(
     smem_bytes: int = 0,
     modes: Sequence[Mode] = ONE_MODE,
     before: str = "",
+    bounds: str = ".maxntid 1024, 1, 1",
     step_limit: int = 100_000,
 ) -> list[dict[str, Array]]:
     """Run a body with the buffers' addresses as parameters; the buffers afterwards, typed as given, for each mode."""
-    code = program(body, list(buffers), before)
+    code = program(body, list(buffers), before, bounds)
     launch = Launch((ctas, 1, 1), threads, smem_bytes)
     done = execute(code, launch, list(buffers), buffers, modes=modes, step_limit=step_limit)
     return [{name: left[name].view(buffers[name].dtype) for name in buffers} for left in done.buffers]
@@ -91,6 +95,17 @@ def compile_ptx(template: Template, values: Values, problem: Problem) -> str:
 
 
 def compile_source(source: bytes, more_options: Sequence[str] = (), arch: str = "compute_89") -> str:
+    return _compiled(source, more_options, arch)[0]
+
+
+def registers_used(source: bytes, arch: str) -> int:
+    """Registers a thread of the one kernel in `source`, as ptxas reports them."""
+    (counted,) = re.findall(r"Used (\d+) registers", _compiled(source, ["--ptxas-options=-v"], arch)[1])
+    return int(counted)
+
+
+def _compiled(source: bytes, more_options: Sequence[str], arch: str) -> tuple[str, str]:
+    """PTX and log."""
     status, handle = nvrtc.nvrtcCreateProgram(source, b"kernel.cu", 0, [], [])
     succeed((status,))
     options = [f"-arch={arch}".encode(), b"-std=c++17", *(option.encode() for option in more_options)]
@@ -101,4 +116,4 @@ def compile_source(source: bytes, more_options: Sequence[str] = (), arch: str = 
     ptx = bytearray(nvrtc.nvrtcGetPTXSize(handle)[1])
     succeed(nvrtc.nvrtcGetPTX(handle, ptx))
     succeed(nvrtc.nvrtcDestroyProgram(handle))
-    return ptx.rstrip(b"\0").decode()
+    return ptx.rstrip(b"\0").decode(), log.decode()

@@ -417,7 +417,9 @@ def test_every_choice_of_every_axis_compiles(families: dict[str, dict[Point, Art
     built = {point: artifact for group in families.values() for point, artifact in group.items()}
 
     for i, axis in enumerate(SPACE):
-        assert {*range(len(axis.choices))} - ({1} if i == WGMMA else set()) == {point[i] for point in built}, axis.name
+        assert {*range(len(axis.choices))} - ({1, 2} if i == WGMMA else set()) == {point[i] for point in built}, (
+            axis.name
+        )
     for point, artifact in built.items():
         values = SPACE.config_at(point).values
         assert 32 < artifact.resources.registers <= 255
@@ -490,6 +492,9 @@ def test_impossible_combinations_stop_the_compile_by_the_name_of_a_rule() -> Non
         ("wgmma_columns", {"WGMMA": 1, "BLOCK_N": 32}, {}),
         ("wgmma_rows", {"WGMMA": 1, "ROW_TILES": 2, "Q_IN_REGS": 0}, {}),
         ("wgmma_overlap", {"WGMMA": 1, "OVERLAP": 1}, {}),
+        ("setmaxnreg_producers", {"WGMMA": 2, "PRODUCER_WARPS": 2, "STAGES": 1}, {}),
+        ("setmaxnreg_registers", {"WGMMA": 2, "PRODUCER_WARPS": 4, "STAGES": 1}, {}),
+        ("setmaxnreg_registers", {"WGMMA": 2, "PRODUCER_WARPS": 4, "STAGES": 1, "MIN_CTAS": 6}, {}),
     ]
     results = build([request({**SPACE.default, **values}, **macros) for _, values, macros in wrong], H200.arch)
     wrong.append(("wgmma_arch", {"WGMMA": 1}, {}))
@@ -526,6 +531,30 @@ def test_wgmma_is_built_for_hopper_without_other_multiplications(shape: str) -> 
         assert 0 == by_warps.ptx.read_text().count("wgmma")
         # scores: 64 keys by head_dim in steps of 16; P V: 4 steps of 16 keys for each 64 columns
         assert 0 == by_warpgroups.ptx.read_text().count("wgmma.mma_async") % (2 * problem.head_dim // 16)
+
+
+@pytest.mark.parametrize(
+    ("changed", "at_launch", "computing"),
+    [
+        ({"WARPS_KV": 2, "BLOCK_N": 256, "MBARRIER": 1}, 168, 232),
+        ({"WARPS_M": 8, "BLOCK_N": 128}, 168, 232),
+        ({"MIN_CTAS": 2, "BLOCK_N": 128, "SPLIT_KV": 2}, 128, 216),
+    ],
+)
+def test_producers_give_up_registers_for_wgmma(changed: dict[str, int], at_launch: int, computing: int) -> None:
+    """By launch bounds alone these spill, or ptxas makes every wgmma wait for the one before (C7512)."""
+    values = {**SPACE.default, "PRODUCER_WARPS": 4, "STAGES": 1, "WGMMA": 2, **changed}
+    without, with_them = build([request({**values, "WGMMA": on}) for on in (1, 2)], H200.arch)
+    assert isinstance(without, Artifact)
+    assert isinstance(with_them, Artifact)
+
+    given_up = re.findall(r"setmaxnreg\.(\w+)\.sync\.aligned\.u32 (\d+)", with_them.ptx.read_text())
+    assert {("dec", "40"), ("inc", str(computing))} == set(given_up)
+    assert at_launch == with_them.resources.registers
+    assert 128 * 40 + (64 * values["WARPS_M"] * values["WARPS_KV"] // 2) * computing <= 65536 // values["MIN_CTAS"]
+    assert 0 == with_them.resources.spill_bytes
+    assert without.resources.smem_bytes == with_them.resources.smem_bytes
+    assert 0 == without.ptx.read_text().count("setmaxnreg")
 
 
 def test_problem_axes_are_compiled_in() -> None:

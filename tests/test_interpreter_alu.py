@@ -247,7 +247,6 @@ def test_an_inner_scope_shadows_a_register() -> None:
     "instruction",
     [
         "tcgen05.fence::before_thread_sync;",
-        "setmaxnreg.inc.sync.aligned.u32 240;",
         "cp.async.bulk.commit_group;",
         "add.rz.f64 %out, %in0, %in0;",
         "cvt.rz.f16.f32 %out, %in0;",

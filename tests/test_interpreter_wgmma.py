@@ -277,9 +277,9 @@ def test_a_fence_is_only_good_for_copies_that_have_landed() -> None:
         (simple(before=PLAIN + "setp.lt.u32 %p3, %r3, 8; @!%p3 ret;"),
          "k16.f32.f16.f16: divergent, only 8 of the warp's 32 lanes"),
         (simple(before=PLAIN + "setp.eq.u32 %p3, %r1, 2; @%p3 bra NONE;").replace(COMMIT, "NONE:" + COMMIT),
-         "warps 0 to 3 do not all execute the same instructions with the same descriptors (CTA 0, late copies, asc"),
+         "warps 0 to 3 do not all execute the same wgmma and setmaxnreg with the same operands (CTA 0, late cop"),
         (simple(before=PLAIN + f"setp.eq.u32 %p3, %r1, 3; @%p3 mov.b64 %desc1, {descriptor(B_AT + 32)};"),
-         "warps 0 to 3 do not all execute the same instructions with the same descriptors"),
+         "warps 0 to 3 do not all execute the same wgmma and setmaxnreg with the same operands"),
         (simple(before=PLAIN + "setp.eq.u32 %p0, %r1, 1;"), "warps 0 to 3 do not all execute the same"),
         (simple(before=PLAIN + f"@!%p4 mov.b64 %desc1, {descriptor(B_AT + 32)};").replace(
             ORDER, ORDER + "setp.lt.u32 %p4, %r3, 5;"), "lanes of a warp give different descriptors or predicates"),

@@ -93,6 +93,8 @@ NEWER_CONFIGS: tuple[dict[str, int], ...] = (
     dict(WGMMA=1),
     dict(WGMMA=1, BLOCK_N=128, WARPS_KV=2, STAGES=1, Q_IN_REGS=0, PRODUCER_WARPS=1, MBARRIER=1, MASK_SPLIT=1),
     dict(WGMMA=1, ROW_TILES=2, STAGES=1, SUM_MMA=1),
+    dict(WGMMA=2, BLOCK_N=128, WARPS_KV=2, STAGES=1, Q_IN_REGS=0, PRODUCER_WARPS=4, MBARRIER=1),
+    dict(WGMMA=2, WARPS_M=8, STAGES=2, PRODUCER_WARPS=4, MASK_SPLIT=1),
 )
 """For the axes that are newer, what differs from the default; they are numbered on from CONFIGS."""
 

@@ -103,6 +103,7 @@ inline constexpr bool kOneTile = EVO_ONE_TILE != 0;        // a lone tile runs c
 inline constexpr bool kHeavyFirst = EVO_HEAVY_FIRST != 0;  // grid (heads, batch, row blocks), the last rows first
 inline constexpr int kSplitKv = EVO_SPLIT_KV;              // CTAs that share the keys of the same rows
 inline constexpr bool kWgmma = EVO_WGMMA != 0;             // Hopper's warpgroup mma in place of ldmatrix and mma.sync
+inline constexpr bool kSetmaxnreg = EVO_WGMMA == 2;        // and registers of the producers go to the warps that compute
 inline constexpr int kMinCtas = EVO_MIN_CTAS;              // second argument of __launch_bounds__
 inline constexpr int kSmemBytes = EVO_SMEM_BYTES;
 
@@ -111,7 +112,15 @@ inline constexpr int kBlockM = 16 * kRowTiles * kWarpsM;   // query rows per CTA
 inline constexpr int kKeys = kBlockN / kWarpsKv;           // keys one warp sees of a tile
 inline constexpr int kConsumerThreads = 32 * kWarpsM * kWarpsKv;
 inline constexpr int kThreads = kConsumerThreads + 32 * kProducerWarps;
+inline constexpr int kMergeThreads = kSetmaxnreg ? kConsumerThreads : kThreads;  // producers have exited by then
 inline constexpr int kChunks = kHeadDim / 8;               // 16-byte chunks per row
+
+// Registers a thread with setmaxnreg: what __launch_bounds__ leaves of Hopper's 65,536, what producers need (with 24, the
+// least there is, they spilled 16 bytes), and what is then free for the others.
+inline constexpr int kLaunchRegisters = 65536 / (kThreads * kMinCtas) / 8 * 8;
+inline constexpr int kProducerRegisters = 40;
+inline constexpr int kConsumerRegisters =
+    (kLaunchRegisters * kThreads - kProducerRegisters * 32 * kProducerWarps) / kConsumerThreads / 8 * 8;
 
 static_assert(kHeadDim == 32 || kHeadDim == 64 || kHeadDim == 96 || kHeadDim == 128 || kHeadDim == 256,
               "EVO rule head_dim: proven for 32, 64, 96, 128 and 256");
@@ -130,6 +139,9 @@ static_assert(!kWgmma || kWarpsM % 4 == 0, "EVO rule wgmma_warps: a warpgroup is
 static_assert(!kWgmma || (kKeys % 64 == 0 && kHeadDim % 64 == 0), "EVO rule wgmma_columns: it computes 64 at a time");
 static_assert(!kWgmma || kRowTiles == 1 || kQInRegs, "EVO rule wgmma_rows: in shared memory its rows lie together");
 static_assert(!kWgmma || !kOverlap, "EVO rule wgmma_overlap: its scores are waited for at once");
+static_assert(!kSetmaxnreg || kProducerWarps == 4, "EVO rule setmaxnreg_producers: a whole warpgroup gives them up");
+static_assert(!kSetmaxnreg || (kLaunchRegisters > kProducerRegisters && kConsumerRegisters < 256),
+              "EVO rule setmaxnreg_registers: there are some to give up, and a thread can use them");
 #if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
 static_assert(!kWgmma, "EVO rule wgmma_arch: only sm_90a has it");
 #endif

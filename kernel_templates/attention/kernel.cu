@@ -108,8 +108,18 @@ __device__ __forceinline__ void run_overlapped(Consumer& consumer, const Pipe& p
   }
 }
 
+// From few registers there is no way back to the code that needs many: ptxas would have all of it make do with few, and
+// spill 584 bytes. Barriers count threads that have not exited (CUDA C++ Programming Guide, "Synchronization Functions").
+template <class Pipe>
+__device__ __forceinline__ void produce_and_exit(const Pipe& pipe) {
+  warpgroup::shrink();
+  pipe.produce();
+  ptx::cp_async_wait<0>();                                   // a CTA that sees no key may still have some under way
+}
+
 template <class Pipe>
 __device__ __forceinline__ void consume(Consumer& consumer, const Pipe& pipe, const Tiles& at) {
+  if constexpr (cfg::kSetmaxnreg) warpgroup::grow();
   pipe.start();
   if (pipe.loader.tiles == 0) return;
   if constexpr (cfg::kQInRegs) {
@@ -198,6 +208,7 @@ extern "C" __global__ void __launch_bounds__(cfg::kThreads, cfg::kMinCtas)
     }
     __syncthreads();
     if (producer) {
+      if constexpr (cfg::kSetmaxnreg) return produce_and_exit(pipe);
       pipe.produce();
     } else {
       consume(consumer, pipe, at);
@@ -205,6 +216,7 @@ extern "C" __global__ void __launch_bounds__(cfg::kThreads, cfg::kMinCtas)
   } else if constexpr (cfg::kProducerWarps > 0) {
     const NamedPipe pipe{loader};
     if (producer) {
+      if constexpr (cfg::kSetmaxnreg) return produce_and_exit(pipe);
       pipe.produce();
     } else {
       load_tile<cfg::kBlockM, cfg::kConsumerThreads>(at.q, q, cta_row, seq_q, thread);

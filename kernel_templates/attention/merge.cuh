@@ -77,11 +77,11 @@ template <class From, class To>
 __device__ __forceinline__ void merge(const From& from, int count, const To& to, float scale_log2) {
   constexpr int kItems = cfg::kBlockM * cfg::kChunks;
 #pragma unroll
-  for (int i = 0; i < (kItems + cfg::kThreads - 1) / cfg::kThreads; ++i) {
-    const unsigned item = threadIdx.x + i * cfg::kThreads;
+  for (int i = 0; i < (kItems + cfg::kMergeThreads - 1) / cfg::kMergeThreads; ++i) {
+    const unsigned item = threadIdx.x + i * cfg::kMergeThreads;
     const int row = item / cfg::kChunks;
     const int column = item % cfg::kChunks * 8;
-    if ((kItems % cfg::kThreads != 0 && item >= kItems) || !to.has(row)) continue;
+    if ((kItems % cfg::kMergeThreads != 0 && item >= kItems) || !to.has(row)) continue;
     to.put(from.merged(count, row, column, scale_log2), row, column, scale_log2);
   }
 }

@@ -20,6 +20,14 @@ __device__ __forceinline__ Columns& columns(float (&row)[kTiles][4], int block) 
 // after the barrier, by who reads.
 __device__ __forceinline__ void see_copies() { asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory"); }
 
+// A warpgroup's registers a thread from here on; growing waits until others have given up as many (PTX ISA, setmaxnreg).
+__device__ __forceinline__ void shrink() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(cfg::kProducerRegisters));
+}
+__device__ __forceinline__ void grow() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(cfg::kConsumerRegisters));
+}
+
 // Before the first wgmma, and after registers that it uses were written.
 __device__ __forceinline__ void fence() { asm volatile("wgmma.fence.sync.aligned;\n" ::: "memory"); }
 
@@ -47,17 +55,16 @@ __device__ __forceinline__ constexpr u64 step(int row, int slice) {
 }
 
 #define COLUMN(c, i) "+f"(c[i][0]), "+f"(c[i][1]), "+f"(c[i][2]), "+f"(c[i][3])
-#define COLUMNS(c)                                                                                             \
-  COLUMN(c, 0), COLUMN(c, 1), COLUMN(c, 2), COLUMN(c, 3), COLUMN(c, 4), COLUMN(c, 5),      \
-      COLUMN(c, 6), COLUMN(c, 7)
+#define COLUMNS(c)                                                                                   \
+  COLUMN(c, 0), COLUMN(c, 1), COLUMN(c, 2), COLUMN(c, 3), COLUMN(c, 4), COLUMN(c, 5), COLUMN(c, 6), COLUMN(c, 7)
 // c = a * b, or c += a * b with `keep`.
-#define WGMMA_OF(type, transposes, a, ...)                                                                     \
-  asm volatile("{\n.reg .pred keep;\nsetp.ne.b32 keep, %33, 0;\n"                                                  \
-               "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type " "                                     \
-               "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                           \
-               "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, " a               \
-               ", %32, keep, 1, 1, " transposes ";\n}\n"                                                           \
-               : COLUMNS(c)                                                                                    \
+#define WGMMA_OF(type, transposes, a, ...)                                                           \
+  asm volatile("{\n.reg .pred keep;\nsetp.ne.b32 keep, %33, 0;\n"                                    \
+               "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type " "                       \
+               "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "             \
+               "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, " a \
+               ", %32, keep, 1, 1, " transposes ";\n}\n"                                             \
+               : COLUMNS(c)                                                                          \
                : "l"(b), "r"(static_cast<int>(keep)), __VA_ARGS__)
 
 // Q from shared memory times K, both (rows, HEAD_DIM).

@@ -1,31 +1,31 @@
 // evoengine header, format 1
 //
 //   template: attention
-//   template_digest: 8d2671872ddfead2
+//   template_digest: 1119eb2527f4f60a
 //   space: attention
-//   space_digest: 03721c315be3
+//   space_digest: b5af367bd56a
 //   entry: evo_attention
-//   config: wm_4.rt_1.bn_128.wkv_2.st_1.pw_4.mb_1.un_0.ll_0.qr_0.ov_0.lr_0.sm_0.ms_1.ot_0.hf_0.sp_1.mc_1.wg_1
+//   config: wm_4.rt_1.bn_256.wkv_2.st_1.pw_4.mb_1.un_0.ll_0.qr_0.ov_0.lr_1.sm_0.ms_0.ot_0.hf_0.sp_1.mc_1.wg_2
 //   shape: B1_H16_S512_D128_fp16
 //   problem: {"batch": 1, "heads": 16, "kv_heads": 16, "seq_q": 512, "seq_k": 512, "head_dim": 128, "dtype": "fp16", "causal": false, "diagonal": 0, "scale": 0.08838834764831845, "lse": false}
 //   study: B1_H16_S512_D128_fp16
-//   trial: 211
+//   trial: 122
 //   device: NVIDIA H200
 //   arch: sm_90a
 //   driver: 580.159.04
 //   compiler: NVRTC 13.0.88
-//   cubin_sha256: 4a2d1e511db7302c5c3ce3d54d1a6e719f02ac6d67f958a4b281e782bf4b891a
+//   cubin_sha256: fb4d16d6623a6e210ee9b5b1434559a84c65b244a462c0024b03cb95915f7da0
 //   registers: 168
-//   spill_bytes: 0
+//   spill_bytes: 96
 //   method: device time per launch, warm L2, CUDA-graph windows interleaved with the default config and the baselines in a final run: FASTER against the default config
-//   median_us: 8.1573771160157
-//   noise: 0.003786185587552848
-//   speedup_over_sdpa: 1.4268961884007698
-//   speedup_over_default: 1.5290204197798993
+//   median_us: 7.904253781787933
+//   noise: 0.0033174870143592356
+//   speedup_over_sdpa: 1.4702555130726978
+//   speedup_over_default: 1.5804214336879092
 //   estimated_us: none
 //   evoengine_version: 0.1.0
 //   date: 2026-12-01
-//   command: evoengine search --shape 1,16,512,128 --budget 400 --seconds 28 --study B1_H16_S512_D128_fp16 --storage h.db --json -q
+//   command: evoengine search --shape 1,16,512,128 --budget 400 --seconds 32 --study B1_H16_S512_D128_fp16 --storage h.db --json -q
 //   min_arch: 80
 //   grid: seq_q/64 heads/1 batch/1
 
@@ -42,9 +42,9 @@
 #error "EVO_ROW_TILES is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_BLOCK_N
-#define EVO_BLOCK_N 128
-#elif EVO_BLOCK_N != 128
-#error "EVO_BLOCK_N is already defined, and not as the 128 that was tuned"
+#define EVO_BLOCK_N 256
+#elif EVO_BLOCK_N != 256
+#error "EVO_BLOCK_N is already defined, and not as the 256 that was tuned"
 #endif
 #ifndef EVO_WARPS_KV
 #define EVO_WARPS_KV 2
@@ -87,9 +87,9 @@
 #error "EVO_OVERLAP is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_LAZY_RESCALE
-#define EVO_LAZY_RESCALE 0
-#elif EVO_LAZY_RESCALE != 0
-#error "EVO_LAZY_RESCALE is already defined, and not as the 0 that was tuned"
+#define EVO_LAZY_RESCALE 1
+#elif EVO_LAZY_RESCALE != 1
+#error "EVO_LAZY_RESCALE is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_SUM_MMA
 #define EVO_SUM_MMA 0
@@ -97,9 +97,9 @@
 #error "EVO_SUM_MMA is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_MASK_SPLIT
-#define EVO_MASK_SPLIT 1
-#elif EVO_MASK_SPLIT != 1
-#error "EVO_MASK_SPLIT is already defined, and not as the 1 that was tuned"
+#define EVO_MASK_SPLIT 0
+#elif EVO_MASK_SPLIT != 0
+#error "EVO_MASK_SPLIT is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_ONE_TILE
 #define EVO_ONE_TILE 0
@@ -122,9 +122,9 @@
 #error "EVO_MIN_CTAS is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_WGMMA
-#define EVO_WGMMA 1
-#elif EVO_WGMMA != 1
-#error "EVO_WGMMA is already defined, and not as the 1 that was tuned"
+#define EVO_WGMMA 2
+#elif EVO_WGMMA != 2
+#error "EVO_WGMMA is already defined, and not as the 2 that was tuned"
 #endif
 #ifndef EVO_HEAD_DIM
 #define EVO_HEAD_DIM 128
@@ -147,15 +147,15 @@
 #error "EVO_LSE is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_SMEM_BYTES
-#define EVO_SMEM_BYTES 82048
-#elif EVO_SMEM_BYTES != 82048
-#error "EVO_SMEM_BYTES is already defined, and not as the 82048 that was tuned"
+#define EVO_SMEM_BYTES 147584
+#elif EVO_SMEM_BYTES != 147584
+#error "EVO_SMEM_BYTES is already defined, and not as the 147584 that was tuned"
 #endif
 
 // Launch of evo_attention; on the tuned shape the grid is (8, 16, 1).
 // Above 49152 B, set cudaFuncAttributeMaxDynamicSharedMemorySize on the kernel before the launch.
 #define EVO_ATTENTION_BLOCK_THREADS 384
-#define EVO_ATTENTION_SMEM_BYTES 82048
+#define EVO_ATTENTION_SMEM_BYTES 147584
 #define EVO_ATTENTION_TUNED_GRID_X 8
 #define EVO_ATTENTION_TUNED_GRID_Y 16
 #define EVO_ATTENTION_TUNED_GRID_Z 1
@@ -174,16 +174,16 @@ static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, un
 #ifdef __CUDA_ARCH__
 #if __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200
 #if EVO_ATTENTION_SMEM_BYTES > 101376
-#error "82048 B of shared memory a CTA, this architecture allows 101376 B"
+#error "147584 B of shared memory a CTA, this architecture allows 101376 B"
 #endif
 #elif __CUDA_ARCH__ >= 900
 #if EVO_ATTENTION_SMEM_BYTES > 232448
-#error "82048 B of shared memory a CTA, this architecture allows 232448 B"
+#error "147584 B of shared memory a CTA, this architecture allows 232448 B"
 #endif
 #else
 #if EVO_ATTENTION_SMEM_BYTES > 166912
-#error "82048 B of shared memory a CTA, this architecture allows 166912 B"
+#error "147584 B of shared memory a CTA, this architecture allows 166912 B"
 #endif
 #endif
 #endif
-// sha256 of the lines above: 4c762b1e5937fba29b8595ef03d4bc7b607475d03b32247f4457f76429ad8039
+// sha256 of the lines above: a173e0971bd8789409e9aee32de98af664cc424976075f9afb760704acff9f73

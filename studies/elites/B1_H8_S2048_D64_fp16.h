@@ -1,31 +1,31 @@
 // evoengine header, format 1
 //
 //   template: attention
-//   template_digest: 8d2671872ddfead2
+//   template_digest: 1119eb2527f4f60a
 //   space: attention
-//   space_digest: 03721c315be3
+//   space_digest: b5af367bd56a
 //   entry: evo_attention
-//   config: wm_4.rt_1.bn_128.wkv_1.st_2.pw_2.mb_0.un_0.ll_0.qr_0.ov_0.lr_0.sm_0.ms_1.ot_0.hf_0.sp_1.mc_2.wg_1
+//   config: wm_4.rt_1.bn_128.wkv_1.st_2.pw_4.mb_0.un_1.ll_0.qr_1.ov_0.lr_0.sm_0.ms_0.ot_0.hf_0.sp_1.mc_2.wg_2
 //   shape: B1_H8_S2048_D64_fp16
 //   problem: {"batch": 1, "heads": 8, "kv_heads": 8, "seq_q": 2048, "seq_k": 2048, "head_dim": 64, "dtype": "fp16", "causal": false, "diagonal": 0, "scale": 0.125, "lse": false}
 //   study: B1_H8_S2048_D64_fp16
-//   trial: 145
+//   trial: 8
 //   device: NVIDIA H200
 //   arch: sm_90a
 //   driver: 580.159.04
 //   compiler: NVRTC 13.0.88
-//   cubin_sha256: 02180a05379ce97492aa69d1f397f96780a3817666109566c605daf4deb96023
-//   registers: 157
+//   cubin_sha256: fcecc5e82ddee56a3e83c4c3dde954cac5a943ba1c3d47d93a91a64f24db42ce
+//   registers: 128
 //   spill_bytes: 0
 //   method: device time per launch, warm L2, CUDA-graph windows interleaved with the default config and the baselines in a final run: FASTER against the default config
-//   median_us: 23.84520963180897
-//   noise: 0.0032613147756321856
-//   speedup_over_sdpa: 0.9474141445309218
-//   speedup_over_default: 1.5710266989860027
+//   median_us: 23.202232150144354
+//   noise: 0.00832319158140303
+//   speedup_over_sdpa: 0.9785724949713419
+//   speedup_over_default: 1.6232759467753415
 //   estimated_us: none
 //   evoengine_version: 0.1.0
 //   date: 2026-12-01
-//   command: evoengine search --shape 1,8,2048,64 --budget 400 --seconds 28 --study B1_H8_S2048_D64_fp16 --storage h.db --json -q
+//   command: evoengine search --shape 1,8,2048,64 --budget 400 --seconds 32 --study B1_H8_S2048_D64_fp16 --storage h.db --json -q
 //   min_arch: 80
 //   grid: seq_q/64 heads/1 batch/1
 
@@ -57,9 +57,9 @@
 #error "EVO_STAGES is already defined, and not as the 2 that was tuned"
 #endif
 #ifndef EVO_PRODUCER_WARPS
-#define EVO_PRODUCER_WARPS 2
-#elif EVO_PRODUCER_WARPS != 2
-#error "EVO_PRODUCER_WARPS is already defined, and not as the 2 that was tuned"
+#define EVO_PRODUCER_WARPS 4
+#elif EVO_PRODUCER_WARPS != 4
+#error "EVO_PRODUCER_WARPS is already defined, and not as the 4 that was tuned"
 #endif
 #ifndef EVO_MBARRIER
 #define EVO_MBARRIER 0
@@ -67,9 +67,9 @@
 #error "EVO_MBARRIER is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_UNROLL
-#define EVO_UNROLL 0
-#elif EVO_UNROLL != 0
-#error "EVO_UNROLL is already defined, and not as the 0 that was tuned"
+#define EVO_UNROLL 1
+#elif EVO_UNROLL != 1
+#error "EVO_UNROLL is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_LATE_LOADS
 #define EVO_LATE_LOADS 0
@@ -77,9 +77,9 @@
 #error "EVO_LATE_LOADS is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_Q_IN_REGS
-#define EVO_Q_IN_REGS 0
-#elif EVO_Q_IN_REGS != 0
-#error "EVO_Q_IN_REGS is already defined, and not as the 0 that was tuned"
+#define EVO_Q_IN_REGS 1
+#elif EVO_Q_IN_REGS != 1
+#error "EVO_Q_IN_REGS is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_OVERLAP
 #define EVO_OVERLAP 0
@@ -97,9 +97,9 @@
 #error "EVO_SUM_MMA is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_MASK_SPLIT
-#define EVO_MASK_SPLIT 1
-#elif EVO_MASK_SPLIT != 1
-#error "EVO_MASK_SPLIT is already defined, and not as the 1 that was tuned"
+#define EVO_MASK_SPLIT 0
+#elif EVO_MASK_SPLIT != 0
+#error "EVO_MASK_SPLIT is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_ONE_TILE
 #define EVO_ONE_TILE 0
@@ -122,9 +122,9 @@
 #error "EVO_MIN_CTAS is already defined, and not as the 2 that was tuned"
 #endif
 #ifndef EVO_WGMMA
-#define EVO_WGMMA 1
-#elif EVO_WGMMA != 1
-#error "EVO_WGMMA is already defined, and not as the 1 that was tuned"
+#define EVO_WGMMA 2
+#elif EVO_WGMMA != 2
+#error "EVO_WGMMA is already defined, and not as the 2 that was tuned"
 #endif
 #ifndef EVO_HEAD_DIM
 #define EVO_HEAD_DIM 64
@@ -154,7 +154,7 @@
 
 // Launch of evo_attention; on the tuned shape the grid is (32, 8, 1).
 // Above 49152 B, set cudaFuncAttributeMaxDynamicSharedMemorySize on the kernel before the launch.
-#define EVO_ATTENTION_BLOCK_THREADS 192
+#define EVO_ATTENTION_BLOCK_THREADS 256
 #define EVO_ATTENTION_SMEM_BYTES 73728
 #define EVO_ATTENTION_TUNED_GRID_X 32
 #define EVO_ATTENTION_TUNED_GRID_Y 8
@@ -186,4 +186,4 @@ static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, un
 #endif
 #endif
 #endif
-// sha256 of the lines above: ce416137057f71c391c4d8c0e52276035484e8b20c974be052b9836cc1087c3d
+// sha256 of the lines above: c273c1c7a2950f0479b1a635834d9c990f5a98497be667b6e0072af5a0e10725

@@ -1,31 +1,31 @@
 // evoengine header, format 1
 //
 //   template: attention
-//   template_digest: 8d2671872ddfead2
+//   template_digest: 1119eb2527f4f60a
 //   space: attention
-//   space_digest: 03721c315be3
+//   space_digest: b5af367bd56a
 //   entry: evo_attention
 //   config: wm_2.rt_1.bn_512.wkv_2.st_1.pw_4.mb_0.un_0.ll_0.qr_1.ov_0.lr_0.sm_1.ms_1.ot_1.hf_0.sp_1.mc_1.wg_0
 //   shape: B1_H8_S512_D64_fp16
 //   problem: {"batch": 1, "heads": 8, "kv_heads": 8, "seq_q": 512, "seq_k": 512, "head_dim": 64, "dtype": "fp16", "causal": false, "diagonal": 0, "scale": 0.125, "lse": false}
 //   study: B1_H8_S512_D64_fp16
-//   trial: 140
+//   trial: 144
 //   device: NVIDIA H200
 //   arch: sm_90a
 //   driver: 580.159.04
 //   compiler: NVRTC 13.0.88
-//   cubin_sha256: 9b28303e8d488c7ade2a5ab83d0dc4c07cc5cc856086eeb86d473ada206f65e3
+//   cubin_sha256: fd0fa81c97fb71a4f98116f3f4f09fa6ccd1cec6b48d24fbb59345a4a9619a61
 //   registers: 237
 //   spill_bytes: 0
 //   method: device time per launch, warm L2, CUDA-graph windows interleaved with the default config and the baselines in a final run: FASTER against the default config
-//   median_us: 4.147240506948801
-//   noise: 0.004517288191692086
-//   speedup_over_sdpa: 2.1525218967518205
-//   speedup_over_default: 2.0092310218727167
+//   median_us: 4.152135576232006
+//   noise: 0.002685984559302943
+//   speedup_over_sdpa: 2.144756946223432
+//   speedup_over_default: 2.015662806433124
 //   estimated_us: none
 //   evoengine_version: 0.1.0
 //   date: 2026-12-01
-//   command: evoengine search --shape 1,8,512,64 --budget 400 --seconds 18 --study B1_H8_S512_D64_fp16 --storage h.db --json -q
+//   command: evoengine search --shape 1,8,512,64 --budget 400 --seconds 20 --study B1_H8_S512_D64_fp16 --storage h.db --json -q
 //   min_arch: 80
 //   grid: seq_q/32 heads/1 batch/1
 
@@ -186,4 +186,4 @@ static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, un
 #endif
 #endif
 #endif
-// sha256 of the lines above: 8480bf2590ca77e89efa97810236655cdbc8c3da90ab5eadc89ec89b36e93d87
+// sha256 of the lines above: e1bce8fd7efc13777748dd30587758d58493bb8277434c72c137984442f70299

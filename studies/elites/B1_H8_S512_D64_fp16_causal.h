@@ -1,31 +1,31 @@
 // evoengine header, format 1
 //
 //   template: attention
-//   template_digest: 8d2671872ddfead2
+//   template_digest: 1119eb2527f4f60a
 //   space: attention
-//   space_digest: 03721c315be3
+//   space_digest: b5af367bd56a
 //   entry: evo_attention
 //   config: wm_2.rt_1.bn_256.wkv_2.st_2.pw_4.mb_0.un_0.ll_0.qr_1.ov_0.lr_0.sm_1.ms_0.ot_0.hf_0.sp_1.mc_1.wg_0
 //   shape: B1_H8_S512_D64_fp16_causal
 //   problem: {"batch": 1, "heads": 8, "kv_heads": 8, "seq_q": 512, "seq_k": 512, "head_dim": 64, "dtype": "fp16", "causal": true, "diagonal": 0, "scale": 0.125, "lse": false}
 //   study: B1_H8_S512_D64_fp16_causal
-//   trial: 136
+//   trial: 151
 //   device: NVIDIA H200
 //   arch: sm_90a
 //   driver: 580.159.04
 //   compiler: NVRTC 13.0.88
-//   cubin_sha256: 797d144e3424b4464e5b6f1cd927fbccc19794ffbc4274c9145331ef337104fe
+//   cubin_sha256: 3aeccaaf4d046f215cd7d3e7a80605ce18044386ee8a4aefb4c09883eeea2d81
 //   registers: 187
 //   spill_bytes: 0
 //   method: device time per launch, warm L2, CUDA-graph windows interleaved with the default config and the baselines in a final run: FASTER against the default config
-//   median_us: 4.4838518456176475
-//   noise: 0.008061866823887345
-//   speedup_over_sdpa: 2.1107501618917293
-//   speedup_over_default: 1.8273368814393556
+//   median_us: 4.488513830604903
+//   noise: 0.0069249335985713655
+//   speedup_over_sdpa: 2.073688981680331
+//   speedup_over_default: 1.8351492894755417
 //   estimated_us: none
 //   evoengine_version: 0.1.0
 //   date: 2026-12-01
-//   command: evoengine search --shape 1,8,512,64,causal --budget 400 --seconds 18 --study B1_H8_S512_D64_fp16_causal --storage h.db --json -q
+//   command: evoengine search --shape 1,8,512,64,causal --budget 400 --seconds 22 --study B1_H8_S512_D64_fp16_causal --storage h.db --json -q
 //   min_arch: 80
 //   grid: seq_q/32 heads/1 batch/1
 
@@ -186,4 +186,4 @@ static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, un
 #endif
 #endif
 #endif
-// sha256 of the lines above: 94590606a7810e500f4d2bcc298789709c2412859980d66dfdb3ec95f40b4c27
+// sha256 of the lines above: f8fc11a8a3384bd714fa86eae809ea221aec20b2f5a2feb2314f8c008e66ff19

@@ -1,9 +1,9 @@
 // evoengine header, format 1
 //
 //   template: attention
-//   template_digest: 8d2671872ddfead2
+//   template_digest: 1119eb2527f4f60a
 //   space: attention
-//   space_digest: 03721c315be3
+//   space_digest: b5af367bd56a
 //   entry: evo_attention
 //   config: wm_2.rt_1.bn_256.wkv_2.st_1.pw_4.mb_1.un_0.ll_0.qr_1.ov_0.lr_0.sm_1.ms_1.ot_0.hf_0.sp_1.mc_1.wg_0
 //   shape: B1_H8_S512_D64_fp16
@@ -14,14 +14,14 @@
 //   arch: sm_90a
 //   driver: 580.159.04
 //   compiler: NVRTC 13.0.88
-//   cubin_sha256: 7c478cbcac52d4ad432ca8a63bbddfd8226db2229f1768d95c43649197d2c134
+//   cubin_sha256: c335fd0789e11afe6bdd95a06f9ae7890b02501102225dccad39837f1356c3bb
 //   registers: 182
 //   spill_bytes: 0
 //   method: device time per launch, warm L2, CUDA-graph windows interleaved with the default config and the baselines in a final run: FASTER against the default config
-//   median_us: 4.4375022881710695
-//   noise: 0.00236570792898864
-//   speedup_over_sdpa: 2.0719185071707416
-//   speedup_over_default: 1.8751077878203246
+//   median_us: 4.448289515206177
+//   noise: 0.0018065918152626224
+//   speedup_over_sdpa: 2.0499717088475435
+//   speedup_over_default: 1.8813982540998713
 //   estimated_us: none
 //   evoengine_version: 0.1.0
 //   date: 2026-12-01
@@ -186,4 +186,4 @@ static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, un
 #endif
 #endif
 #endif
-// sha256 of the lines above: e88cab1ba3478d71db3a776f964aee2b2e9ba752288f78af0198eaede21a4c98
+// sha256 of the lines above: babce6d7db4c4e672400ec7cbdb5c96af19e93ddd598e0a03c037195768a4638

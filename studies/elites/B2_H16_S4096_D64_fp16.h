@@ -1,40 +1,40 @@
 // evoengine header, format 1
 //
 //   template: attention
-//   template_digest: 8d2671872ddfead2
+//   template_digest: 1119eb2527f4f60a
 //   space: attention
-//   space_digest: 03721c315be3
+//   space_digest: b5af367bd56a
 //   entry: evo_attention
-//   config: wm_8.rt_1.bn_64.wkv_1.st_4.pw_0.mb_0.un_0.ll_1.qr_1.ov_0.lr_0.sm_0.ms_0.ot_0.hf_0.sp_1.mc_1.wg_1
+//   config: wm_4.rt_1.bn_128.wkv_1.st_2.pw_4.mb_0.un_1.ll_0.qr_1.ov_0.lr_0.sm_0.ms_0.ot_0.hf_0.sp_1.mc_2.wg_2
 //   shape: B2_H16_S4096_D64_fp16
 //   problem: {"batch": 2, "heads": 16, "kv_heads": 16, "seq_q": 4096, "seq_k": 4096, "head_dim": 64, "dtype": "fp16", "causal": false, "diagonal": 0, "scale": 0.125, "lse": false}
 //   study: B2_H16_S4096_D64_fp16
-//   trial: 81
+//   trial: 8
 //   device: NVIDIA H200
 //   arch: sm_90a
 //   driver: 580.159.04
 //   compiler: NVRTC 13.0.88
-//   cubin_sha256: 5a10f4c21380e95a910f6252ce1422041bc8b20e2aef89925ec0d829c10ade94
+//   cubin_sha256: fcecc5e82ddee56a3e83c4c3dde954cac5a943ba1c3d47d93a91a64f24db42ce
 //   registers: 128
 //   spill_bytes: 0
 //   method: device time per launch, warm L2, CUDA-graph windows interleaved with the default config and the baselines in a final run: FASTER against the default config
-//   median_us: 359.0111970901489
-//   noise: 0.0033470035670690058
-//   speedup_over_sdpa: 0.8079168570690664
-//   speedup_over_default: 1.4440876862501315
+//   median_us: 334.3648076057434
+//   noise: 0.02628506361807684
+//   speedup_over_sdpa: 0.8815856204774627
+//   speedup_over_default: 1.575678140815686
 //   estimated_us: none
 //   evoengine_version: 0.1.0
 //   date: 2026-12-01
-//   command: evoengine search --shape 2,16,4096,64 --budget 400 --seconds 28 --study B2_H16_S4096_D64_fp16 --storage h.db --json -q
+//   command: evoengine search --shape 2,16,4096,64 --budget 400 --seconds 24 --study B2_H16_S4096_D64_fp16 --storage h.db --json -q
 //   min_arch: 80
-//   grid: seq_q/128 heads/1 batch/1
+//   grid: seq_q/64 heads/1 batch/1
 
 #pragma once
 
 #ifndef EVO_WARPS_M
-#define EVO_WARPS_M 8
-#elif EVO_WARPS_M != 8
-#error "EVO_WARPS_M is already defined, and not as the 8 that was tuned"
+#define EVO_WARPS_M 4
+#elif EVO_WARPS_M != 4
+#error "EVO_WARPS_M is already defined, and not as the 4 that was tuned"
 #endif
 #ifndef EVO_ROW_TILES
 #define EVO_ROW_TILES 1
@@ -42,9 +42,9 @@
 #error "EVO_ROW_TILES is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_BLOCK_N
-#define EVO_BLOCK_N 64
-#elif EVO_BLOCK_N != 64
-#error "EVO_BLOCK_N is already defined, and not as the 64 that was tuned"
+#define EVO_BLOCK_N 128
+#elif EVO_BLOCK_N != 128
+#error "EVO_BLOCK_N is already defined, and not as the 128 that was tuned"
 #endif
 #ifndef EVO_WARPS_KV
 #define EVO_WARPS_KV 1
@@ -52,14 +52,14 @@
 #error "EVO_WARPS_KV is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_STAGES
-#define EVO_STAGES 4
-#elif EVO_STAGES != 4
-#error "EVO_STAGES is already defined, and not as the 4 that was tuned"
+#define EVO_STAGES 2
+#elif EVO_STAGES != 2
+#error "EVO_STAGES is already defined, and not as the 2 that was tuned"
 #endif
 #ifndef EVO_PRODUCER_WARPS
-#define EVO_PRODUCER_WARPS 0
-#elif EVO_PRODUCER_WARPS != 0
-#error "EVO_PRODUCER_WARPS is already defined, and not as the 0 that was tuned"
+#define EVO_PRODUCER_WARPS 4
+#elif EVO_PRODUCER_WARPS != 4
+#error "EVO_PRODUCER_WARPS is already defined, and not as the 4 that was tuned"
 #endif
 #ifndef EVO_MBARRIER
 #define EVO_MBARRIER 0
@@ -67,14 +67,14 @@
 #error "EVO_MBARRIER is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_UNROLL
-#define EVO_UNROLL 0
-#elif EVO_UNROLL != 0
-#error "EVO_UNROLL is already defined, and not as the 0 that was tuned"
+#define EVO_UNROLL 1
+#elif EVO_UNROLL != 1
+#error "EVO_UNROLL is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_LATE_LOADS
-#define EVO_LATE_LOADS 1
-#elif EVO_LATE_LOADS != 1
-#error "EVO_LATE_LOADS is already defined, and not as the 1 that was tuned"
+#define EVO_LATE_LOADS 0
+#elif EVO_LATE_LOADS != 0
+#error "EVO_LATE_LOADS is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_Q_IN_REGS
 #define EVO_Q_IN_REGS 1
@@ -117,14 +117,14 @@
 #error "EVO_SPLIT_KV is already defined, and not as the 1 that was tuned"
 #endif
 #ifndef EVO_MIN_CTAS
-#define EVO_MIN_CTAS 1
-#elif EVO_MIN_CTAS != 1
-#error "EVO_MIN_CTAS is already defined, and not as the 1 that was tuned"
+#define EVO_MIN_CTAS 2
+#elif EVO_MIN_CTAS != 2
+#error "EVO_MIN_CTAS is already defined, and not as the 2 that was tuned"
 #endif
 #ifndef EVO_WGMMA
-#define EVO_WGMMA 1
-#elif EVO_WGMMA != 1
-#error "EVO_WGMMA is already defined, and not as the 1 that was tuned"
+#define EVO_WGMMA 2
+#elif EVO_WGMMA != 2
+#error "EVO_WGMMA is already defined, and not as the 2 that was tuned"
 #endif
 #ifndef EVO_HEAD_DIM
 #define EVO_HEAD_DIM 64
@@ -147,19 +147,19 @@
 #error "EVO_LSE is already defined, and not as the 0 that was tuned"
 #endif
 #ifndef EVO_SMEM_BYTES
-#define EVO_SMEM_BYTES 81920
-#elif EVO_SMEM_BYTES != 81920
-#error "EVO_SMEM_BYTES is already defined, and not as the 81920 that was tuned"
+#define EVO_SMEM_BYTES 73728
+#elif EVO_SMEM_BYTES != 73728
+#error "EVO_SMEM_BYTES is already defined, and not as the 73728 that was tuned"
 #endif
 
-// Launch of evo_attention; on the tuned shape the grid is (32, 16, 2).
+// Launch of evo_attention; on the tuned shape the grid is (64, 16, 2).
 // Above 49152 B, set cudaFuncAttributeMaxDynamicSharedMemorySize on the kernel before the launch.
 #define EVO_ATTENTION_BLOCK_THREADS 256
-#define EVO_ATTENTION_SMEM_BYTES 81920
-#define EVO_ATTENTION_TUNED_GRID_X 32
+#define EVO_ATTENTION_SMEM_BYTES 73728
+#define EVO_ATTENTION_TUNED_GRID_X 64
 #define EVO_ATTENTION_TUNED_GRID_Y 16
 #define EVO_ATTENTION_TUNED_GRID_Z 2
-#define EVO_ATTENTION_GRID_X(seq_q) (((seq_q) + 127) / 128)
+#define EVO_ATTENTION_GRID_X(seq_q) (((seq_q) + 63) / 64)
 #define EVO_ATTENTION_GRID_Y(heads) (((heads) + 0) / 1)
 #define EVO_ATTENTION_GRID_Z(batch) (((batch) + 0) / 1)
 #if defined(__CUDACC__) && !defined(__CUDACC_RTC__)
@@ -174,16 +174,16 @@ static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, un
 #ifdef __CUDA_ARCH__
 #if __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200
 #if EVO_ATTENTION_SMEM_BYTES > 101376
-#error "81920 B of shared memory a CTA, this architecture allows 101376 B"
+#error "73728 B of shared memory a CTA, this architecture allows 101376 B"
 #endif
 #elif __CUDA_ARCH__ >= 900
 #if EVO_ATTENTION_SMEM_BYTES > 232448
-#error "81920 B of shared memory a CTA, this architecture allows 232448 B"
+#error "73728 B of shared memory a CTA, this architecture allows 232448 B"
 #endif
 #else
 #if EVO_ATTENTION_SMEM_BYTES > 166912
-#error "81920 B of shared memory a CTA, this architecture allows 166912 B"
+#error "73728 B of shared memory a CTA, this architecture allows 166912 B"
 #endif
 #endif
 #endif
-// sha256 of the lines above: 1c2d60ca9e3044053291587b4a3c2916856547fe53777e90fcaaff9205441516
+// sha256 of the lines above: a1425ff98b14d93c2af64b2eeea6da83ec863444e3fd9b11df480a28f7749fc4

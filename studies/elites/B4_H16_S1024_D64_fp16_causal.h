@@ -1,27 +1,27 @@
 // evoengine header, format 1
 //
 //   template: attention
-//   template_digest: 8d2671872ddfead2
+//   template_digest: 1119eb2527f4f60a
 //   space: attention
-//   space_digest: 03721c315be3
+//   space_digest: b5af367bd56a
 //   entry: evo_attention
 //   config: wm_4.rt_1.bn_64.wkv_1.st_2.pw_0.mb_0.un_0.ll_1.qr_1.ov_0.lr_1.sm_0.ms_0.ot_0.hf_1.sp_1.mc_4.wg_1
 //   shape: B4_H16_S1024_D64_fp16_causal
 //   problem: {"batch": 4, "heads": 16, "kv_heads": 16, "seq_q": 1024, "seq_k": 1024, "head_dim": 64, "dtype": "fp16", "causal": true, "diagonal": 0, "scale": 0.125, "lse": false}
 //   study: B4_H16_S1024_D64_fp16_causal
-//   trial: 225
+//   trial: 126
 //   device: NVIDIA H200
 //   arch: sm_90a
 //   driver: 580.159.04
 //   compiler: NVRTC 13.0.88
-//   cubin_sha256: 55193db2d6c3991b351002116f0068059e10cb7bc07aa72151fc50005c92c9a6
+//   cubin_sha256: be826f9f116dcfd4b5f976c36a610683a79dae9539ba302376ddbd5ab6599a5a
 //   registers: 124
 //   spill_bytes: 0
 //   method: device time per launch, warm L2, CUDA-graph windows interleaved with the default config and the baselines in a final run: FASTER against the default config
-//   median_us: 28.4733341799842
-//   noise: 0.003621320487299407
-//   speedup_over_sdpa: 1.2051696665724272
-//   speedup_over_default: 1.6641219894210515
+//   median_us: 28.52205719266619
+//   noise: 0.005513479786664049
+//   speedup_over_sdpa: 1.2072061168671109
+//   speedup_over_default: 1.662913846436602
 //   estimated_us: none
 //   evoengine_version: 0.1.0
 //   date: 2026-12-01
@@ -185,4 +185,4 @@ static inline dim3 evo_attention_grid(unsigned int batch, unsigned int heads, un
 #endif
 #endif
 #endif
-// sha256 of the lines above: 728ead333aaf555efc9cc65ddeb4f1c710267de0d23a092f22fbc172769590c9
+// sha256 of the lines above: ba1f91b5262d6b2f5c186fac1419379569f006b69ab7bba37185b07e2485c8da

@@ -10,6 +10,8 @@ WGMMA = PLAIN | dict(WARPS_M=4, BLOCK_N=64, STAGES=1, WGMMA=1)
 FROM_SHARED = WGMMA | dict(WARPS_M=8, Q_IN_REGS=0)
 """Two warpgroups, which read Q from shared memory."""
 PANELS = AttentionProblem(head_dim=128, heads=2)
+GIVEN_UP = FROM_SHARED | dict(WARPS_M=4, BLOCK_N=128, WARPS_KV=2, PRODUCER_WARPS=4, MBARRIER=1, WGMMA=2)
+"""Two warpgroups that share a tile's keys, and one that loads and gives up registers."""
 SWIZZLED = "  if constexpr (cfg::kWgmma) return"
 SLICE = "return ((slice / 4 * kTileRows + row) * kRowBytes + slice % 4 * 32) >> 4;"
 
@@ -74,5 +76,20 @@ WARPGROUPS = (
         values=WGMMA | dict(MASK_SPLIT=1),
         problem=CAUSAL,
         hidden="undefined: a card may pair what the two copies issue, which is of the same shape",
+    ),
+    Mutant(
+        "registers_never_given_up",
+        "the producers keep theirs, and the others wait for them",
+        edit("kernel.cu", "  warpgroup::shrink();\n", ""),
+        gate=Gate.TIMEOUT,
+        reason="wait for 64 more registers a thread each, 0 are free",
+        values=GIVEN_UP,
+    ),
+    Mutant(
+        "merge_counts_on_producers",
+        "16 of every 64 rows of the output are left to warps that have exited",
+        edit("config.cuh", "kSetmaxnreg ? kConsumerThreads : kThreads;", "kThreads;"),
+        reason="were never written",
+        values=GIVEN_UP,
     ),
 )

@@ -69,7 +69,8 @@ def basic_blocks(entry: Entry) -> tuple[list[Block], dict[str, int]]:
 
 
 def _ends(instruction: Instruction) -> bool:
-    return instruction.opcode[0] in ENDS_BLOCK or is_phase_test(instruction) or is_ticket(instruction)
+    waits = is_phase_test(instruction) or is_ticket(instruction) or is_resize(instruction)
+    return instruction.opcode[0] in ENDS_BLOCK or waits
 
 
 def _waits(instruction: Instruction) -> bool:
@@ -86,6 +87,11 @@ def is_product_wait(instruction: Instruction) -> bool:
     warps may go first.
     """
     return instruction.opcode[:2] == ("wgmma", "wait_group")
+
+
+def is_resize(instruction: Instruction | None) -> bool:
+    """Whether it changes the registers of its warp, which may have to wait for them."""
+    return instruction is not None and instruction.opcode[0] == "setmaxnreg"
 
 
 def is_ticket(instruction: Instruction) -> bool:

@@ -27,8 +27,10 @@ from evoengine.devices.interpreter.memory import AsyncCopies, GlobalMemory, Lane
 from evoengine.devices.interpreter.modes import MODES, Mode
 from evoengine.devices.interpreter.phases import Phases
 from evoengine.devices.interpreter.program import End, Program
+from evoengine.devices.interpreter.registers import RegisterPools, Resize, launch_registers
 from evoengine.devices.interpreter.tickets import Tickets
-from evoengine.devices.interpreter.wgmma import Products, executed, unlike_warps
+from evoengine.devices.interpreter.warpgroups import executed, unlike_warps
+from evoengine.devices.interpreter.wgmma import Products
 from evoengine.template import Launch
 
 DONE = 1 << 30
@@ -66,6 +68,8 @@ def execute(
     memory = GlobalMemory({**buffers, **tables}, len(modes), launch.ctas)
     program.layout.symbols.update({name: memory.address(name) for name in tables})
     passed = [memory.address(argument) if isinstance(argument, str) else argument for argument in arguments]
+    if launch.block > program.entry.bounds.get("maxntid", launch.block):
+        raise Fault(f"a launch of {launch.block} threads a CTA, .maxntid allows {program.entry.bounds['maxntid']}")
     machine = Machine(program, launch, passed, memory, modes)
     machine.run(step_limit)
     left = tuple({name: memory.read(name, copy) for name in buffers} for copy in range(len(modes)))
@@ -114,6 +118,7 @@ class Machine:
         self._blocked = np.zeros((self._slots, self._groups), bool)
         self._meetings = [WarpMeetings(lanes) for _ in range(self._slots)]
         self._barriers = [CtaBarriers(self._slots) for _ in range(self._groups)]
+        self._registers = RegisterPools(self._slots, self._groups, launch_registers(program.entry) or 0)
         self._mbarriers, self._phases = mbarriers, Phases(mbarriers, states, self._blocked)
         taken = any(block.end.ticket is not None for block in program.blocks)
         self._tickets = Tickets(modes, launch.ctas, taken=taken)
@@ -174,7 +179,8 @@ class Machine:
     def _deadlock(self, group: int) -> Hang:
         warps = [int(self._warps(slot)[group]) for slot in range(self._slots)]
         waits, mbarriers = self._phases.describe(group, warps)
-        text = "; ".join(filter(None, (self._barriers[group].describe(warps), waits)))
+        more = self._registers.describe(group, warps)
+        text = "; ".join(filter(None, (self._barriers[group].describe(warps), waits, more)))
         evidence = {"mbarriers": mbarriers} if mbarriers else None
         return Hang(f"deadlock in {self._place(group)}: {text}", evidence)
 
@@ -182,7 +188,7 @@ class Machine:
         return f"CTA {group % self.launch.ctas}, {self.modes[group // self.launch.ctas]}"
 
     def _run_slot(self, slot: int, groups: Array, step_limit: int) -> None:
-        """Run the lanes of `groups` in a slot until one of their warps exits or meets a barrier, or none can go on."""
+        """Run the lanes of `groups` in a slot until one of their warps lets others go first, or none can go on."""
         frame, at, meetings = self._frames[slot], self._at[slot], self._meetings[slot]
         eligible, waiting = np.repeat(groups, WARP), self._phases.waiting[slot]
         while True:
@@ -206,6 +212,10 @@ class Machine:
                 if end.kind == "barrier":
                     np.copyto(at, number + 1, where=mask)
                     self._barrier(slot, frame, end, mask)
+                    return
+                if end.resize is not None:
+                    np.copyto(at, number + 1, where=mask)
+                    self._resize(slot, frame, end.resize, mask)
                     return
                 if end.kind == "exit":
                     self._exit(slot, frame, end, mask, number)
@@ -284,6 +294,15 @@ class Machine:
             except Fault as fault:
                 raise Fault(f"{fault} ({self._place(group)})") from None
             self._blocked[released, group] = False
+
+    def _resize(self, slot: int, frame: Frame, resize: Resize, mask: Mask) -> None:
+        for group in resize.warps(frame, mask):
+            self._blocked[slot, group] = True
+            try:
+                served = self._registers.resize(slot, group, resize)
+            except Fault as fault:
+                raise Fault(f"{fault} ({self._place(group)})") from None
+            self._blocked[served, group] = False
 
     def _exit(self, slot: int, frame: Frame, end: End, mask: Mask, number: int) -> None:
         at = self._at[slot]

@@ -1,6 +1,6 @@
 """PTX text to instructions: the subset of the PTX ISA 9.0 grammar that NVVM writes and inline assembly uses.
 
-Only the named entry is read. Debug directives, pragmas and performance directives carry no meaning here and are
+Only the named entry is read. Debug directives, pragmas and most performance directives carry no meaning here and are
 skipped; registers declared inside a nested `{ }` (inline assembly does that) get a name of their own.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from math import prod
 
 from evoengine.devices.interpreter.faults import Unsupported
 
@@ -21,6 +22,7 @@ _PARAMETER = re.compile(
     r"\.param\s+(?:\.align\s+\d+\s+)?\.[busf](\d+)\s+(?:\.ptr\s*[^,]*?\s)?([\w$]+)(\[\d+\])?$", re.S
 )
 _TABLE = re.compile(r"\.global\s+(?:\.align\s+\d+\s+)?\.b8\s+(__cudart_\w+)\[\d+\]\s*=\s*\{([^}]*)\}")
+_BOUND = re.compile(r"\.(maxntid|minnctapersm|maxnreg)\s+(\d+(?:\s*,\s*\d+)*)")
 _LABEL = re.compile(r"([\w$]+)\s*:(?!:)")
 _NAME = re.compile(r"%?[A-Za-z_$][\w$]*")
 
@@ -54,7 +56,8 @@ class Entry:
     """One kernel: parameter names with their widths, registers with their widths (0 for predicates), code, labels.
 
     `tables` are the bytes of the compiler's own tables, which sinf and cosf read of large arguments. A __device__
-    variable of the user's is none: it would keep what a launch writes, which is lost here.
+    variable of the user's is none: it would keep what a launch writes, which is lost here. `bounds` are threads a CTA
+    (maxntid), CTAs an SM (minnctapersm) and registers a thread (maxnreg), where they are given.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Entry:
     shared: list[Variable] = field(default_factory=list)
     local: list[Variable] = field(default_factory=list)
     tables: dict[str, bytes] = field(default_factory=dict)
+    bounds: dict[str, int] = field(default_factory=dict)
     instructions: list[Instruction] = field(default_factory=list)
     labels: dict[str, int] = field(default_factory=dict)
 
@@ -75,10 +79,11 @@ def parse(ptx: str, name: str) -> Entry:
     """
     text = re.sub(r"/\*.*?\*/", " ", re.sub(r"//[^\n]*", "", ptx), flags=re.S)
     text = re.sub(r"^\s*\.(?:loc|file)\b[^\n]*$", "", text, flags=re.M)
-    head = re.search(rf"\.entry\s+{re.escape(name)}\s*\(([^)]*)\)[^{{;]*\{{", text)
+    head = re.search(rf"\.entry\s+{re.escape(name)}\s*\(([^)]*)\)([^{{;]*)\{{", text)
     if head is None:
         raise Unsupported(f"the PTX has no entry named {name}")
     entry = Entry(name)
+    entry.bounds = {match[1]: prod(map(int, match[2].split(","))) for match in _BOUND.finditer(head[2])}
     for declaration in filter(None, (part.strip() for part in head[1].split(","))):
         parameter = _PARAMETER.match(declaration)
         if parameter is None or parameter[3]:

@@ -26,12 +26,14 @@ from evoengine.devices.interpreter.layout import (
     basic_blocks,
     is_phase_test,
     is_product_wait,
+    is_resize,
     is_ticket,
 )
 from evoengine.devices.interpreter.meetings import Meeting
 from evoengine.devices.interpreter.memory import align
 from evoengine.devices.interpreter.parser import Instruction, parse
 from evoengine.devices.interpreter.phases import PhaseTest, phase_test
+from evoengine.devices.interpreter.registers import Resize, resize
 
 _BUILDERS = {
     **alu.BUILDERS, **bits.BUILDERS, **predicates.BUILDERS, **moves.BUILDERS, **access.BUILDERS,
@@ -44,10 +46,11 @@ class End:
     """How a block ends.
 
     A branch to `target` or an exit, both possibly guarded; a barrier; a meeting of lanes; a test of an mbarrier's
-    phase; a ticket, which is a step after which other CTAs may go first; or nothing but that other warps may.
+    phase; a resize of the warps' registers; a ticket, which is a step after which other CTAs may go first; or nothing
+    but that other warps may.
     """
 
-    kind: Literal["next", "branch", "exit", "barrier", "meeting", "test", "ticket", "yield"]
+    kind: Literal["next", "branch", "exit", "barrier", "meeting", "test", "resize", "ticket", "yield"]
     text: str = ""
     guard: int = 0
     negated: bool = False
@@ -57,6 +60,7 @@ class End:
     waits: bool = True
     meeting: Meeting | None = None
     test: PhaseTest | None = None
+    resize: Resize | None = None
     ticket: Step | None = None
 
 
@@ -89,7 +93,8 @@ class Program:
         for decoded, following in zip(self.blocks, blocks[1:], strict=False):
             if decoded.end.kind == "next" and following.body and is_product_wait(following.body[0]):
                 decoded.end = End("yield")
-        self.aligned = [*(any("aligned" in i.opcode for i in block.body) for block in blocks), False]
+        waits = [any("aligned" in i.opcode for i in block.body) or is_resize(block.end) for block in blocks]
+        self.aligned = [*waits, False]
         self.async_proxy = any(instruction.opcode[0] == "wgmma" for instruction in self.entry.instructions)
 
     def _decode(self, instruction: Instruction) -> Step:
@@ -123,6 +128,8 @@ class Program:
             return End("ticket", instruction.text, ticket=self._decode(instruction))
         if is_phase_test(instruction):
             return End("test", instruction.text, test=phase_test(instruction, self.layout))
+        if is_resize(instruction):
+            return End("resize", instruction.text, resize=resize(instruction, self.layout))
         opcode, operands, text = instruction.opcode, instruction.operands, instruction.text
         guard = self.layout.source(instruction.guard, "pred") if instruction.guard else 0
         if opcode[0] in ("ret", "exit"):

@@ -7,8 +7,12 @@ import re
 _REMEDIES = (
     (r"\bcall\b|directive '\.param", "or take out printf and assert and make device functions __forceinline__"),
     (
-        r"\b(?:tcgen05|setmaxnreg)\b|\bcp\.(?:async|reduce)\.(?:async\.)?bulk\b",
+        r"\btcgen05\b|\bcp\.(?:async|reduce)\.(?:async\.)?bulk\b",
         "or keep to what sm_80 has, such as mma.sync and cp.async",
+    ),
+    (
+        r"\bsetmaxnreg\b",
+        "or give __launch_bounds__ two numbers, and use setmaxnreg without a predicate, with a multiple of 8 up to 256",
     ),
     (r"\bwgmma\b", "or keep to wgmma of f16 or bf16 with float sums, 16 deep, and to tiles in the 128-byte swizzle"),
     (

@@ -26,17 +26,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from evoengine.devices.interpreter.alu import Builder
-from evoengine.devices.interpreter.collectives import fill_left, halves, whole_warps
+from evoengine.devices.interpreter.collectives import fill_left, halves
 from evoengine.devices.interpreter.descriptors import DEPTH, Operand
 from evoengine.devices.interpreter.faults import Fault, Unsupported
 from evoengine.devices.interpreter.layout import STATE, WARP, Array, Frame, Layout, Mask, Step
-from evoengine.devices.interpreter.memory import LaneState, align, divided
+from evoengine.devices.interpreter.memory import LaneState, divided
 from evoengine.devices.interpreter.parser import Instruction, split_operands
+from evoengine.devices.interpreter.warpgroups import WARPGROUP, Aligned
 
-WARPGROUP = 4
-"""Warps of a warpgroup; the first one's number is a multiple of it."""
 _SHAPE = re.compile(r"m64n(\d+)k16$")
-_MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +57,7 @@ class _Issued:
 class Products:
     """wgmma of one slot. Its warps from `late` on multiply when they wait for a product's group, the others at once.
 
-    `executed` is all slots': see the function of that name.
+    `executed` is all slots': see `warpgroups.executed`.
     """
 
     executed: Array
@@ -87,67 +85,12 @@ class Products:
             issued.product.make(frame, issued)
 
 
-def executed(warps: int, groups: int) -> Array:
-    """For each warp, of whole warpgroups, in each CTA of each mode: a digest of the wgmma that it has executed."""
-    return np.zeros((align(warps, WARPGROUP), groups), np.uint64)
-
-
-def unlike_warps(digests: Array) -> tuple[str, int] | None:
-    """What is wrong where warps of a warpgroup have not executed the same, and the first group that it is wrong in."""
-    warpgroups = digests.reshape(-1, WARPGROUP, digests.shape[1])
-    unlike = np.argwhere((warpgroups != warpgroups[:, :1]).any(axis=1))
-    if not len(unlike):
-        return None
-    number, group = unlike[0].tolist()
-    first, last = WARPGROUP * number, WARPGROUP * number + WARPGROUP - 1
-    return f"wgmma: warps {first} to {last} do not all execute the same instructions with the same descriptors", group
-
-
-class _Aligned:
-    """What all wgmma instructions have in common: whole warps execute them, and the same in a warpgroup."""
-
-    def __init__(self, instruction: Instruction, layout: Layout) -> None:
-        self.name = ".".join(instruction.opcode)  # a fault's text would drown in 128 registers
-        self._hash = np.uint64(hash(instruction.text) & 0xFFFFFFFF)
-        self._number = layout.source("%warpid", "u32", (-1, WARP))
-
-    def warps(self, frame: Frame, mask: Mask) -> Array:
-        """The executing warps of the slot."""
-        whole_warps(mask, self.name)
-        state: LaneState = frame[STATE]
-        warps = state.active(mask)[::WARP] // WARP
-        self.note(frame, warps, self._hash)
-        return warps
-
-    def numbers(self, frame: Frame, warps: Array) -> Array:
-        """Which warp of the CTA each of these is."""
-        return np.asarray(frame[self._number][warps, 0])
-
-    def note(self, frame: Frame, warps: Array, value: Array | np.uint64) -> None:
-        """`value` has to be the same in the whole warpgroup."""
-        digests = frame[STATE].products.executed
-        place = self.numbers(frame, warps), warps
-        digests[place] = (digests[place] ^ value) * _MIX
-
-    def uniform(self, frame: Frame, warps: Array, operand: int) -> Array:
-        """An operand's value in each warp.
-
-        Raises:
-            Fault: lanes of a warp have different ones.
-        """
-        values = frame[operand][warps]
-        if (values != values[:, :1]).any():
-            raise Fault(f"{self.name}: lanes of a warp give different descriptors or predicates")
-        self.note(frame, warps, values[:, 0].astype(np.uint64))
-        return np.asarray(values[:, 0])
-
-
 class _Product:
     """A decoded wgmma.mma_async: D = A B, or D + A B where the predicate says so."""
 
     def __init__(self, instruction: Instruction, layout: Layout) -> None:
         text, opcode, operands = instruction.text, instruction.opcode, instruction.operands
-        self._aligned = _Aligned(instruction, layout)
+        self._aligned = Aligned(instruction, layout)
         shape = _SHAPE.match(opcode[4])
         columns = int(shape[1]) if shape else 0
         if len(opcode) != 8 or opcode[5] != "f32" or opcode[6] != opcode[7] or opcode[6] not in ("f16", "bf16"):
@@ -213,7 +156,7 @@ def _wgmma(instruction: Instruction, layout: Layout) -> Step:
         raise Unsupported(instruction.text)
     if kind == "mma_async":
         return _Product(instruction, layout).issue
-    aligned = _Aligned(instruction, layout)
+    aligned = Aligned(instruction, layout)
     if kind == "wait_group" and len(operands) == 1:
         allowed = int(operands[0], 0)
         return lambda frame, mask: frame[STATE].products.wait(frame, aligned.warps(frame, mask), allowed)
