@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import math
-from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,14 +13,13 @@ from pathlib import Path
 from evoengine.errors import UserError, did_you_mean
 from evoengine.feasible import Combinations, Group, tied
 from evoengine.hardware import DeviceLimits
+from evoengine.listing import listed, rules_of
 from evoengine.problem import Problem
 
 Values = Mapping[str, int]
 Check = Callable[[Values, Problem, DeviceLimits], str | None]
 Point = tuple[int, ...]
 """A config as choice indices, one per axis in axis order."""
-LISTED = 4_000_000
-"""Members of a group: 4 us each to list, 8 bytes each to keep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,18 +184,23 @@ class SearchSpace:
     def broken(
         self, values: Values, problem: Problem, limits: DeviceLimits, hardware: Sequence[Rule] = ()
     ) -> Broken | None:
-        """The first rule that `values` breaks, the space's own before the hardware's."""
-        for rule in (*self.rules, *hardware):
-            reason = rule.check(values, problem, limits)
-            if reason is not None:
-                return Broken(rule.id, reason)
+        """The first rule that `values` breaks, the space's own before the hardware's.
+
+        Raises:
+            UserError: a rule fails.
+        """
+        with rules_of(self.name):
+            for rule in (*self.rules, *hardware):
+                reason = rule.check(values, problem, limits)
+                if reason is not None:
+                    return Broken(rule.id, reason)
         return None
 
     def feasible(self, problem: Problem, limits: DeviceLimits, hardware: Sequence[Rule] = ()) -> FeasibleSet:
         """Every config that no rule refuses. Groups of axes that no rule ties together are listed apart.
 
         Raises:
-            UserError: a group is too large to be listed.
+            UserError: a group is too large to be listed, or a rule fails.
         """
         rules = (*self.rules, *hardware)
         places = {axis.name: at for at, axis in enumerate(self.axes)}
@@ -208,7 +211,7 @@ class SearchSpace:
         for axes in tied(len(self.axes), reads):
             ours = [rule for rule, read in zip(rules, reads, strict=True) if (*read, 0)[0] in axes]
             after //= math.prod(len(self.axes[at].choices) for at in axes)
-            group, refused = self._list(axes, ours, problem, limits)
+            group, refused = listed(self.name, {at: self.axes[at] for at in axes}, ours, problem, limits)
             for rule, count in refused.items():  # of the points that earlier groups left over
                 rejected[rule] += before * count * after
             groups.append(group)
@@ -216,57 +219,6 @@ class SearchSpace:
         if before >= 2**63:
             raise UserError(f"search space {self.name} has {before} feasible configs, over 2**63: drop some choices")
         return FeasibleSet(Combinations(groups), rejected, self.product)
-
-    def _list(
-        self, axes: tuple[int, ...], rules: Sequence[Rule], problem: Problem, limits: DeviceLimits
-    ) -> tuple[Group, dict[str, int]]:
-        """List a group by backtracking, testing each rule as soon as the last of its axes is set.
-
-        Axes that many rules read are set first: attention's 17 tied axes, 59 million points, take 0.5 s that way. Also
-        returns how many points of the group each rule was the first to refuse.
-        """
-        own = [self.axes[at] for at in axes]
-        sizes = tuple(len(axis.choices) for axis in own)
-        if math.prod(sizes) >= 2**63:  # a member is a 64-bit code
-            raise UserError(
-                f"search space {self.name}: rules tie {len(own)} axes with {math.prod(sizes)} combinations together, "
-                "over 2**63: drop some choices, or let rules name fewer axes"
-            )
-        strides = [math.prod(sizes[at + 1 :]) for at in range(len(sizes))]
-        readers = [sum(axis.name in rule.axes for rule in rules) for axis in own]
-        order = sorted(range(len(own)), key=lambda i: -readers[i])
-        depth_of = {own[i].name: depth for depth, i in enumerate(order)}
-        due: list[list[Rule]] = [[] for _ in order]
-        for rule in rules:
-            due[max((depth_of[name] for name in rule.axes), default=0)].append(rule)
-        below = [math.prod(sizes[i] for i in order[depth + 1 :]) for depth in range(len(order))]
-        codes: list[int] = []
-        refused: dict[str, int] = dict.fromkeys((rule.id for rule in rules), 0)
-        values: dict[str, int] = {}
-        deepest = len(order) - 1
-
-        def descend(depth: int, code: int) -> None:
-            axis, stride = own[order[depth]], strides[order[depth]]
-            for i, choice in enumerate(axis.choices):
-                values[axis.name] = choice
-                for rule in due[depth]:
-                    if rule.check(values, problem, limits) is not None:
-                        refused[rule.id] += below[depth]
-                        break
-                else:
-                    if depth == deepest:
-                        codes.append(code + i * stride)
-                    else:
-                        descend(depth + 1, code + i * stride)
-            del values[axis.name]
-            if len(codes) > LISTED:
-                raise UserError(
-                    f"search space {self.name}: rules tie {', '.join(axis.name for axis in own)} together, and over "
-                    f"{LISTED:,} combinations of these are feasible: drop choices, or let rules name fewer axes"
-                )
-
-        descend(0, 0)
-        return Group(axes, sizes, array("Q", sorted(codes))), refused
 
     def distance(self, a: Point, b: Point) -> float:
         """Sum over axes of the steps between two points, as a share of the axis; 1 for unequal unordered choices."""

@@ -446,7 +446,7 @@ class TestOwnTemplate:
             ("template.py", ', "EVO_ITEMS": values["ITEMS"]', "", 1, ("macro EVO_ITEMS", "defines()")),
             ("template.py", "def launch", "def lunch", 2, ("template.py lacks launch",)),
             ("template.py", "import numpy as np", "import nunpy as np", 2, ("does not run: ModuleNotFoundError",)),
-            ("template.py", 'values["ITEMS"])), 1', 'values["ROWS"])), 1', 2, ("KeyError: 'ROWS'", "space.py")),
+            ("template.py", 'values["ITEMS"])), 1', 'values["ROWS"])), 1', 2, ("KeyError: 'ROWS' (template.py:",)),
             ("template.py", "[ScaleProblem(n=100)]", "[]", 1, ("small_problems gives none", "nothing would be proven")),
             ("template.py", "n=problem.n + 1)]", "n=1) * 2]", 2, ("TypeError", "space.py")),
             (
@@ -457,7 +457,7 @@ class TestOwnTemplate:
                 *("template.py", '"EVO_ITEMS": values["ITEMS"]', '"EVO_ITEMS": values["ITEMS"] + (problem.n == 100)'),
                 *(2, ("small_problems gives N100, for which defines() says EVO_ITEMS=3 and not 2: that is another",)),
             ),
-            ("space.py", "THREADS", "WARPS", 2, ("KeyError: 'THREADS'", "space.py")),
+            ("space.py", "THREADS", "WARPS", 2, ("launch fails with KeyError: 'THREADS' (template.py:",)),
             ("space.py", '"ITEMS": 2', '"ITEMS": 99', 2, ("ITEMS=99", "choices")),
             ("space.py", "SPACE =", "SPASE =", 2, ("defines no SPACE",)),
             ("space.py", "(\n        Axis", "(\n        Axes", 2, ("does not run: NameError",)),

@@ -24,7 +24,7 @@ CODE = [
 ]
 HEAVY = ("torch", "optuna", "sqlalchemy", "numpy", "cuda")
 
-NOUNS = {"errors", "feasible", "space", "problem", "verdict", "hardware", "template", "gates"}
+NOUNS = {"errors", "feasible", "listing", "space", "problem", "verdict", "hardware", "template", "gates"}
 LEAVES = {"oracle": {"numpy"}, "dtypes": {"numpy"}}
 ROOMS = {
     # third-party package: the only places that may import it

@@ -135,6 +135,18 @@ def test_the_spaces_own_rules_answer_before_the_hardwares() -> None:
     assert Broken("always", "never runs") == space().broken(space().default, PROBLEM, LIMITS, hardware)
 
 
+def test_a_rule_that_fails_is_told_in_a_line_with_its_place() -> None:
+    def unnamed(values: Values, problem: Problem, limits: DeviceLimits) -> str | None:
+        return f"{values['WRAPS']} warps"
+
+    wrong = space((Rule("unnamed", ("WARPS",), unnamed),))
+    message = r"^search space toy: unnamed fails with KeyError: 'WRAPS' \(test_space.py:\d+\): rules may "
+    with pytest.raises(UserError, match=message):
+        wrong.feasible(PROBLEM, LIMITS)
+    with pytest.raises(UserError, match=message):
+        wrong.broken(wrong.default, PROBLEM, LIMITS)
+
+
 def test_a_config_knows_its_values_label_and_digest() -> None:
     config = space().config({"LAYOUT": 2, "TILE": 32, "WARPS": 2})
 
