@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast, get_args, get_type_hints
 
-from evoengine.errors import EvoengineError, TemplateError
+from evoengine.errors import EvoengineError, TemplateError, in_one_line
 from evoengine.problem import Problem
 from evoengine.template import Argument, Template, TemplateModule, Tensor
 
@@ -42,8 +42,7 @@ def template_code(template: Template, what: str) -> Iterator[None]:
             inner = ours[-1]
             place = f"{template.name}/{Path(inner.filename).relative_to(template.folder)}:{inner.lineno}"
             name = ours[0].name if ours[0].name in _MEMBERS else what
-        text = " ".join(f"{type(error).__name__}: {error}".split())  # numpy's messages have several lines
-        raise TemplateError(f"{place}: {name} fails: {text}") from error
+        raise TemplateError(f"{place}: {name} fails: {in_one_line(error)}") from error
 
 
 def guarded(template: Template) -> Template:

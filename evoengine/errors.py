@@ -78,3 +78,8 @@ class Unavailable(UserError):
 
 class TemplateError(EvoengineError):
     """The template itself is broken (missing macro, default config rejected), so no search can run on it."""
+
+
+def in_one_line(error: Exception) -> str:
+    """Type and message; numpy's have several lines."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

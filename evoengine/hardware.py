@@ -129,6 +129,19 @@ def gate_limits(device: DeviceLimits, named: DeviceLimits) -> DeviceLimits:
     )
 
 
+QUARTERS = 4
+"""Sub-partitions of an SM, each with a scheduler, a tensor core and a quarter of registers and exponential units."""
+
+
+def launch_bound_registers(registers_per_sm: int, threads: int, min_ctas: int) -> int:
+    """Registers a thread that `__launch_bounds__(threads, min_ctas)` leave, in eights, of the quarter a warp runs in.
+
+    May be more than a thread can have. ptxas 13.0 counts so (tests/test_interpreter_registers.py).
+    """
+    warps = -(-(-(-threads // 32) * min_ctas) // QUARTERS)
+    return registers_per_sm // QUARTERS // warps // 32 // 8 * 8
+
+
 @dataclass(frozen=True, slots=True)
 class Occupancy:
     """CTAs of one kernel that fit on an SM at once, and the resource that sets that number."""
@@ -148,7 +161,7 @@ def occupancy(limits: DeviceLimits, threads: int, registers: int, smem_bytes: in
     bounds = {"ctas": limits.ctas_per_sm, "threads": limits.threads_per_sm // (warps * 32)}
     per_warp = -(-registers * 32 // limits.register_unit) * limits.register_unit
     if per_warp:
-        bounds["registers"] = (limits.registers_per_sm // 4 // per_warp) * 4 // warps
+        bounds["registers"] = (limits.registers_per_sm // QUARTERS // per_warp) * QUARTERS // warps
     reserved = -(-smem_bytes // limits.smem_unit) * limits.smem_unit + limits.smem_reserved_per_block
     bounds["smem"] = limits.smem_per_sm // reserved
     if limits.barriers_per_sm is not None:

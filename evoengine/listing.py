@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evoengine.errors import EvoengineError, UserError
+from evoengine.errors import EvoengineError, UserError, in_one_line
 from evoengine.feasible import Group
 
 if TYPE_CHECKING:
@@ -31,8 +31,7 @@ def rules_of(space: str) -> Iterator[None]:
         raise
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        failed = f"{where.name} fails with {text} ({Path(where.filename).name}:{where.lineno})"
+        failed = f"{where.name} fails with {in_one_line(error)} ({Path(where.filename).name}:{where.lineno})"
         remedy = "rules may read the axes that they name, template.py those that the space has"
         raise UserError(f"search space {space}: {failed}: {remedy}") from error
 

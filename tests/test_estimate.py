@@ -70,7 +70,8 @@ def test_shapes_that_were_not_fitted_are_ranked_too(name: str) -> None:
 )
 def test_what_searches_measured_is_ranked_too(path: Path) -> None:
     """Their choice, so mostly fast configs, with and without wgmma, which nothing was fitted to."""
-    assert fit_estimate.judge(fit_estimate.read(path), FITTED)["spearman"] >= 0.7
+    all_are_fast = "S512_D64_fp16_causal" in path.name  # 0.71 of 280 configs in a search that began near the best
+    assert fit_estimate.judge(fit_estimate.read(path), FITTED)["spearman"] >= (0.7 if all_are_fast else 0.75)
 
 
 def test_wgmma_has_the_whole_tensor_rate_and_a_warpgroup_waits_for_it() -> None:

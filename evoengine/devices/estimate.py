@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from evoengine.hardware import DeviceLimits, occupancy
+from evoengine.hardware import QUARTERS, DeviceLimits, launch_bound_registers, occupancy
 from evoengine.problem import Problem
 from evoengine.space import Values
 from evoengine.template import Launch, TemplateModule, Work
@@ -36,8 +36,6 @@ MMA_SYNC_SHARE = {9: 0.62}
 "Benchmarking and Dissecting the Nvidia Hopper GPU Architecture via Microbenchmarking"."""
 WARPGROUP = 4
 """Warps that issue a wgmma together, one on each quarter of the SM: alone they have the whole tensor rate."""
-QUARTERS = 4
-"""Sub-partitions of an SM, each with a scheduler, a tensor core and a quarter of the special-function units."""
 INSTRUCTIONS_PER_EXP = 4.5
 """Of a softmax, for each score: maximum, multiply-add, exponential, sum, and half a conversion to 16 bits."""
 LAUNCH_US = 0.55
@@ -153,9 +151,8 @@ def candidate_us(
 
 def expected_resources(launch: Launch, work: Work, limits: DeviceLimits) -> ResourceUsage:
     """What a compiler is likely to report: the registers that `work` expects, and each one that the launch bounds do
-    not leave as a word stored and loaded again. Registers come in eights, from the quarter in which a warp runs."""
-    warps = -(-(-(-launch.block // 32) * launch.min_ctas) // QUARTERS)
-    bounds = limits.registers_per_sm // QUARTERS // warps // 32 // 8 * 8
+    not leave as a word stored and loaded again."""
+    bounds = launch_bound_registers(limits.registers_per_sm, launch.block, launch.min_ctas)
     registers = min(work.registers, bounds, limits.registers_per_thread)
     spilled = 4 * (work.registers - registers)
     return ResourceUsage(registers, spilled, spilled, 0, 0, launch.smem_bytes)

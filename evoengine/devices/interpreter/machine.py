@@ -12,7 +12,7 @@ numpy call over a slot's lanes. Within a slot the lanes at the lowest block run 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +27,7 @@ from evoengine.devices.interpreter.memory import AsyncCopies, GlobalMemory, Lane
 from evoengine.devices.interpreter.modes import MODES, Mode
 from evoengine.devices.interpreter.phases import Phases
 from evoengine.devices.interpreter.program import End, Program
-from evoengine.devices.interpreter.registers import RegisterPools, Resize, launch_registers
+from evoengine.devices.interpreter.registers import RegisterPools, Resize
 from evoengine.devices.interpreter.tickets import Tickets
 from evoengine.devices.interpreter.warpgroups import executed, unlike_warps
 from evoengine.devices.interpreter.wgmma import Products
@@ -118,7 +118,7 @@ class Machine:
         self._blocked = np.zeros((self._slots, self._groups), bool)
         self._meetings = [WarpMeetings(lanes) for _ in range(self._slots)]
         self._barriers = [CtaBarriers(self._slots) for _ in range(self._groups)]
-        self._registers = RegisterPools(self._slots, self._groups, launch_registers(program.entry) or 0)
+        self._registers = RegisterPools(self._slots, self._groups, program.launch_registers or 0)
         self._mbarriers, self._phases = mbarriers, Phases(mbarriers, states, self._blocked)
         taken = any(block.end.ticket is not None for block in program.blocks)
         self._tickets = Tickets(modes, launch.ctas, taken=taken)
@@ -289,20 +289,19 @@ class Machine:
             count = int(frame[end.count][group * WARP]) if end.count else None
             if end.waits:
                 self._blocked[slot, group] = True
-            try:
-                released = self._barriers[group].arrive(slot, barrier, count, end.waits, end.text)
-            except Fault as fault:
-                raise Fault(f"{fault} ({self._place(group)})") from None
-            self._blocked[released, group] = False
+            self._release(group, self._barriers[group].arrive, slot, barrier, count, end.waits, end.text)
 
     def _resize(self, slot: int, frame: Frame, resize: Resize, mask: Mask) -> None:
-        for group in resize.warps(frame, mask):
+        for group in resize.aligned.warps(frame, mask).tolist():
             self._blocked[slot, group] = True
-            try:
-                served = self._registers.resize(slot, group, resize)
-            except Fault as fault:
-                raise Fault(f"{fault} ({self._place(group)})") from None
-            self._blocked[served, group] = False
+            self._release(group, self._registers.resize, slot, group, resize)
+
+    def _release(self, group: int, act: Callable[..., list[int]], *arguments: object) -> None:
+        """Let the slots of a group go on that `act` returns; a fault of it says where."""
+        try:
+            self._blocked[act(*arguments), group] = False
+        except Fault as fault:
+            raise Fault(f"{fault} ({self._place(group)})") from None
 
     def _exit(self, slot: int, frame: Frame, end: End, mask: Mask, number: int) -> None:
         at = self._at[slot]

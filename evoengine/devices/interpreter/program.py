@@ -33,7 +33,7 @@ from evoengine.devices.interpreter.meetings import Meeting
 from evoengine.devices.interpreter.memory import align
 from evoengine.devices.interpreter.parser import Instruction, parse
 from evoengine.devices.interpreter.phases import PhaseTest, phase_test
-from evoengine.devices.interpreter.registers import Resize, resize
+from evoengine.devices.interpreter.registers import Resize, launch_registers, resize
 
 _BUILDERS = {
     **alu.BUILDERS, **bits.BUILDERS, **predicates.BUILDERS, **moves.BUILDERS, **access.BUILDERS,
@@ -89,6 +89,7 @@ class Program:
             symbols[variable.name] = align(self.local_bytes, variable.align)
             self.local_bytes = symbols[variable.name] + variable.bytes
         self.layout = Layout(self.entry, blocks, symbols)
+        self.launch_registers = launch_registers(self.entry)
         self.blocks = [Decoded([self._decode(i) for i in block.body], self._end(block.end)) for block in blocks]
         for decoded, following in zip(self.blocks, blocks[1:], strict=False):
             if decoded.end.kind == "next" and following.body and is_product_wait(following.body[0]):
@@ -129,7 +130,7 @@ class Program:
         if is_phase_test(instruction):
             return End("test", instruction.text, test=phase_test(instruction, self.layout))
         if is_resize(instruction):
-            return End("resize", instruction.text, resize=resize(instruction, self.layout))
+            return End("resize", instruction.text, resize=resize(instruction, self.layout, self.launch_registers))
         opcode, operands, text = instruction.opcode, instruction.operands, instruction.text
         guard = self.layout.source(instruction.guard, "pred") if instruction.guard else 0
         if opcode[0] in ("ret", "exit"):

@@ -17,14 +17,13 @@ import numpy as np
 
 from evoengine.devices.interpreter.barriers import ranges
 from evoengine.devices.interpreter.faults import Fault, Unsupported
-from evoengine.devices.interpreter.layout import WARP, Array, Frame, Layout, Mask
+from evoengine.devices.interpreter.layout import Array, Layout
 from evoengine.devices.interpreter.memory import align
 from evoengine.devices.interpreter.parser import Entry, Instruction
 from evoengine.devices.interpreter.warpgroups import Aligned
+from evoengine.hardware import launch_bound_registers
 
-QUARTERS = 4
-"""Parts of an SM that share its warps evenly."""
-QUARTER_REGISTERS = 65536 // QUARTERS
+SM_REGISTERS = 65536
 """Of compute capability 9.0 (CUDA C++ Programming Guide 13.0, "Technical Specifications")."""
 
 
@@ -37,13 +36,9 @@ class Resize:
     registers: int
     grows: bool
 
-    def warps(self, frame: Frame, mask: Mask) -> list[int]:
-        """The executing warps of the slot."""
-        return [int(warp) for warp in self.aligned.warps(frame, mask)]
 
-
-def resize(instruction: Instruction, layout: Layout) -> Resize:
-    """Raises Unsupported for other forms, and in a kernel without launch bounds."""
+def resize(instruction: Instruction, layout: Layout, at_launch: int | None) -> Resize:
+    """Raises Unsupported for other forms, and in a kernel whose registers at the launch no bound tells."""
     opcode, text = instruction.opcode, instruction.text
     if instruction.guard or len(opcode) != 5 or opcode[1] not in ("inc", "dec") or len(instruction.operands) != 1:
         raise Unsupported(text)
@@ -52,7 +47,7 @@ def resize(instruction: Instruction, layout: Layout) -> Resize:
     registers = int(instruction.operands[0])
     if not 24 <= registers <= 256 or registers % 8:
         raise Unsupported(f"{text}: the ISA has multiples of 8 from 24 to 256")
-    if launch_registers(layout.entry) is None:
+    if at_launch is None:
         raise Unsupported(f"{text} in a kernel without both of .maxntid and .minnctapersm, or .maxnreg")
     return Resize(text, Aligned(instruction, layout), registers, _grows(instruction))
 
@@ -60,15 +55,13 @@ def resize(instruction: Instruction, layout: Layout) -> Resize:
 def launch_registers(entry: Entry) -> int | None:
     """Registers a thread at the launch of a kernel with setmaxnreg, None where no bound says so.
 
-    What the bounds leave a warp of its quarter of the SM, in steps of 8, but no more than the kernel ever asks for:
-    ptxas 13.0 agrees for every bound and count that was tried (tests/test_interpreter_registers.py).
+    What the bounds leave, but no more than the kernel ever asks for, as ptxas 13.0 has it.
     """
     bounds = entry.bounds
     if "maxnreg" in bounds:
         bound = align(bounds["maxnreg"], 8)
     elif "maxntid" in bounds and "minnctapersm" in bounds:
-        warps = -(-bounds["maxntid"] // WARP) * bounds["minnctapersm"]
-        bound = min(256, QUARTER_REGISTERS // (WARP * -(-warps // QUARTERS)) // 8 * 8)
+        bound = min(256, launch_bound_registers(SM_REGISTERS, bounds["maxntid"], bounds["minnctapersm"]))
     else:
         return None
     asked = [int(i.operands[0]) for i in entry.instructions if _grows(i) and i.operands[0].isdigit()]

@@ -3,9 +3,8 @@
 Semantics: PTX ISA 9.0, "Asynchronous warpgroup level matrix instructions". Modelled are m64nNk16 of f16 or bf16 with
 float sums, and operands in the 128-byte swizzle.
 
-Each warp multiplies on its own: its 16 rows of D need its 16 rows of A and all of B. The four of a warpgroup do not
-meet here, as that would order accesses to shared memory which a GPU leaves unordered; that they execute the same is
-compared at the end of the launch.
+Each warp multiplies on its own: its 16 rows of D need its 16 rows of A and all of B. What the four of a warpgroup have
+to do alike is in `warpgroups`.
 
 The ISA lets a product read shared memory and write its accumulators at any time until wgmma.wait_group. Modes whose
 copies land late multiply at once, which finds a tile that was not waited for; those whose copies land at once multiply
